@@ -1,0 +1,310 @@
+"""Experiments: closed, frozen models read from YAML, and their digest.
+
+An experiment file is data. Unknown keys, duplicate keys, YAML tags and wrong types are errors that name the file,
+the line and the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from btcbt.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _parse_name(value: str) -> str:
+    """Names become folder names, so they cannot climb out of a folder."""
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name has 1 to 64 letters, digits, '_', '-' or '.', and starts with a letter or digit")
+    return value
+
+
+def _parse_time(value: object) -> object:
+    """Read a date or a time, UTC unless it says otherwise."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not a date; write it as 2019-06-01 or 2019-06-01T13:00:00Z") from None
+    elif not isinstance(value, datetime) and hasattr(value, "year"):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_parse_name)]
+Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def interval_ms(interval: str) -> int:
+    """Length of an interval such as ``1h`` in milliseconds."""
+    return int(interval[:-1]) * _UNIT_MS[interval[-1]]
+
+
+def time_ms(time: datetime) -> int:
+    """Milliseconds since the epoch, UTC."""
+    return round(time.timestamp() * 1000)
+
+
+class Section(BaseModel):
+    """Base of every part of an experiment: closed and frozen, and finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class CandlesConfig(Section):
+    """Which history to walk over.
+
+    `path` is a Parquet file (relative to the working directory) or ``bundled:NAME``, a sample that ships with
+    the package.
+    """
+
+    path: str = Field(min_length=1)
+    interval: Interval = "1h"
+
+
+class WindowsConfig(Section):
+    """Where forecasts are made: an origin at every `stride`-th candle close in [start, end)."""
+
+    context: int = Field(ge=2, le=100_000)
+    horizon: int = Field(ge=1, le=1024)
+    start: Time
+    end: Time
+    stride: int = Field(1, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%dT%H:%MZ} is not after start {self.start:%Y-%m-%dT%H:%MZ}")
+        return self
+
+
+class PathForecasterConfig(Section):
+    """What every forecaster that samples paths has."""
+
+    n_paths: int = Field(30, ge=1, le=100_000)
+    batch_size: int | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _batch(self) -> Self:
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError(f"batch_size {self.batch_size} is below 1; give a positive number or 'auto'")
+        return self
+
+
+class KronosConfig(PathForecasterConfig):
+    """Kronos, the transformer that samples candles.
+
+    `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in the
+    latter case `tokenizer` names the tokenizer's folder or hub id.
+    """
+
+    kind: Literal["kronos"] = "kronos"
+    checkpoint: str = Field("kronos-nano", min_length=1)
+    tokenizer: str | None = None
+    temperature: float = Field(1.0, gt=0, le=100)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    clip: float = Field(5.0, gt=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sampling: Literal["independent", "systematic"] = "independent"
+    overflow: Literal["recompute", "refuse"] = "recompute"
+
+
+class RandomWalkConfig(PathForecasterConfig):
+    """No drift; hourly returns (with their whole candle) drawn from the context with replacement."""
+
+    kind: Literal["random_walk"]
+
+
+class DriftConfig(PathForecasterConfig):
+    """The random walk plus the context's mean return."""
+
+    kind: Literal["drift"]
+
+
+class EwmaVolatilityConfig(PathForecasterConfig):
+    """Gaussian steps whose variance is an exponentially weighted mean of squared returns (RiskMetrics, 1996)."""
+
+    kind: Literal["ewma_volatility"]
+    decay: float = Field(0.97, gt=0, lt=1)
+
+
+class GarchConfig(PathForecasterConfig):
+    """GARCH(1,1) fitted on each window, or every `refit` origins with the variance filtered in between."""
+
+    kind: Literal["garch"]
+    refit: int = Field(24, ge=1)
+
+
+ForecasterConfig = Annotated[
+    KronosConfig | RandomWalkConfig | DriftConfig | EwmaVolatilityConfig | GarchConfig,
+    Field(discriminator="kind"),
+]
+
+
+class StrategyConfig(Section):
+    """A strategy class, ``module:Class`` (say ``strategies.threshold:Threshold``), and its parameters.
+
+    `forecasters` names those that it trades on; all of them if left out.
+    """
+
+    use: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    params: dict[str, Any] = Field(default_factory=dict)
+    forecasters: tuple[str, ...] | None = Field(None, strict=False)
+
+
+class PortfolioConfig(Section):
+    """How targets become trades. Rates in basis points (1e-4)."""
+
+    initial_cash: float = Field(10_000.0, gt=0)
+    fee_bps: float = Field(10.0, ge=0, lt=10_000)
+    slippage_bps: float = Field(2.0, ge=0, lt=10_000)
+    funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
+    """Paid each hour by longs on the value held, earned by shorts (a perpetual's funding); negative reverses it."""
+    borrow_bps_per_hour: float = Field(0.0, ge=0, lt=10_000)
+    """Paid each hour by shorts on the value held."""
+    max_long: float = Field(1.0, ge=0, le=1)
+    max_short: float = Field(0.0, ge=0, le=1)
+
+
+class StoreConfig(Section):
+    """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit."""
+
+    root: str = Field("runs", min_length=1)
+    shard_size: int = Field(168, ge=1, le=100_000)
+
+
+class RunConfig(Section):
+    """One experiment."""
+
+    name: Name
+    candles: CandlesConfig
+    windows: WindowsConfig
+    forecasters: dict[Name, ForecasterConfig] = Field(min_length=1)
+    strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
+    portfolio: PortfolioConfig = PortfolioConfig()
+    store: StoreConfig = StoreConfig()
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _known_forecasters(self) -> Self:
+        for name, strategy in self.strategies.items():
+            unknown = set(strategy.forecasters or ()) - set(self.forecasters)
+            if unknown:
+                raise ValueError(
+                    f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are {sorted(self.forecasters)}"
+                )
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read an experiment file.
+
+    Raises
+    ------
+    ConfigError
+        Names the file, the line and the key, what was found and what was expected.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, tree, error)) from None
+
+
+def read_yaml(path: Path) -> CommentedMap:
+    """Read a YAML mapping whose keys know their lines; tags, aliases and oversized files are refused.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: {size:,} bytes; an experiment file has at most {MAX_FILE_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of an experiment file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = " ".join((error.problem or "not YAML").split())
+        raise ConfigError(f"{path}:{line}: {problem}; correct the YAML there") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}:1: an experiment is a mapping of keys to values; got {type(tree).__name__}")
+    return tree
+
+
+def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
+    """One line for the first problem: file, line, key, what was found, what to do."""
+    problems = error.errors(include_url=False)
+    # A wrong key is the likeliest cause of a missing one, so it is reported first.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    keys = [str(key) for key in first["loc"]]
+    node: Any = tree
+    line, where = 1, []
+    for key in first["loc"]:
+        if isinstance(node, CommentedMap) and key in node:
+            line = node.lc.key(key)[0] + 1
+            node = node[key]
+        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
+            line = node.lc.item(key)[0] + 1
+            node = node[key]
+        else:
+            # The tag of a union is part of pydantic's location, not of the file.
+            if key in {"kronos", "random_walk", "drift", "ewma_volatility", "garch"}:
+                continue
+            if first["type"] != "missing":
+                continue
+        where.append(str(key))
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{path}:{line}: unknown key '{'.'.join(where)}'; remove it or correct its spelling{more}"
+    if first["type"] == "missing":
+        return f"{path}:{line}: '{'.'.join(where)}' is missing; add it{more}"
+    got = "" if first["type"] == "value_error" and not isinstance(node, str | int | float) else f", got {_short(node)}"
+    return f"{path}:{line}: '{'.'.join(where or keys)}': {message[0].lower() + message[1:]}{got}{more}"
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,193 @@
+"""The frozen values that stages exchange.
+
+Axes, everywhere in this package:
+
+====  =========================================================================================
+axis  meaning
+====  =========================================================================================
+N     candles of a history
+B     origins of a batch
+S     sample paths of one origin (`n_paths`)
+T     candles of the context (`context`), the newest last
+H     forecast steps (`horizon`), step 1 first
+C     channels, in the order of `CHANNELS`
+====  =========================================================================================
+
+Times are int64 milliseconds since the epoch, UTC. A candle is named by its open time and known at its
+close, ``open_time + interval_ms``. An **origin** is the close of the last candle that a forecast may see.
+Prices are in quote units (USD, USDT), volume in base units (BTC), amount in quote units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNELS = ("open", "high", "low", "close", "volume", "amount")
+OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candles:
+    """A validated candle history; only `btcbt.candles` makes one from a file.
+
+    Attributes
+    ----------
+    open_time : int64 (N,)
+        Open times, ms UTC, increasing, on the interval's grid; absent rows are gaps.
+    values : float64 (N, 6)
+        The channels, `amount` filled where the source lacks it. Read-only.
+    interval_ms : int
+        Length of a candle in ms.
+    source : str
+        What to call this history in messages: a file name.
+    sha256 : str
+        Digest of the file that it was read from (of the arrays, if there was none).
+    """
+
+    open_time: IntArray
+    values: FloatArray
+    interval_ms: int
+    source: str = "candles"
+    sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.open_time)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The T contiguous candles up to an origin. It has no field that holds the future.
+
+    Attributes
+    ----------
+    open_time : int64 (T,)
+        Open times, ms UTC.
+    values : float64 (T, 6)
+        A read-only view into the history.
+    interval_ms : int
+        Length of a candle in ms.
+    """
+
+    open_time: IntArray
+    values: FloatArray
+    interval_ms: int
+
+    @property
+    def origin(self) -> int:
+        """Close time of the last candle, ms UTC: the moment at which the forecast is made."""
+        return int(self.open_time[-1]) + self.interval_ms
+
+    @property
+    def last_close(self) -> float:
+        """The last known price."""
+        return float(self.values[-1, CLOSE])
+
+    def future_open_time(self, horizon: int) -> IntArray:
+        """Open times (H,) of the candles to forecast: the calendar alone, no prices."""
+        return self.origin + self.interval_ms * np.arange(horizon, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The H candles after an origin. Goes to metrics and, once they are past, to calibration; nowhere else."""
+
+    origin: int
+    values: FloatArray  # (H, 6)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForecastBatch:
+    """Sample paths for B origins.
+
+    Attributes
+    ----------
+    origins : int64 (B,)
+        Origins, ms UTC.
+    paths : float32 (B, S, H, C)
+        Sampled candles in quote and base units. Point forecasts and quantiles are derived from them.
+    provenance : mapping of str to str
+        What made them: forecaster, digests of weights, device.
+    """
+
+    origins: IntArray
+    paths: Float32Array
+    provenance: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if self.paths.ndim != 4 or self.paths.shape[0] != len(self.origins) or self.paths.shape[3] != 6:
+            raise ValueError(f"paths {self.paths.shape} are not (B={len(self.origins)}, S, H, 6)")
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """What a strategy sees at one origin: the past, and sampled futures.
+
+    Attributes
+    ----------
+    window : Window
+        The candles known at the origin.
+    paths : float32 (S, H, C)
+        Sampled candles after the origin.
+    """
+
+    window: Window
+    paths: Float32Array
+
+    @property
+    def origin(self) -> int:
+        """The moment of the decision, ms UTC."""
+        return self.window.origin
+
+    @property
+    def last_close(self) -> float:
+        """The last known price, in quote units."""
+        return self.window.last_close
+
+    @property
+    def close_paths(self) -> Float32Array:
+        """Sampled closes, (S, H)."""
+        return self.paths[:, :, CLOSE]
+
+    def returns(self, step: int = -1) -> FloatArray:
+        """Simple returns from the last known close to the close of `step` (index into H), (S,)."""
+        return np.asarray(self.close_paths[:, step], dtype=np.float64) / self.last_close - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The position in hand when a strategy decides.
+
+    Attributes
+    ----------
+    weight : float
+        The last target it decided on, in [-1, 1]; 0.0 before the first.
+    candles_held : int
+        Candles since the sign of the target last changed (0 at the first decision).
+    """
+
+    weight: float = 0.0
+    candles_held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DataRange:
+    """A span of candles, [start, end) in ms UTC, that a fitted part has looked at.
+
+    `use` is one of ``pretraining``, ``finetuning``, ``selection`` or ``fit``.
+    """
+
+    use: str
+    start: int
+    end: int
