@@ -155,10 +155,9 @@ class EwmaVolatilityConfig(PathForecasterConfig):
 
 
 class GarchConfig(PathForecasterConfig):
-    """GARCH(1,1) fitted on each window, or every `refit` origins with the variance filtered in between."""
+    """GARCH(1,1) with Student t innovations, fitted on each window (Bollerslev, 1987)."""
 
     kind: Literal["garch"]
-    refit: int = Field(24, ge=1)
 
 
 ForecasterConfig = Annotated[
