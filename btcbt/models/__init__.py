@@ -1,0 +1,1 @@
+"""Networks. Only this package and `btcbt.forecasters` import torch."""
