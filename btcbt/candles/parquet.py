@@ -1,0 +1,237 @@
+"""Candle history in Parquet: one way in, one way out.
+
+A file holds ``open_time`` (timestamp[ms, UTC]), ``open``, ``high``, ``low``, ``close``, ``volume`` (float64)
+and, where the source knows it, ``amount`` (float64). Other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from btcbt.candles.bundled import PREFIX, bundled_path
+from btcbt.candles.schema import candle_error, make_candles, name_interval
+from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
+
+MAX_FILE_BYTES = 1 << 30
+"""A larger file is refused before it is read; 19 years of 1m candles stay below it."""
+MAX_ROWS = 10_000_000
+"""A file that declares more rows is refused before it is decompressed."""
+
+TIME = "open_time"
+_UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00"})
+_TIME_TYPE = pa.timestamp("ms", tz="UTC")
+# How many of a unit make one ms.
+_FINER = {"ms": 1, "us": 1_000, "ns": 1_000_000}
+
+
+def read_candles(path: str | Path, interval: str = "1h") -> Candles:
+    """Read and validate a candle history.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Parquet file, or ``bundled:NAME`` for a sample that ships with the package.
+    interval : str
+        The interval of the file's candles, such as ``1h``.
+
+    Returns
+    -------
+    Candles
+        Read-only; `sha256` is the digest of the file's bytes. Where the file has no `amount`, it is
+        volume x mean(open, high, low, close).
+
+    Raises
+    ------
+    CandleError
+        If the file is missing, too large, not Parquet, or breaks the contract; the message names the row.
+    """
+    bundled = isinstance(path, str) and path.startswith(PREFIX)
+    place = bundled_path(str(path)) if bundled else Path(path)
+    source = str(path) if bundled else place.name or str(place)
+    content = _read_bytes(place, source)
+    # Parsing the very bytes that were hashed leaves no moment in which the file could change.
+    table = _read_table(content, source)
+    values = np.full((table.num_rows, len(CHANNELS)), np.nan)
+    for channel, name in enumerate(CHANNELS):
+        if name in table.column_names:
+            values[:, channel] = _floats(table, name, source)
+    digest = hashlib.sha256(content).hexdigest()
+    return make_candles(_times(table, source), values, interval=interval, source=source, sha256=digest)
+
+
+def write_candles(candles: Candles, path: str | Path, *, amount: bool = True) -> str:
+    """Validate a history and write it; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    candles : Candles
+        What to write.
+    path : str or Path
+        The file to make or replace; its folder exists.
+    amount : bool
+        False leaves the column `amount` out, for a source that does not know it.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) of the file's bytes, as `read_candles` will report it.
+
+    Raises
+    ------
+    CandleError
+        If the candles break the contract (nothing is written), or the file cannot be written.
+    """
+    path = Path(path)
+    checked = make_candles(
+        candles.open_time, candles.values, interval=name_interval(candles.interval_ms), source=candles.source
+    )
+    names = CHANNELS if amount else CHANNELS[:AMOUNT]
+    columns = {TIME: pa.array(checked.open_time, type=pa.int64()).cast(_TIME_TYPE)}
+    columns |= {name: pa.array(checked.values[:, channel]) for channel, name in enumerate(names)}
+    content = _encode(pa.table(columns))
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise candle_error(
+            path.name, f"cannot be written to {path.parent} ({error.strerror}); give a writable folder"
+        ) from None
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_bytes(place: Path, source: str) -> bytes:
+    try:
+        if not place.is_file():
+            reason = "is not a file" if place.exists() else "does not exist"
+            raise candle_error(source, f"{place} {reason}; give a Parquet file or bundled:NAME")
+        size = place.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise candle_error(
+                source, f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}; split the history into years"
+            )
+        return place.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise candle_error(source, f"cannot be read ({reason}); check the path and its permissions") from None
+
+
+def _read_table(content: bytes, source: str) -> pa.Table:
+    """Columns of the contract, after their presence and their number of rows were checked."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        found = list(file.schema_arrow.names)
+        for name in (TIME, *CHANNELS):
+            if found.count(name) > 1:
+                raise candle_error(source, f"column '{name}' appears {found.count(name)} times; keep one")
+            if name not in found and name != CHANNELS[AMOUNT]:
+                raise candle_error(
+                    source, f"column '{name}' is missing, got {_list(found)}; rename or add the column"
+                )
+        if file.metadata.num_rows > MAX_ROWS:
+            raise candle_error(
+                source,
+                f"{file.metadata.num_rows:,} rows, expected at most {MAX_ROWS:,}; "
+                "split the history into years",
+            )
+        return file.read(columns=[name for name in (TIME, *CHANNELS) if name in found])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise candle_error(
+            source, f"not a readable Parquet file ({str(error)[:120]}); export or download it again"
+        ) from None
+
+
+def _floats(table: pa.Table, name: str, source: str) -> FloatArray:
+    """A float64 column as an array; nulls become NaN."""
+    column = table.column(name)
+    if name == CHANNELS[AMOUNT] and pa.types.is_null(column.type):
+        return np.full(table.num_rows, np.nan)
+    if not pa.types.is_float64(column.type):
+        raise candle_error(
+            source,
+            f"column '{name}' is {_brief(column.type)}, expected float64; cast it when the file is written",
+        )
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _times(table: pa.Table, source: str) -> IntArray:
+    """Open times in ms UTC; finer and coarser units are taken where the conversion is exact."""
+    column = table.column(TIME)
+    kind = column.type
+    if not pa.types.is_timestamp(kind):
+        raise candle_error(
+            source,
+            f"column '{TIME}' is {_brief(kind)}, expected timestamp[ms, tz=UTC]; convert the open times",
+        )
+    if kind.tz is None:
+        raise candle_error(
+            source, f"column '{TIME}' has no timezone, expected timestamp[ms, tz=UTC]; localize it to UTC"
+        )
+    if kind.tz not in _UTC_NAMES:
+        raise candle_error(
+            source,
+            f"column '{TIME}' is in {_brief(kind.tz)}, expected timestamp[ms, tz=UTC]; convert it to UTC",
+        )
+    if column.null_count:
+        row = int(np.argmax(np.asarray(column.is_null())))
+        raise candle_error(source, f"row {row} has no open_time; drop the row")
+    ticks = np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
+    if kind.unit == "s":
+        return np.asarray(
+            np.clip(ticks, -(2**52), 2**52) * 1000
+        )  # beyond the clip no time is plausible anyway
+    times, rest = np.divmod(ticks, _FINER[kind.unit])
+    if rest.any():
+        row = int(np.argmax(rest != 0))
+        raise candle_error(
+            source,
+            f"row {row} ({np.datetime64(int(ticks[row]), kind.unit)}Z) is not on a whole "
+            "millisecond; drop the row or re-import",
+        )
+    return np.asarray(times)
+
+
+def _encode(table: pa.Table) -> bytes:
+    """Zstandard pages with checksums; the encodings are those that made real candles smallest."""
+    volumes = [name for name in table.column_names if name in CHANNELS[VOLUME:]]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=False,
+        column_encoding={TIME: "DELTA_BINARY_PACKED", **dict.fromkeys(volumes, "BYTE_STREAM_SPLIT")},
+        write_page_checksum=True,
+    )
+    return bytes(sink.getvalue())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside the target, then rename over it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _list(names: list[str]) -> str:
+    text = ", ".join(_brief(name) for name in names[:8]) or "no columns"
+    return text + (", ..." if len(names) > 8 else "")
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,1 @@
+"""The bundled samples of real candles, and the script that builds them."""

@@ -1,0 +1,200 @@
+"""What a candle history must satisfy, and the one place where `Candles` are made.
+
+Rows are counted from 0, as pandas and pyarrow count them. Every message is one line that names the history,
+the row and its time, what was found, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from btcbt.config import Interval, interval_ms
+from btcbt.errors import CandleError
+from btcbt.records import AMOUNT, CHANNELS, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, FloatArray, IntArray
+
+EARLIEST_MS = 0
+"""1970-01-01: an earlier open time is a mistake."""
+LATEST_MS = 7_258_118_400_000
+"""2200-01-01: a later open time has been read in the wrong unit."""
+
+_PRICES = (OPEN, HIGH, LOW, CLOSE)
+
+
+def candle_error(source: str, what: str) -> CandleError:
+    """The error that says `what` about the history called `source`, on one line."""
+    return CandleError(" ".join(f"candles {source}: {what}".split()))
+
+
+def parse_interval(interval: str) -> int:
+    """Length of `interval` in ms.
+
+    Raises
+    ------
+    CandleError
+        If it is not one of those that experiments know.
+    """
+    known = get_args(Interval)
+    if interval not in known:
+        raise CandleError(f"candles: interval {interval!r} is unknown; use one of {', '.join(known)}")
+    return interval_ms(interval)
+
+
+def name_interval(length_ms: int) -> str:
+    """The shortest name of a length: ``4h`` for 14,400,000 ms."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
+        if length_ms % size == 0:
+            return f"{length_ms // size}{unit}"
+    return f"{length_ms / 1000:g}s"
+
+
+def name_time(time_ms: int) -> str:
+    """ISO 8601, UTC, with milliseconds only where there are any."""
+    return str(np.datetime64(int(time_ms), "ms")).removesuffix(".000") + "Z"
+
+
+def make_candles(
+    open_time: ArrayLike, values: ArrayLike, *, interval: str, source: str = "candles", sha256: str = ""
+) -> Candles:
+    """Validate arrays and freeze them as `Candles`.
+
+    Parameters
+    ----------
+    open_time : int64 (N,)
+        Open times, ms UTC: on the interval's grid, increasing. Absent rows are gaps and stay gaps.
+    values : float64 (N, 6)
+        The channels. A NaN `amount` is estimated as volume x mean(open, high, low, close), as upstream Kronos
+        does; no other value may be missing.
+    interval : str
+        Such as ``1h``.
+    source : str
+        What messages call this history.
+    sha256 : str
+        Digest of the file behind it; the digest of the arrays if empty.
+
+    Returns
+    -------
+    Candles
+        Holds copies, read-only.
+
+    Raises
+    ------
+    CandleError
+        Names the first offending row.
+    """
+    step = parse_interval(interval)
+    times = np.array(open_time)
+    if times.dtype.kind not in "iu" or times.ndim != 1:
+        raise ValueError(f"open_time is {times.dtype} {times.shape}, not int64 (N,)")
+    times = times.astype(np.int64)
+    channels = np.array(values, dtype=np.float64, order="C")
+    if channels.shape != (len(times), len(CHANNELS)):
+        raise ValueError(f"values {channels.shape} are not (N={len(times)}, {len(CHANNELS)})")
+    if not len(times):
+        raise candle_error(source, "has no rows, expected at least one candle; re-import the history")
+    _check_times(times, step, source)
+    _check_values(times, channels, source)
+    _fill_amount(times, channels, source)
+    times.setflags(write=False)
+    channels.setflags(write=False)
+    return Candles(times, channels, step, source, sha256 or digest_arrays(times, channels, step))
+
+
+def digest_arrays(open_time: IntArray, values: FloatArray, step: int) -> str:
+    """SHA-256 (hex) of a history that no file holds: interval, open times and values, little-endian."""
+    digest = hashlib.sha256(f"btcbt.candles {step}\n".encode())
+    digest.update(np.ascontiguousarray(open_time, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _check_times(times: IntArray, step: int, source: str) -> None:
+    """Plausible, on the grid, increasing, and as dense as the interval says."""
+    interval = name_interval(step)
+    _refuse(
+        (times < EARLIEST_MS) | (times >= LATEST_MS),
+        times,
+        source,
+        "is outside 1970 .. 2200; check the unit of open_time (ms UTC is expected)",
+    )
+    _refuse(
+        times % step != 0,
+        times,
+        source,
+        f"is off the {interval} grid; drop the row, re-import, or give the file's own interval",
+    )
+    if len(times) == 1:
+        return
+    gaps = np.diff(times)
+    backward = np.concatenate(([False], gaps <= 0))
+    if backward.any():
+        row = int(np.argmax(backward))
+        if times[row] == times[row - 1]:
+            what = f"repeats the open time of row {row - 1}; keep one row for each open time"
+        else:
+            what = f"comes after {name_time(times[row - 1])}, expected increasing open times; sort the rows"
+        _refuse(backward, times, source, what)
+    closest = int(gaps.min())
+    if closest > step:
+        raise candle_error(
+            source,
+            f"rows are at least {name_interval(closest)} apart, expected {interval} candles; "
+            f"set the interval to {name_interval(closest)} or use a {interval} history",
+        )
+
+
+def _check_values(times: IntArray, values: FloatArray, source: str) -> None:
+    """Finite, positive prices in order, volumes and amounts that are not negative."""
+    for channel, name in enumerate(CHANNELS):
+        column = values[:, channel]
+        # A missing amount is estimated later; anything else that is not a number cannot be.
+        broken = np.isinf(column) if channel == AMOUNT else ~np.isfinite(column)
+        _refuse(broken, times, source, f"has {name} {{}}, expected a finite number; drop the row", column)
+    for channel in _PRICES:
+        column = values[:, channel]
+        what = f"has {CHANNELS[channel]} {{}}, expected a price above 0; drop the row"
+        _refuse(column <= 0, times, source, what, column)
+    for channel in (VOLUME, AMOUNT):
+        column = values[:, channel]
+        what = f"has {CHANNELS[channel]} {{}}, expected 0 or more; drop the row"
+        _refuse(column < 0, times, source, what, column)
+    for channel in (OPEN, CLOSE, LOW):
+        what = f"has {CHANNELS[channel]} {{}} above its high; drop or re-import the row"
+        _refuse(values[:, channel] > values[:, HIGH], times, source, what, values[:, channel])
+    for channel in (OPEN, CLOSE):
+        what = f"has {CHANNELS[channel]} {{}} below its low; drop or re-import the row"
+        _refuse(values[:, channel] < values[:, LOW], times, source, what, values[:, channel])
+
+
+def _fill_amount(times: IntArray, values: FloatArray, source: str) -> None:
+    """Estimate the quote volume where the source has none, in place."""
+    missing = np.isnan(values[:, AMOUNT])
+    if not missing.any():
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        prices = values[missing][:, list(_PRICES)]
+        values[missing, AMOUNT] = values[missing, VOLUME] * prices.mean(axis=1)
+    _refuse(
+        ~np.isfinite(values[:, AMOUNT]),
+        times,
+        source,
+        "has a volume {} whose worth overflows float64; drop the row",
+        values[:, VOLUME],
+    )
+
+
+def _refuse(
+    bad: NDArray[np.bool_], times: IntArray, source: str, what: str, found: FloatArray | None = None
+) -> None:
+    """Raise for the first bad row and count the others; ``{}`` in `what` stands for the value found."""
+    rows = np.flatnonzero(bad)
+    if not len(rows):
+        return
+    row = int(rows[0])
+    if found is not None:
+        what = what.format(repr(float(found[row])))
+    more = f" (and {len(rows) - 1:,} more such rows)" if len(rows) > 1 else ""
+    raise candle_error(source, f"row {row} ({name_time(times[row])}) {what}{more}")
