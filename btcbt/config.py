@@ -1,7 +1,7 @@
 """Experiments: closed, frozen models read from YAML, and their digest.
 
-An experiment file is data. Unknown keys, duplicate keys, YAML tags and wrong types are errors that name the file,
-the line and the key.
+An experiment file is data. Unknown keys, duplicate keys, YAML tags, aliases and wrong types are
+errors that name the file, the line and the key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,17 +25,22 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from btcbt.errors import ConfigError
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 18
+MAX_DEPTH = 32
+MAX_FORECAST_BYTES = 1 << 28
+STORE_FOLDER = "store"
+RANDOM_WALK = "random_walk"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def _parse_name(value: str) -> str:
     """Names become folder names, so they cannot climb out of a folder."""
     if not _NAME.fullmatch(value):
-        raise ValueError("a name has 1 to 64 letters, digits, '_', '-' or '.', and starts with a letter or digit")
+        raise ValueError("a name has 1 to 64 letters, digits, '_', '-' or '.', the first a letter or digit")
     return value
 
 
@@ -46,16 +51,28 @@ def _parse_time(value: object) -> object:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError("not a date; write it as 2019-06-01 or 2019-06-01T13:00:00Z") from None
-    elif not isinstance(value, datetime) and hasattr(value, "year"):
+    elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
-        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        try:
+            value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("a date outside the calendar; write it as 2019-06-01") from None
+    return value
+
+
+def _parse_place(value: str) -> str:
+    """Files and folders are handed to the operating system, which knows no control characters."""
+    if not value.isprintable():
+        raise ValueError("a path of printable characters is expected")
     return value
 
 
 Name = Annotated[str, AfterValidator(_parse_name)]
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -66,7 +83,16 @@ def interval_ms(interval: str) -> int:
 
 def time_ms(time: datetime) -> int:
     """Milliseconds since the epoch, UTC."""
-    return round(time.timestamp() * 1000)
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def time_text(time: datetime | int) -> str:
+    """A time (or milliseconds since the epoch) as messages show it: ``2019-06-01T13:00Z``."""
+    if not isinstance(time, datetime):
+        time = _EPOCH + timedelta(milliseconds=int(time))
+    exact = "auto" if time.second or time.microsecond else "minutes"
+    text = time.astimezone(UTC).isoformat(timespec=exact)
+    return text.replace("+00:00", "Z")
 
 
 class Section(BaseModel):
@@ -82,7 +108,7 @@ class CandlesConfig(Section):
     the package.
     """
 
-    path: str = Field(min_length=1)
+    path: Place
     interval: Interval = "1h"
 
 
@@ -98,7 +124,7 @@ class WindowsConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.end <= self.start:
-            raise ValueError(f"end {self.end:%Y-%m-%dT%H:%MZ} is not after start {self.start:%Y-%m-%dT%H:%MZ}")
+            raise ValueError(f"end {time_text(self.end)} is not after start {time_text(self.start)}")
         return self
 
 
@@ -118,13 +144,13 @@ class PathForecasterConfig(Section):
 class KronosConfig(PathForecasterConfig):
     """Kronos, the transformer that samples candles.
 
-    `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in the
-    latter case `tokenizer` names the tokenizer's folder or hub id.
+    `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
+    the latter case `tokenizer` names the tokenizer's folder or hub id.
     """
 
     kind: Literal["kronos"] = "kronos"
-    checkpoint: str = Field("kronos-nano", min_length=1)
-    tokenizer: str | None = None
+    checkpoint: Place = "kronos-nano"
+    tokenizer: Place | None = None
     temperature: float = Field(1.0, gt=0, le=100)
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -148,7 +174,7 @@ class DriftConfig(PathForecasterConfig):
 
 
 class EwmaVolatilityConfig(PathForecasterConfig):
-    """Gaussian steps whose variance is an exponentially weighted mean of squared returns (RiskMetrics, 1996)."""
+    """Gaussian steps; their variance is an exponentially weighted mean of squared returns (RiskMetrics, 1996)."""
 
     kind: Literal["ewma_volatility"]
     decay: float = Field(0.97, gt=0, lt=1)
@@ -184,7 +210,7 @@ class PortfolioConfig(Section):
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
-    """Paid each hour by longs on the value held, earned by shorts (a perpetual's funding); negative reverses it."""
+    """Paid each hour by longs on the value held, earned by shorts (a perpetual's funding); < 0 reverses it."""
     borrow_bps_per_hour: float = Field(0.0, ge=0, lt=10_000)
     """Paid each hour by shorts on the value held."""
     max_long: float = Field(1.0, ge=0, le=1)
@@ -194,35 +220,56 @@ class PortfolioConfig(Section):
 class StoreConfig(Section):
     """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit."""
 
-    root: str = Field("runs", min_length=1)
+    root: Place = "runs"
     shard_size: int = Field(168, ge=1, le=100_000)
 
 
 class RunConfig(Section):
-    """One experiment."""
+    """One experiment: each strategy trades on each forecaster, over the same origins.
+
+    A random walk is always scored beside the forecasters; it is added if none is named.
+    """
 
     name: Name
     candles: CandlesConfig
     windows: WindowsConfig
-    forecasters: dict[Name, ForecasterConfig] = Field(min_length=1)
+    forecasters: dict[Name, ForecasterConfig] = Field(default_factory=dict)
     strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
     portfolio: PortfolioConfig = PortfolioConfig()
     store: StoreConfig = StoreConfig()
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
-    def _known_forecasters(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.name == STORE_FOLDER:
+            raise ValueError(f"the name '{STORE_FOLDER}' is the folder of stored forecasts; choose another")
+        walk = self.forecasters.get(RANDOM_WALK)
+        if walk is not None and walk.kind != RANDOM_WALK:
+            raise ValueError(f"the forecaster named '{RANDOM_WALK}' is of kind '{walk.kind}'; rename it")
         for name, strategy in self.strategies.items():
             unknown = set(strategy.forecasters or ()) - set(self.forecasters)
             if unknown:
                 raise ValueError(
-                    f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are {sorted(self.forecasters)}"
+                    f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are "
+                    f"{sorted(self.forecasters)}"
+                )
+        for name, forecaster in self.forecasters.items():
+            size = forecaster.n_paths * self.windows.horizon * 24  # six float32 a candle
+            if size > MAX_FORECAST_BYTES:
+                raise ValueError(
+                    f"forecaster '{name}': n_paths {forecaster.n_paths} x horizon {self.windows.horizon} "
+                    f"makes {size:,} bytes an origin, more than {MAX_FORECAST_BYTES:,}; lower one of them"
                 )
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted.
+
+        What changes speed and place alone (`store`, batch sizes) is left out.
+        """
+        speed_and_place = {"store": True, "forecasters": {"__all__": {"batch_size"}}}
+        tree = self.model_dump(mode="json", exclude=speed_and_place)
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -237,7 +284,7 @@ def load_config(path: str | Path) -> RunConfig:
     path = Path(path)
     tree = read_yaml(path)
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(_plain(tree))
     except ValidationError as error:
         raise ConfigError(_explain(path, tree, error)) from None
 
@@ -250,26 +297,61 @@ def read_yaml(path: Path) -> CommentedMap:
     ConfigError
         If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
     """
+    text = _read_text(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes; an experiment file has at most {MAX_FILE_BYTES:,}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of an experiment file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    try:
+        _refuse_features(path, text)
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = " ".join((error.problem or "not YAML").split())
         raise ConfigError(f"{path}:{line}: {problem}; correct the YAML there") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    except (YAMLError, ValueError, OverflowError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as YAML ({problem}); correct it") from None
     if not isinstance(tree, CommentedMap):
-        raise ConfigError(f"{path}:1: an experiment is a mapping of keys to values; got {type(tree).__name__}")
+        got = "nothing" if tree is None else type(_plain(tree)).__name__
+        raise ConfigError(f"{path}:1: an experiment is a mapping of keys to values; got {got}")
     return tree
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; give the path of an experiment file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: {size:,} bytes; an experiment file has at most {MAX_FILE_BYTES:,}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an experiment file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _refuse_features(path: Path, text: str) -> None:
+    """Refuse what can make a small file name a type, grow without bound, or exhaust the stack."""
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) is not None:
+            raise ConfigError(f"{path}:{line}: YAML tag '{event.tag}'; remove it, tags are not read")
+        if getattr(event, "anchor", None) is not None:
+            raise ConfigError(f"{path}:{line}: YAML anchor or alias '{event.anchor}'; write the value out")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}:{line}: more than {MAX_DEPTH} levels deep; an experiment needs fewer")
+
+
+def _plain(node: Any) -> Any:
+    """The same tree in builtin types: ruamel's own remember how a number was written."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for builtin in (bool, int, float, str):
+        if isinstance(node, builtin):
+            return builtin(node)
+    return node
 
 
 def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
@@ -300,7 +382,11 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
         return f"{path}:{line}: unknown key '{'.'.join(where)}'; remove it or correct its spelling{more}"
     if first["type"] == "missing":
         return f"{path}:{line}: '{'.'.join(where)}' is missing; add it{more}"
-    got = "" if first["type"] == "value_error" and not isinstance(node, str | int | float) else f", got {_short(node)}"
+    got = (
+        ""
+        if first["type"] == "value_error" and not isinstance(node, str | int | float)
+        else f", got {_short(node)}"
+    )
     return f"{path}:{line}: '{'.'.join(where or keys)}': {message[0].lower() + message[1:]}{got}{more}"
 
 

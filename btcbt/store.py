@@ -1,0 +1,391 @@
+"""Forecasts to and from disk: addressed by content, whole or absent, never computed twice.
+
+Layout::
+
+    <root>/<key>/key.json                            what the key stands for, for people
+    <root>/<key>/<first>-<last>-<checksum>.parquet   a shard: the forecasts of some origins
+
+The **key** is the SHA-256 of everything but the candles that determines a forecast: the forecaster's
+identity (digests of weights, sampling parameters), T, H, S, the interval, the seed, and `NUMERICAL_VERSION`.
+A **row** is an origin, the digest of exactly the candles of its window, and its paths; it is used only where
+both agree, so that another experiment reuses what is there and a corrected candle recomputes the origins that
+saw it.
+
+A shard is written to a temporary name, synced, and renamed: it is whole or absent. Its name ends in the
+checksum of its bytes, which is compared before anything is parsed: a truncated, altered or foreign file is
+named in a warning and its origins are computed again. Equal forecasts make equal files, so two processes at
+once do no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from btcbt.errors import StoreError
+from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
+
+NUMERICAL_VERSION = 1
+"""Raised when a change of the code changes forecasts beyond rounding; old shards are then left unused."""
+
+Digests = NDArray[np.void]
+"""Window digests, (B,) of 16 bytes."""
+DIGEST_BYTES = 16
+_DIGEST = np.dtype(f"V{DIGEST_BYTES}")
+_CHECKSUM_BYTES = 16
+_SHARD_NAME = re.compile(r"(-?\d{1,15})-(-?\d{1,15})-([0-9a-f]{32})\.parquet")
+_FORMAT = "btcbt-forecasts-1"
+
+log = logging.getLogger(__name__)
+
+
+def forecast_key(
+    identity: Mapping[str, object], *, interval_ms: int, context: int, horizon: int, n_paths: int, seed: int
+) -> tuple[str, dict[str, object]]:
+    """The key of a forecaster's forecasts (64 hex digits), and what it stands for, as JSON values."""
+    meaning: dict[str, object] = {
+        "forecaster": dict(identity),
+        "interval_ms": interval_ms,
+        "context": context,
+        "horizon": horizon,
+        "n_paths": n_paths,
+        "seed": seed,
+        "numerical_version": NUMERICAL_VERSION,
+    }
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest(), meaning
+
+
+def window_digests(windows: Iterable[Window]) -> Digests:
+    """BLAKE2b of the bytes of each window's values, (B,). The times follow from the origin."""
+    digests = [hashlib.blake2b(w.values.data, digest_size=DIGEST_BYTES).digest() for w in windows]
+    return np.frombuffer(b"".join(digests), dtype=_DIGEST)
+
+
+class Shard(NamedTuple):
+    """A shard file, named by the range of its origins and the checksum of its bytes."""
+
+    path: Path
+    first: int
+    last: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Where the forecasts of some origins lie.
+
+    Attributes
+    ----------
+    shards : tuple of Shard
+        The files in use.
+    shard, row : int64 (M,)
+        Which of them holds each origin, and in which row; -1 where no file does.
+    """
+
+    shards: tuple[Shard, ...]
+    shard: IntArray
+    row: IntArray
+
+    @property
+    def missing(self) -> IntArray:
+        """Indices of the origins that no shard holds, increasing."""
+        return np.flatnonzero(self.shard < 0)
+
+
+class ForecastStore:
+    """The forecasts of one key, in one folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the shards lie. It need not exist before the first write.
+    key : str
+        What `forecast_key` gave; files of another key are foreign.
+    n_paths, horizon : int
+        S and H of every row.
+    """
+
+    def __init__(self, folder: Path, key: str, *, n_paths: int, horizon: int) -> None:
+        self.folder = folder
+        self.key = key
+        self.shape = (n_paths, horizon, len(CHANNELS))
+
+    def shards(self) -> list[Shard]:
+        """The files here whose names are those of shards, in order of their origins. Not verified."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for path in self.folder.glob("*.parquet"):
+            match = _SHARD_NAME.fullmatch(path.name)
+            if match is None:
+                log.warning("%s is not named like a shard of forecasts; left alone and not used", path)
+                continue
+            found.append(Shard(path, int(match[1]), int(match[2]), match[3]))
+        return sorted(found, key=lambda shard: (shard.first, shard.last, shard.checksum))
+
+    def plan(self, origins: IntArray, digests: Digests) -> Plan:
+        """Find the forecasts of some origins, verifying every file that could hold one.
+
+        Parameters
+        ----------
+        origins : int64 (M,)
+            ms UTC, increasing.
+        digests : void (M,)
+            `window_digests` of the same origins.
+        """
+        shard, row = np.full(len(origins), -1), np.full(len(origins), -1)
+        used: list[Shard] = []
+        for candidate in self.shards():
+            if not len(origins) or candidate.last < origins[0] or candidate.first > origins[-1]:
+                continue
+            try:
+                table = self._read(candidate, ["origin", "window"])
+            except StoreError as error:
+                log.warning("%s; its origins are computed again", error)
+                continue
+            stored, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
+            at = np.minimum(np.searchsorted(origins, stored), len(origins) - 1)
+            fits = (origins[at] == stored) & (digests[at] == seen) & (shard[at] < 0)
+            if fits.any():
+                shard[at[fits]] = len(used)
+                row[at[fits]] = np.flatnonzero(fits)
+                used.append(candidate)
+        return Plan(tuple(used), shard, row)
+
+    def read(self, plan: Plan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
+        """Stream the planned forecasts in order, `batch` origins at a time; memory is bounded by the batch.
+
+        Raises
+        ------
+        StoreError
+            If a forecast is missing from the plan, or a file has changed since it was planned.
+        """
+        if len(plan.missing):
+            raise StoreError(
+                f"{self.folder}: {len(plan.missing):,} of {len(origins):,} forecasts are missing"
+            )
+        tables: dict[int, pa.Table] = {}
+        for start in range(0, len(origins), batch):
+            part = slice(start, start + batch)
+            shard, row = plan.shard[part], plan.row[part]
+            paths = np.empty((len(shard), *self.shape), dtype=np.float32)
+            provenance: dict[str, str] = {}
+            # A shard that spans two parts is read once; those behind are let go.
+            tables = {
+                w: tables.get(w) or self._read(plan.shards[w], ["paths"]) for w in map(int, np.unique(shard))
+            }
+            for which, table in tables.items():
+                here = shard == which
+                paths[here] = _column(table, "paths", np.dtype("<f4"), self.shape)[row[here]]
+                provenance = json.loads(table.schema.metadata[b"provenance"])
+            yield ForecastBatch(origins[part], paths, MappingProxyType(provenance))
+
+    def write(self, digests: Digests, batch: ForecastBatch) -> Path:
+        """Write one shard; when this returns it is on disk, whole.
+
+        Raises
+        ------
+        StoreError
+            If the disk refuses.
+        """
+        if batch.paths.shape[1:] != self.shape:
+            raise ValueError(f"paths {batch.paths.shape[1:]} are not those of the store, {self.shape}")
+        content = self._encode(digests, batch)
+        checksum = _checksum(content)
+        path = self.folder / f"{batch.origins[0]}-{batch.origins[-1]}-{checksum}.parquet"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"{path}: cannot be written ({error.strerror}); what was finished before is kept, "
+                "make room and run again"
+            ) from None
+        return path
+
+    def describe(self, meaning: Mapping[str, object]) -> None:
+        """Leave a note of what the key stands for."""
+        note = self.folder / "key.json"
+        if not note.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(note, json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n")
+
+    def link_into(self, folder: Path, plan: Plan) -> None:
+        """Make the planned shards part of another folder: hard links, or copies where links cannot be made.
+
+        A run keeps its forecasts so, whatever later becomes of the store.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for shard in plan.shards:
+            target = folder / shard.path.name
+            try:
+                os.link(shard.path, target)
+            except OSError:
+                write_whole(target, shard.path.read_bytes())
+
+    def _encode(self, digests: Digests, batch: ForecastBatch) -> pa.Buffer:
+        rows = len(batch)
+        paths = np.ascontiguousarray(batch.paths, dtype="<f4")
+        columns = [
+            pa.array(np.asarray(batch.origins, dtype=np.int64)).cast(pa.timestamp("ms", tz="UTC")),
+            _fixed_binary(np.ascontiguousarray(digests), rows),
+            _fixed_binary(paths, rows),
+        ]
+        schema = pa.schema(
+            [
+                pa.field(name, column.type, nullable=False)
+                for name, column in zip(("origin", "window", "paths"), columns, strict=True)
+            ],
+            metadata={
+                "format": _FORMAT,
+                "key": self.key,
+                "shape": json.dumps(self.shape),
+                "channels": ",".join(CHANNELS),
+                "provenance": json.dumps(dict(batch.provenance), sort_keys=True),
+            },
+        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            pa.Table.from_arrays(columns, schema=schema),
+            sink,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+        return sink.getvalue()
+
+    def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
+        """Verify a shard and parse some of its columns."""
+        try:
+            content = shard.path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{shard.path} cannot be read ({error.strerror})") from None
+        if _checksum(content) != shard.checksum:
+            raise StoreError(f"{shard.path} is damaged: its bytes do not match the checksum in its name")
+        try:
+            table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{shard.path} is not a shard of forecasts ({error})") from None
+        metadata = table.schema.metadata or {}
+        found = (metadata.get(b"format"), metadata.get(b"key"), metadata.get(b"shape"))
+        if found != (_FORMAT.encode(), self.key.encode(), json.dumps(self.shape).encode()):
+            raise StoreError(f"{shard.path} is foreign: it holds the forecasts of another forecaster")
+        return table
+
+
+class ShardWriter:
+    """Writes shards in a background thread; at most `depth` wait, so memory stays bounded.
+
+    Leaving the ``with`` block waits until everything is on disk. An error of the disk surfaces at the next
+    call.
+    """
+
+    def __init__(self, store: ForecastStore, depth: int = 2) -> None:
+        self._store = store
+        self._queue: queue.Queue[tuple[Digests, ForecastBatch] | None] = queue.Queue(maxsize=depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="btcbt-store", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    def put(self, digests: Digests, batch: ForecastBatch) -> None:
+        """Hand a shard over.
+
+        Raises
+        ------
+        StoreError
+            If an earlier shard could not be written.
+        """
+        self._raise()
+        self._queue.put((digests, batch))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._store.write(*item)
+                except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+                    self._error = error
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write a file that is whole or absent: temporary name, sync, rename, sync of the folder.
+
+    Parameters
+    ----------
+    path : Path
+        Where it shall be; the folder exists.
+    content : bytes-like
+        What it shall hold.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system lets a folder be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).hexdigest()
+
+
+def _fixed_binary(array: NDArray[Any], rows: int) -> pa.Array:
+    """Rows of an array as fixed-size binary, without a copy."""
+    width = array.nbytes // rows
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(array)])
+
+
+def _column(table: pa.Table, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> NDArray[Any]:
+    """A column as an array, without a copy where it lies in one chunk."""
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0)
+    values = np.frombuffer(column.buffers()[1], dtype=dtype)
+    return values.reshape(len(column), *shape)

@@ -1,0 +1,205 @@
+"""The only splitter: where forecasts are made, what each may see, and how clean each one is.
+
+An origin is eligible if the T candles up to it are all there. That is decided from those candles alone:
+nothing after an origin can make it come or go, for that would select origins by their future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btcbt.config import WindowsConfig, time_ms, time_text
+from btcbt.errors import CandleError
+from btcbt.records import Candles, DataRange, FloatArray, IntArray, Window
+
+NO_CANDLE = "candle missing at the origin"
+GAP = "gap in the window"
+SHORT = "history too short"
+LABELS = ("clean", "selected-on", "seen", "unknown")
+"""What an origin can be with respect to the data of a fitted part; see `contamination`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows(Sequence[Window]):
+    """The eligible origins of a walk-forward, in order of time: a sequence of `Window`.
+
+    Attributes
+    ----------
+    candles : Candles
+        The whole history; windows are read-only views into it.
+    context, horizon : int
+        T and H, in candles.
+    origins : int64 (M,)
+        Eligible origins, ms UTC, increasing.
+    last : int64 (M,)
+        Row in `candles` of the newest candle that each origin may see.
+    scored : bool (M,)
+        Whether the H candles after the origin are all there. An origin without its outcome is forecast and
+        traded, and left out of the forecast errors.
+    skipped : mapping of str to int
+        Origins of the range that are not eligible, counted by reason.
+    """
+
+    candles: Candles
+    context: int
+    horizon: int
+    origins: IntArray
+    last: IntArray
+    scored: NDArray[np.bool_]
+    skipped: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | list[Window]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        stop = int(self.last[index]) + 1
+        rows = slice(stop - self.context, stop)
+        return Window(self.candles.open_time[rows], self.candles.values[rows], self.candles.interval_ms)
+
+    def last_candles(self, index: slice | IntArray) -> FloatArray:
+        """The newest known candle of some origins, (B, 6)."""
+        rows: IntArray = self.last[index]
+        return self.candles.values[rows]
+
+    def outcomes(self, index: slice | IntArray) -> FloatArray:
+        """The H candles after some origins, (B, H, 6); for metrics, and for calibration once they are past.
+
+        Raises
+        ------
+        ValueError
+            If one of the origins has no whole outcome (see `scored`).
+        """
+        if not self.scored[index].all():
+            raise ValueError("an origin without its outcome was asked for it; select by 'scored' first")
+        rows: IntArray = self.last[index][:, None] + np.arange(1, self.horizon + 1)
+        return self.candles.values[rows]
+
+
+def make_windows(candles: Candles, config: WindowsConfig) -> Windows:
+    """Find the eligible origins.
+
+    The origins asked for are the candle closes in [start, end) that are multiples of ``stride`` intervals
+    since the epoch, so that a longer range keeps the origins of a shorter one.
+
+    Raises
+    ------
+    CandleError
+        If the range reaches outside the candles, or holds no eligible origin.
+    """
+    interval = candles.interval_ms
+    _require_inside(candles, time_ms(config.start), time_ms(config.end))
+    step = config.stride * interval
+    grid = np.arange(-(-time_ms(config.start) // step) * step, time_ms(config.end), step, dtype=np.int64)
+    last, present = _rows_closing_at(candles, grid)
+    run_start = _run_starts(candles)
+    known = np.arange(len(candles)) - run_start + 1  # contiguous candles up to and including each row
+    enough = present & (known[last] >= config.context)
+    skipped = {
+        NO_CANDLE: int(np.count_nonzero(~present)),
+        GAP: int(np.count_nonzero(present & ~enough & (run_start[last] > 0))),
+        SHORT: int(np.count_nonzero(present & ~enough & (run_start[last] == 0))),
+    }
+    skipped = {reason: count for reason, count in skipped.items() if count}
+    if not enough.any():
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "none lies in it"
+        raise CandleError(
+            f"candles {candles.source}: no origin in windows.start {time_text(config.start)} .. windows.end "
+            f"{time_text(config.end)} has {config.context} contiguous candles before it ({why}); "
+            "shorten windows.context or move the range"
+        )
+    last = last[enough]
+    ends = np.minimum(last + config.horizon, len(candles) - 1)
+    scored = (last + config.horizon < len(candles)) & (run_start[ends] == run_start[last])
+    return Windows(
+        candles=_read_only(candles),
+        context=config.context,
+        horizon=config.horizon,
+        origins=grid[enough],
+        last=last,
+        scored=scored,
+        skipped=MappingProxyType(skipped),
+    )
+
+
+def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDArray[np.str_]:
+    """Label each origin by what the fitted parts of its forecast had looked at.
+
+    ===============  ==================================================================================
+    label            meaning
+    ===============  ==================================================================================
+    ``clean``        every candle that any fitted part looked at had closed by the origin
+    ``selected-on``  weights were fitted on closed candles only, but chosen (checkpoint, threshold) on
+                     later ones
+    ``seen``         weights were fitted on a candle at or after the origin
+    ``unknown``      the ranges were never declared
+    ===============  ==================================================================================
+
+    An origin *before* a training range is ``seen`` although its own hours are not in it: weights fitted on
+    2024 know how 2021 went on. A range counts every candle that the fit looked at, targets included, so an
+    origin at its end is clean without a further embargo.
+
+    Parameters
+    ----------
+    origins : int64 (M,)
+        ms UTC.
+    ranges : sequence of DataRange, or None
+        Empty if nothing was fitted; None if unknown.
+
+    Returns
+    -------
+    str (M,)
+    """
+    labels = np.full(len(origins), "clean", dtype="U11")
+    if ranges is None:
+        labels[:] = "unknown"
+        return labels
+    for label in ("selected-on", "seen"):  # the worse label is written last
+        ends = [r.end for r in ranges if (r.use == "selection") == (label == "selected-on")]
+        if ends:
+            labels[np.asarray(origins) < max(ends)] = label
+    return labels
+
+
+def _require_inside(candles: Candles, start: int, end: int) -> None:
+    if not len(candles):
+        raise CandleError(f"candles {candles.source}: no candles; give a file that holds some")
+    first, close = int(candles.open_time[0]), int(candles.open_time[-1]) + candles.interval_ms
+    # The last origin may be the last close itself: a forecast of candles that nobody has seen yet.
+    if start < first or end > close + candles.interval_ms:
+        raise CandleError(
+            f"candles {candles.source}: they span {time_text(first)} .. {time_text(close)}, but windows.start "
+            f".. windows.end is {time_text(start)} .. {time_text(end)}; choose a range inside the candles"
+        )
+
+
+def _rows_closing_at(candles: Candles, origins: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Row of the candle that closes at each origin, and whether there is one."""
+    opens = origins - candles.interval_ms
+    rows = np.minimum(np.searchsorted(candles.open_time, opens), len(candles) - 1)
+    return rows, candles.open_time[rows] == opens
+
+
+def _run_starts(candles: Candles) -> IntArray:
+    """First row of the contiguous run that each row belongs to, (N,)."""
+    rows = np.arange(len(candles), dtype=np.int64)
+    breaks = np.concatenate([[True], np.diff(candles.open_time) != candles.interval_ms])
+    return np.maximum.accumulate(np.where(breaks, rows, 0))
+
+
+def _read_only(candles: Candles) -> Candles:
+    """The same history behind views that cannot be written through."""
+    open_time, values = candles.open_time.view(), np.ascontiguousarray(candles.values).view()
+    open_time.flags.writeable = values.flags.writeable = False
+    return Candles(open_time, values, candles.interval_ms, candles.source, candles.sha256)
