@@ -34,6 +34,7 @@ MAX_DEPTH = 32
 MAX_FORECAST_BYTES = 1 << 28
 STORE_FOLDER = "store"
 RANDOM_WALK = "random_walk"
+KINDS = ("kronos", "random_walk", "drift", "ewma_volatility", "garch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -174,7 +175,7 @@ class DriftConfig(PathForecasterConfig):
 
 
 class EwmaVolatilityConfig(PathForecasterConfig):
-    """Gaussian steps; their variance is an exponentially weighted mean of squared returns (RiskMetrics, 1996)."""
+    """Gaussian steps whose variance is an exponential mean of squared returns (RiskMetrics, 1996)."""
 
     kind: Literal["ewma_volatility"]
     decay: float = Field(0.97, gt=0, lt=1)
@@ -210,7 +211,7 @@ class PortfolioConfig(Section):
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
-    """Paid each hour by longs on the value held, earned by shorts (a perpetual's funding); < 0 reverses it."""
+    """Paid each hour by longs on the value held, earned by shorts (perpetual funding); < 0 reverses it."""
     borrow_bps_per_hour: float = Field(0.0, ge=0, lt=10_000)
     """Paid each hour by shorts on the value held."""
     max_long: float = Field(1.0, ge=0, le=1)
@@ -267,8 +268,9 @@ class RunConfig(Section):
 
         What changes speed and place alone (`store`, batch sizes) is left out.
         """
-        speed_and_place = {"store": True, "forecasters": {"__all__": {"batch_size"}}}
-        tree = self.model_dump(mode="json", exclude=speed_and_place)
+        tree = self.model_dump(mode="json", exclude={"store"})
+        for forecaster in tree["forecasters"].values():
+            del forecaster["batch_size"]
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -359,37 +361,41 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A wrong key is the likeliest cause of a missing one, so it is reported first.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    keys = [str(key) for key in first["loc"]]
+    where, line, node = _locate(tree, first["loc"], missing=first["type"] == "missing")
+    key = ".".join(where)
+    place = f"{path}:{line}" if where else f"{path}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{place}: unknown key '{key}'; remove it or correct its spelling{more}"
+    if first["type"] == "missing":
+        return f"{place}: '{key}' is missing; add it{more}"
+    if first["type"] == "union_tag_not_found":
+        return f"{place}: '{key}.kind' is missing; give one of {', '.join(KINDS)}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = f", got {_short(node)}" if isinstance(node, str | int | float | date | None) else ""
+    key = f"'{key}': " if key else ""
+    return f"{place}: {key}{message[0].lower() + message[1:]}{got}{more}"
+
+
+def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
+    """The keys of a location that the file has (or lacks), the line, and the value found there."""
     node: Any = tree
     line, where = 1, []
-    for key in first["loc"]:
+    for key in loc:
         if isinstance(node, CommentedMap) and key in node:
             line = node.lc.key(key)[0] + 1
             node = node[key]
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
             line = node.lc.item(key)[0] + 1
             node = node[key]
-        else:
-            # The tag of a union is part of pydantic's location, not of the file.
-            if key in {"kronos", "random_walk", "drift", "ewma_volatility", "garch"}:
-                continue
-            if first["type"] != "missing":
-                continue
+        elif not missing or key in KINDS:
+            continue  # the branch of a union: part of pydantic's location, not of the file
         where.append(str(key))
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{path}:{line}: unknown key '{'.'.join(where)}'; remove it or correct its spelling{more}"
-    if first["type"] == "missing":
-        return f"{path}:{line}: '{'.'.join(where)}' is missing; add it{more}"
-    got = (
-        ""
-        if first["type"] == "value_error" and not isinstance(node, str | int | float)
-        else f", got {_short(node)}"
-    )
-    return f"{path}:{line}: '{'.'.join(where or keys)}': {message[0].lower() + message[1:]}{got}{more}"
+    return where, line, node
 
 
 def _short(value: object) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
