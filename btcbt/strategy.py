@@ -1,12 +1,23 @@
-"""The Strategy base class: what a user subclasses to turn forecasts into positions."""
+"""Strategies: the base class that a user subclasses, how one is loaded, and how one is asked."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from btcbt.records import Forecast, Holding
+from btcbt.errors import StrategyError
+from btcbt.records import FloatArray, Forecast, Holding
 
 
 class Params(BaseModel):
@@ -18,12 +29,18 @@ class Params(BaseModel):
 class Strategy(ABC):
     """Decides, at each origin, which fraction of equity to hold.
 
-    A strategy is a class in any importable file. Its parameters are the nested class `Params`, so that an
+    A strategy is a class in any importable file. Its parameters are the class attribute `Params`, so that an
     experiment file is validated before anything runs::
 
+        from btcbt.strategy import Params, Strategy
+        from pydantic import Field
+
+        class MineParams(Params):
+            threshold: float = Field(0.001, ge=0)
+
         class Mine(Strategy):
-            class Params(Params):
-                threshold: float = Field(0.001, ge=0)
+            Params = MineParams
+            params: MineParams
 
             def decide(self, forecast, holding):
                 return 1.0 if forecast.returns().mean() > self.params.threshold else 0.0
@@ -34,7 +51,7 @@ class Strategy(ABC):
 
     Params: type[Params] = Params
 
-    def __init__(self, params: Params | None = None) -> None:
+    def __init__(self, params: BaseModel | None = None) -> None:
         self.params = self.Params() if params is None else params
 
     @abstractmethod
@@ -54,3 +71,204 @@ class Strategy(ABC):
             Fraction of equity to hold from the next candle's open, in [-1, 1]. Return
             ``holding.weight`` to leave the position as it is (no order is sent then).
         """
+
+
+def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy:
+    """Import a strategy class and build it with validated parameters.
+
+    Parameters
+    ----------
+    use : str
+        ``module:Class``, say ``strategies.threshold:Threshold``. The module is looked up as Python does, and
+        then in the current directory.
+    params : mapping, optional
+        Values for the class's `Params`; its defaults if left out.
+
+    Raises
+    ------
+    StrategyError
+        The module cannot be imported, has no such class, the class is not a (complete) `Strategy`, or a
+        parameter is unknown or impossible. One line; an error of the user's own code is its ``__cause__``.
+    """
+    module_name, _, class_name = use.partition(":")
+    if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise StrategyError(
+            f"strategy '{use}': expected 'module:Class', say 'strategies.threshold:Threshold'"
+        )
+    module = _import(use, module_name)
+    found = getattr(module, class_name, None)
+    if found is None:
+        has = sorted(
+            key for key, value in vars(module).items() if _is_strategy(value) and value is not Strategy
+        )
+        raise StrategyError(
+            f"strategy '{use}': {module.__file__ or module_name} has no class '{class_name}'; "
+            f"its strategies are {', '.join(has) or 'none'}"
+        )
+    if not _is_strategy(found):
+        raise StrategyError(
+            f"strategy '{use}': '{class_name}' is {_describe(found)}; "
+            "expected a subclass of btcbt.strategy.Strategy; derive it from that"
+        )
+    missing = sorted(found.__abstractmethods__)
+    if missing:
+        raise StrategyError(f"strategy '{use}': '{class_name}' lacks {', '.join(missing)}; define it")
+    values = _validate(use, found, dict(params or {}))
+    try:
+        return found(values)
+    except Exception as error:
+        raise StrategyError(f"strategy '{use}': cannot be built: {_explain(error)}") from error
+
+
+def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None) -> FloatArray:
+    """Ask a strategy at each origin, telling it what it holds.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Whom to ask.
+    forecasts : iterable of Forecast
+        M forecasts, in order of time.
+    name : str, optional
+        What to call the strategy in messages; the class's name if left out.
+
+    Returns
+    -------
+    float64 (M,)
+        Targets in [-1, 1], as decided: the portfolio clips them to its limits, `Holding` does not.
+
+    Raises
+    ------
+    StrategyError
+        A decision is not a finite number in [-1, 1], or `decide` raised; names strategy, origin and value.
+    ValueError
+        Origins do not increase.
+    """
+    label = name or type(strategy).__name__
+    targets: list[float] = []
+    weight, since, previous = 0.0, 0, 0
+    for forecast in forecasts:
+        origin = forecast.origin
+        if targets and origin <= previous:
+            raise ValueError(f"origins do not increase: {origin} after {previous}")
+        if not targets:
+            since = origin
+        held = (origin - since) // forecast.window.interval_ms
+        try:
+            decision = strategy.decide(forecast, Holding(weight=weight, candles_held=held))
+        except Exception as error:
+            raise StrategyError(f"strategy '{label}' failed at {_utc(origin)}: {_explain(error)}") from error
+        target = _check(decision, label, origin)
+        if np.sign(target) != np.sign(weight):
+            since = origin
+        targets.append(target)
+        weight, previous = target, origin
+    return np.array(targets, dtype=np.float64)
+
+
+def _import(use: str, module_name: str) -> ModuleType:
+    # `python -m btcbt` already looks in the current directory, the `btcbt` script does not. It comes last, so
+    # that a file there cannot shadow an installed module.
+    here = Path.cwd()
+    if str(here) not in sys.path and "" not in sys.path:
+        sys.path.append(str(here))
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise StrategyError(
+                f"strategy '{use}': cannot be imported: {_explain(error)}; install it"
+            ) from error
+        file = here.joinpath(*module_name.split(".")).with_suffix(".py")
+        if not file.is_file():
+            raise StrategyError(
+                f"strategy '{use}': there is no module '{module_name}' (nor {file}); "
+                "correct its name, or run from the folder that holds it"
+            ) from None
+        # A folder `strategies` of the user's own, beside the installed package of that name.
+        return _import_file(use, module_name, file)
+    except (Exception, SystemExit) as error:
+        raise StrategyError(f"strategy '{use}': cannot be imported: {_explain(error)}") from error
+
+
+def _import_file(use: str, module_name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise StrategyError(f"strategy '{use}': {file} is not a Python file; name one that is")
+    module = importlib.util.module_from_spec(spec)
+    # Registered first, as the import system does: pydantic resolves annotations through it.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise StrategyError(f"strategy '{use}': cannot be imported: {_explain(error)}") from error
+    return module
+
+
+def _is_strategy(value: object) -> TypeGuard[type[Strategy]]:
+    return isinstance(value, type) and issubclass(value, Strategy)
+
+
+def _validate(use: str, strategy: type[Strategy], params: dict[str, Any]) -> Params:
+    schema = strategy.Params
+    if not (isinstance(schema, type) and issubclass(schema, Params)):
+        raise StrategyError(
+            f"strategy '{use}': Params is {_describe(schema)}; derive it from btcbt.strategy.Params"
+        )
+    try:
+        return schema.model_validate(params)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+        key = ".".join(str(part) for part in first["loc"])
+        takes = ", ".join(schema.model_fields) or "none"
+        if first["type"] == "extra_forbidden":
+            problem = f"unknown parameter '{key}'; its parameters are {takes}"
+        elif first["type"] == "missing":
+            problem = f"parameter '{key}' is missing; add it"
+        else:
+            text = first["msg"].removeprefix("Value error, ")
+            problem = f"parameter '{key}': " if key else ""
+            problem += text[0].lower() + text[1:] + f", got {_short(first['input'])}"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise StrategyError(f"strategy '{use}': {problem}{more}") from None
+
+
+def _check(decision: object, label: str, origin: int) -> float:
+    number = isinstance(decision, int | float | np.integer | np.floating) and not isinstance(decision, bool)
+    # Not `abs(x) > 1`: a NaN must fail the comparison.
+    if not number or not -1.0 <= decision <= 1.0:  # type: ignore[operator]
+        raise StrategyError(
+            f"strategy '{label}' at {_utc(origin)}: decide returned {_describe(decision)}; "
+            "expected a finite number in [-1, 1]"
+        )
+    return float(decision)  # type: ignore[arg-type]
+
+
+def _explain(error: BaseException) -> str:
+    """An error of the user's code in one line, with the place where it was raised."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    # The innermost line that is neither this file, nor the import system, nor an installed package.
+    skip = ("<", str(Path(__file__)), str(Path(importlib.__file__).parent))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(skip) and "site-packages" not in frame.filename
+    ]
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text
+
+
+def _describe(value: object) -> str:
+    return "None" if value is None else f"{_short(value)} ({type(value).__name__})"
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _utc(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
