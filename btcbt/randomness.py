@@ -1,14 +1,15 @@
 """Keyed randomness: uniform numbers that are a pure function of what they are for.
 
-A number depends on (seed, origin, path, step, lane) and on nothing else, so batch size, sharding, resuming and
-added origins cannot change a path. The counter-based generator is Philox 4x64 (Salmon, Moraes, Dror and Shaw,
-2011, "Parallel random numbers: as easy as 1, 2, 3") as in `numpy.random.Philox`: the key is (seed, origin), the
-counter runs over (path, step, lane).
+A number depends on (seed, origin, path, step, lane) and on nothing else, so batch size, sharding, resuming
+and added origins cannot change a path. The counter-based generator is Philox 4x64 (Salmon, Moraes, Dror and
+Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3") as in `numpy.random.Philox`: the key is
+(seed, origin), the counter runs over (path, step, lane).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ LANES = 2
 """Independent numbers per step: one for each sub-token of a candle."""
 
 _BLOCKS_PER_PATH = MAX_HORIZON * LANES // 4  # a Philox block yields four 64-bit numbers
-_TO_UNIT = 2.0**-53
+_WORD = 2**64 - 1
 
 
 def uniforms(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon: int) -> FloatArray:
@@ -42,13 +43,18 @@ def uniforms(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon
     """
     if not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"horizon {horizon} is outside 1..{MAX_HORIZON}")
-    numbers = horizon * LANES
-    rest = _BLOCKS_PER_PATH - (numbers + 3) // 4
-    out = np.empty((len(origins), n_paths, numbers), dtype=np.float64)
-    for b, origin in enumerate(origins):
-        generator = np.random.Philox(key=(seed << 64) | (int(origin) & (2**64 - 1)))
-        for s in range(n_paths):
-            if s:
-                generator.advance(rest)
-            out[b, s] = (generator.random_raw(numbers) >> np.uint64(11)) * _TO_UNIT
+    out = np.empty((len(origins), n_paths, horizon * LANES), dtype=np.float64)
+    # Placing one generator is several times faster than building or advancing one for each path, and numpy
+    # reads a state made of lists twice as fast as one made of arrays.
+    philox = np.random.Philox(key=0)
+    fill = np.random.Generator(philox).random  # a double is the upper 53 bits of a word, times 2**-53
+    key, counter = [0, seed], [0, 0, 0, 0]
+    state: Any = philox.state
+    state |= {"state": {"key": key, "counter": counter}, "buffer": [0, 0, 0, 0]}
+    for origin, rows in zip(origins, out, strict=True):
+        key[0] = int(origin) & _WORD
+        for s, row in enumerate(rows):
+            counter[0] = s * _BLOCKS_PER_PATH
+            philox.state = state
+            fill(out=row)
     return out.reshape(len(origins), n_paths, horizon, LANES)

@@ -1,0 +1,68 @@
+"""Forecasters: windows of known candles in, sampled futures out."""
+
+from __future__ import annotations
+
+from btcbt.config import (
+    DriftConfig,
+    EwmaVolatilityConfig,
+    ForecasterConfig,
+    GarchConfig,
+    KronosConfig,
+    RandomWalkConfig,
+    WindowsConfig,
+)
+from btcbt.forecasters.base import Forecaster
+
+__all__ = ["Forecaster", "create_forecaster"]
+
+
+def create_forecaster(config: ForecasterConfig, windows: WindowsConfig, seed: int) -> Forecaster:
+    """Build the forecaster that a part of an experiment describes.
+
+    What a forecaster needs (torch, arch) is imported when one is built, not before.
+
+    Parameters
+    ----------
+    config : ForecasterConfig
+        Kind and parameters.
+    windows : WindowsConfig
+        Gives the context and the horizon.
+    seed : int
+        Keys the random numbers.
+
+    Raises
+    ------
+    BtcbtError
+        If a checkpoint is missing, broken or does not fit.
+    """
+    if isinstance(config, KronosConfig):
+        from btcbt.forecasters.kronos import KronosForecaster
+
+        return KronosForecaster.from_config(config, windows, seed)
+
+    context, horizon, n_paths = windows.context, windows.horizon, config.n_paths
+    batch_size = None if config.batch_size == "auto" else config.batch_size
+    if isinstance(config, RandomWalkConfig):
+        from btcbt.forecasters.random_walk import RandomWalk
+
+        return RandomWalk(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+    if isinstance(config, DriftConfig):
+        from btcbt.forecasters.random_walk import Drift
+
+        return Drift(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+    if isinstance(config, EwmaVolatilityConfig):
+        from btcbt.forecasters.ewma_volatility import EwmaVolatility
+
+        return EwmaVolatility(
+            context=context,
+            horizon=horizon,
+            n_paths=n_paths,
+            seed=seed,
+            decay=config.decay,
+            batch_size=batch_size,
+        )
+    if isinstance(config, GarchConfig):
+        from btcbt.forecasters.garch import Garch
+
+        return Garch(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+    raise TypeError(f"no forecaster for {type(config).__name__}")
