@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from btcbt.candles.bundled import PREFIX, bundled_path
-from btcbt.candles.schema import candle_error, make_candles, name_interval
+from btcbt.candles.schema import candle_error, check_interval, make_candles, name_interval
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
 
 MAX_FILE_BYTES = 1 << 30
@@ -63,7 +63,9 @@ def read_candles(path: str | Path, interval: str = "1h") -> Candles:
         if name in table.column_names:
             values[:, channel] = _floats(table, name, source)
     digest = hashlib.sha256(content).hexdigest()
-    return make_candles(_times(table, source), values, interval=interval, source=source, sha256=digest)
+    candles = make_candles(_times(table, source), values, interval=interval, source=source, sha256=digest)
+    check_interval(candles)
+    return candles
 
 
 def write_candles(candles: Candles, path: str | Path, *, amount: bool = True) -> str:
