@@ -23,14 +23,11 @@ class Scaling(NamedTuple):
 
     @classmethod
     def fit(cls, context: Float32Array) -> Scaling:
-        """Fit on the candles of one window (T, 6), or of several (B, T, 6)."""
-        context = np.asarray(context, dtype=np.float32)
-        if context.ndim == 2:
-            return cls(context.mean(axis=0), context.std(axis=0))
-        # Window by window: one reduction over a batch adds in another order, and the last float32 digit of a
-        # mean decides some tokens.
-        each = [cls.fit(window) for window in context]
-        return cls(np.stack([s.mean for s in each]), np.stack([s.std for s in each]))
+        """Fit on candles (..., T, 6)."""
+        # Time contiguous, so that each channel is summed pairwise, as the reference's column-wise tables are: the
+        # last float32 digit of a mean decides some tokens.
+        series = np.ascontiguousarray(np.asarray(context, dtype=np.float32).swapaxes(-1, -2))
+        return cls(series.mean(axis=-1), series.std(axis=-1))
 
     def apply(self, candles: Float32Array, clip: float) -> Float32Array:
         """Scale candles (..., T, 6) and clip them to +-`clip`."""
