@@ -1,0 +1,6 @@
+"""Scores and their significance: pure functions of arrays."""
+
+from btcbt.metrics.panel import LossPanel, score_batch
+from btcbt.metrics.summary import compare, summarise
+
+__all__ = ["LossPanel", "compare", "score_batch", "summarise"]

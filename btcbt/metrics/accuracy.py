@@ -1,0 +1,212 @@
+"""Errors of point forecasts: size, bias, direction and correlation.
+
+Which point goes with which error: the median of the paths minimises the expected absolute error, the mean the
+expected squared error (Gneiting, 2011, JASA 106), so absolute errors are given medians and squared errors
+means.
+
+NaN policy of every function: a place where any argument is NaN is left out; where nothing is left the answer
+is NaN. None of these is a test unless its docstring says so; `reduce over axis` means that remaining axes are
+kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from btcbt.metrics.inference import MeanTest, mean_test
+from btcbt.records import FloatArray
+
+Axis = int | tuple[int, ...]
+
+
+def nan_mean(x: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Mean over what is not NaN, in float64; NaN, silently, where nothing is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(np.asarray(x), axis=axis, dtype=np.float64))
+
+
+def bias(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Mean of forecast minus outcome, in the units of both: positive if the forecast is too high."""
+    return nan_mean(_error(forecast, outcome), axis)
+
+
+def mean_absolute_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """MAE, in the units of both; at least 0, smaller is better."""
+    return nan_mean(np.abs(_error(forecast, outcome)), axis)
+
+
+def root_mean_squared_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """RMSE, in the units of both; at least 0, smaller is better."""
+    return np.sqrt(nan_mean(_error(forecast, outcome) ** 2, axis))
+
+
+def mean_absolute_percentage_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """MAPE in percent of the outcome; outcomes of zero (an hour without volume) are left out."""
+    outcome = np.asarray(outcome, dtype=np.float64)
+    size = np.where(outcome == 0.0, np.nan, np.abs(outcome))
+    return 100.0 * nan_mean(np.abs(_error(forecast, outcome)) / size, axis)
+
+
+def mean_absolute_scaled_error(
+    forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0
+) -> FloatArray:
+    """MASE: the MAE as a multiple of the MAE of no change at the same step and the same origins.
+
+    Hyndman and Koehler (2006) scale by the in-sample error of a one-step naive forecast; here the scale is
+    measured out of sample at the same step, so that 1 means "as good as the random walk" at every step. NaN
+    if the naive forecast makes no error at all.
+    """
+    error, naive_error = _paired_errors(forecast, outcome, naive)
+    scale = nan_mean(np.abs(naive_error), axis)
+    return nan_mean(np.abs(error), axis) / np.where(scale == 0.0, np.nan, scale)
+
+
+def r2_out_of_sample(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Out-of-sample R2 against no change, ``1 - SSE / SSE_naive`` (Campbell and Thompson, 2008).
+
+    1 is perfect, 0 as good as the random walk, negative worse. NaN if the naive forecast makes no error.
+    """
+    error, naive_error = _paired_errors(forecast, outcome, naive)
+    scale = nan_mean(naive_error**2, axis)
+    return 1.0 - nan_mean(error**2, axis) / np.where(scale == 0.0, np.nan, scale)
+
+
+def directional_accuracy(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Share of origins whose forecast change has the sign of the realised change.
+
+    A change of exactly zero, forecast or realised, has no direction and is left out.
+    """
+    forecast, outcome = _directions(forecast, outcome)
+    return nan_mean(np.where(np.isnan(forecast * outcome), np.nan, forecast == outcome), axis)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionTest:
+    """Outcome of `pesaran_timmermann`.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of right signs.
+    expected : float
+        Share expected if forecast and outcome were independent, given how often each rises.
+    statistic : float
+        The 1992 statistic, standard normal without serial dependence.
+    statistic_overlap : float
+        The same covariance of signs over a standard error that allows for overlap.
+    p_value : float
+        One-sided (signs agree more than by chance), of `statistic_overlap`.
+    n : int
+        Origins with a direction on both sides.
+    """
+
+    accuracy: float
+    expected: float
+    statistic: float
+    statistic_overlap: float
+    p_value: float
+    n: int
+
+
+def pesaran_timmermann(forecast: ArrayLike, outcome: ArrayLike, overlap: int = 1) -> DirectionTest:
+    """Test whether forecast signs carry information about realised signs.
+
+    The statistic of Pesaran and Timmermann (1992, JBES 10, equation 6) takes hits as independent. As
+    ``accuracy - expected = 2 cov(sign forecast, sign outcome)``, the version with overlap is the mean test of
+    that covariance (`mean_test`), in the spirit of their 2009 paper (JASA 104). One-sided, greater. Changes
+    of zero and NaN are left out. NaN if either side never changes its sign.
+
+    Parameters
+    ----------
+    forecast, outcome : float (n,)
+        Forecast and realised changes in time order.
+    overlap : int
+        Origins whose outcomes overlap, itself included.
+    """
+    forecast, outcome = _directions(forecast, outcome)
+    keep = ~np.isnan(forecast * outcome)
+    x, y = (forecast[keep] > 0).astype(np.float64), (outcome[keep] > 0).astype(np.float64)
+    n = len(x)
+    nan = float("nan")
+    if n == 0:
+        return DirectionTest(nan, nan, nan, nan, nan, 0)
+    px, py = float(x.mean()), float(y.mean())
+    accuracy, expected = float(np.mean(x == y)), px * py + (1.0 - px) * (1.0 - py)
+    if px in (0.0, 1.0) or py in (0.0, 1.0):
+        return DirectionTest(accuracy, expected, nan, nan, nan, n)
+    variance = expected * (1.0 - expected) / n
+    variance_expected = (
+        (2.0 * py - 1.0) ** 2 * px * (1.0 - px) + (2.0 * px - 1.0) ** 2 * py * (1.0 - py)
+    ) / n + 4.0 * px * py * (1.0 - px) * (1.0 - py) / n**2
+    spread = variance - variance_expected
+    statistic = (accuracy - expected) / np.sqrt(spread) if spread > 0.0 else nan
+    test = mean_test((x - px) * (y - py), overlap)
+    return DirectionTest(accuracy, expected, float(statistic), test.statistic, test.p_greater, n)
+
+
+def information_coefficient(
+    forecast: ArrayLike, outcome: ArrayLike, overlap: int = 1, *, rank: bool = False
+) -> MeanTest:
+    """Correlation over time of forecast and realised changes, with an overlap-aware t-statistic.
+
+    Parameters
+    ----------
+    forecast, outcome : float (n,)
+        Forecast and realised changes (log returns, say) in time order.
+    overlap : int
+        Origins whose outcomes overlap, itself included.
+    rank : bool
+        Spearman's correlation (Pearson's of average ranks) instead of Pearson's.
+
+    Returns
+    -------
+    MeanTest
+        ``mean`` is the coefficient. Its standard error is that of the correlation's influence function ``z_f
+        z_o - ic (z_f^2 + z_o^2) / 2`` by `mean_test`; two-sided; NaN pairs dropped; NaN if either side is
+        constant. For ranks the standard error is that under no association, so it tests zero and is no
+        confidence interval far from it.
+    """
+    forecast, outcome = np.asarray(forecast, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
+    keep = np.isfinite(forecast) & np.isfinite(outcome)
+    x, y = forecast[keep], outcome[keep]
+    if rank:
+        x, y = stats.rankdata(x), stats.rankdata(y)
+    zx, zy = _standardised(x), _standardised(y)
+    ic = float(np.mean(zx * zy)) if len(x) else float("nan")
+    influence = zx * zy - 0.5 * ic * (zx**2 + zy**2)
+    # The influence function has mean zero; adding the coefficient makes its mean test the test of it.
+    test = mean_test(influence + ic, overlap)
+    return MeanTest(ic, test.standard_error, test.statistic, test.p_value, test.degrees, len(x))
+
+
+def _standardised(x: FloatArray) -> FloatArray:
+    if len(x) == 0:
+        return x
+    spread = float(x.std())
+    if spread <= 1e-12 * max(float(np.abs(x).max()), 1e-300):
+        return np.full_like(x, np.nan)
+    return np.asarray((x - x.mean()) / spread)
+
+
+def _error(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
+    return np.asarray(np.asarray(forecast, dtype=np.float64) - np.asarray(outcome, dtype=np.float64))
+
+
+def _paired_errors(
+    forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Both errors with NaN wherever either is NaN, so that a ratio compares the same places."""
+    error, naive_error = np.broadcast_arrays(_error(forecast, outcome), _error(naive, outcome))
+    missing = np.isnan(error) | np.isnan(naive_error)
+    return np.where(missing, np.nan, error), np.where(missing, np.nan, naive_error)
+
+
+def _directions(forecast: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    signs = np.sign(np.asarray(forecast, dtype=np.float64)), np.sign(np.asarray(outcome, dtype=np.float64))
+    return np.where(signs[0] == 0.0, np.nan, signs[0]), np.where(signs[1] == 0.0, np.nan, signs[1])
