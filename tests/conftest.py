@@ -1,15 +1,18 @@
 """Fixtures for every test."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from btcbt.candles import read_candles
-from btcbt.records import Candles
+from btcbt.records import Candles, FloatArray, Window
 
 ROOT = Path(__file__).resolve().parents[1]
+HOUR_MS = 3_600_000
+START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
 
 
 @pytest.fixture
@@ -31,3 +34,33 @@ def shared_data() -> Path:
 def sample_candles() -> Candles:
     """The bundled BTC/USD hours."""
     return read_candles("bundled:BTCUSD_1h")
+
+
+@pytest.fixture
+def make_windows(rng: np.random.Generator) -> Callable[..., list[Window]]:
+    """Build n overlapping windows of one simulated history whose volatility clusters, an hour apart."""
+
+    def build(n: int, context: int, *, price: float = 4000.0, volatility: float = 0.006) -> list[Window]:
+        values = simulate_candles(rng, n + context - 1, price=price, volatility=volatility)
+        open_time = START_MS + HOUR_MS * np.arange(len(values), dtype=np.int64)
+        for array in (values, open_time):
+            array.setflags(write=False)
+        return [Window(open_time[i : i + context], values[i : i + context], HOUR_MS) for i in range(n)]
+
+    return build
+
+
+def simulate_candles(rng: np.random.Generator, n: int, *, price: float, volatility: float) -> FloatArray:
+    """Candles (n, 6) with GARCH(1,1) Student t returns, small gaps, wicks and log-normal volumes."""
+    shocks = rng.standard_t(5.0, n) * np.sqrt(3.0 / 5.0)
+    returns, variance = np.empty(n), volatility**2
+    for i, shock in enumerate(shocks):
+        returns[i] = np.sqrt(variance) * shock
+        variance = 0.05 * volatility**2 + 0.10 * returns[i] ** 2 + 0.85 * variance
+    close = price * np.exp(np.cumsum(returns))
+    opening = np.concatenate(([price], close[:-1])) * np.exp(0.05 * volatility * rng.standard_normal(n))
+    high = np.maximum(opening, close) * np.exp(0.3 * volatility * rng.exponential(size=n))
+    low = np.minimum(opening, close) * np.exp(-0.3 * volatility * rng.exponential(size=n))
+    volume = np.exp(5.0 + rng.standard_normal(n))
+    amount = volume * (opening + high + low + close) / 4
+    return np.stack((opening, high, low, close, volume, amount), axis=1)
