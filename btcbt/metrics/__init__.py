@@ -1,6 +1,7 @@
 """Scores and their significance: pure functions of arrays."""
 
 from btcbt.metrics.panel import LossPanel, score_batch
+from btcbt.metrics.returns import summarise_returns
 from btcbt.metrics.summary import compare, summarise
 
-__all__ = ["LossPanel", "compare", "score_batch", "summarise"]
+__all__ = ["LossPanel", "compare", "score_batch", "summarise", "summarise_returns"]

@@ -1,0 +1,238 @@
+"""What an equity curve earned, what it risked, and how much of that may be luck.
+
+Returns are simple, per candle, net of everything that the equity is net of. A year has 365 days of trading;
+the risk-free rate is zero. Equity may not be NaN (that is a `ValueError`: a simulation that cannot say what
+it is worth is broken). Equity of zero or less is ruin: the return is -100 % there and zero after. What is not
+defined (the Sharpe ratio of an account that never traded) is NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from btcbt.metrics import power, sharpe
+from btcbt.metrics.accuracy import nan_mean
+from btcbt.metrics.inference import mean_test
+from btcbt.records import FloatArray, IntArray
+
+MS_PER_YEAR = 365 * 86_400_000
+_NAN = float("nan")
+
+
+def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArray:
+    """Simple returns per candle of an equity curve.
+
+    Parameters
+    ----------
+    equity : float (N,)
+        Value of the account at each candle's close.
+    initial : float, optional
+        Value before the first candle; without it the first candle has no return.
+
+    Returns
+    -------
+    float64 (N,) or (N - 1,)
+    """
+    e = np.asarray(equity, dtype=np.float64)
+    if e.ndim != 1 or not np.all(np.isfinite(e)):
+        raise ValueError(f"equity {e.shape} is not one finite series")
+    if initial is not None:
+        e = np.concatenate([[initial], e])
+    if len(e) and e[0] <= 0.0:
+        raise ValueError(f"equity starts at {e[0]}, not above zero")
+    alive = np.minimum.accumulate(e > 0.0)
+    e = np.where(alive, e, 0.0)
+    before = np.where(e[:-1] > 0.0, e[:-1], 1.0)
+    return np.asarray(np.where(e[:-1] > 0.0, e[1:] / before - 1.0, 0.0))
+
+
+def drawdown(returns: ArrayLike) -> FloatArray:
+    """Share of the highest equity so far that is lost, (n,), at each candle; 0 at a high."""
+    value = np.concatenate([[1.0], np.cumprod(1.0 + np.asarray(returns, dtype=np.float64))])
+    return np.asarray(1.0 - value / np.maximum.accumulate(value))[1:]
+
+
+def longest_drawdown(returns: ArrayLike) -> int:
+    """Most candles in a row below an earlier high."""
+    under = np.concatenate([[0], (drawdown(returns) > 0.0).astype(np.int64), [0]])
+    edges = np.flatnonzero(np.diff(under))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def sortino_ratio(returns: ArrayLike) -> float:
+    """Mean return over the root mean square of losses, per candle (Sortino and van der Meer, 1991); target 0.
+
+    NaN without any loss.
+    """
+    r = np.asarray(returns, dtype=np.float64)
+    downside = float(np.sqrt(np.mean(np.minimum(r, 0.0) ** 2))) if len(r) else 0.0
+    return float(r.mean() / downside) if downside > 0.0 else _NAN
+
+
+def summarise_returns(
+    equity: ArrayLike,
+    benchmark: ArrayLike | None = None,
+    *,
+    open_time: IntArray | None = None,
+    interval_ms: int = 3_600_000,
+    horizon: int = 24,
+    initial: float | None = None,
+    traded: ArrayLike | None = None,
+    costs: ArrayLike | None = None,
+    trade_returns: ArrayLike | None = None,
+    trial_sharpes: ArrayLike | None = None,
+    reps: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Every number about one equity curve, as a flat dictionary.
+
+    Parameters
+    ----------
+    equity : float (N,)
+        Value of the account at each candle's close, net.
+    benchmark : float (N,), optional
+        The same for what it is measured against (buy and hold), from the same initial value.
+    open_time : int64 (N,), optional
+        Open times, ms UTC; adds the return of each calendar month (of the candle's open).
+    interval_ms, horizon : int
+        Candle length; candles that a bootstrap block spans at least.
+    initial : float, optional
+        Value of both accounts before the first candle.
+    traded, costs : float (N,), optional
+        Value bought and sold, and fees and slippage paid, in each candle, in quote units. Add turnover and
+        (with both) the break-even cost.
+    trade_returns : float (M,), optional
+        Net return of each closed trade.
+    trial_sharpes : float, optional
+        Sharpe ratios per candle of every configuration ever tried, for the deflated Sharpe ratio.
+    reps, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict of str to float
+        Ratios and volatilities are annualised, intervals are 95 %, durations in candles. ``p_value`` and
+        ``excess.p_value`` are one-sided (mean return above 0, above the benchmark's) with a long-run
+        variance.
+    """
+    returns = equity_returns(equity, initial)
+    if len(returns) == 0:
+        raise ValueError("an equity curve needs two values, or an initial one, to have a return")
+    out = _performance(returns, interval_ms)
+    out.update(_luck(returns, interval_ms, horizon, trial_sharpes, reps, seed))
+    if open_time is not None:
+        out.update(_monthly(returns, open_time[len(open_time) - len(returns) :]))
+    if traded is not None:
+        out.update(_trading(equity, returns, initial, traded, costs, interval_ms))
+    if trade_returns is not None:
+        out.update(_trades(np.asarray(trade_returns, dtype=np.float64)))
+    if benchmark is not None:
+        out.update(_against(returns, equity_returns(benchmark, initial), interval_ms))
+    return {key: float(value) for key, value in out.items()}
+
+
+def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:
+    per_year = MS_PER_YEAR / interval_ms
+    total, deepest = sharpe.compound(returns), float(drawdown(returns).max())
+    with np.errstate(over="ignore"):
+        annual = float(np.expm1(np.log1p(total) * per_year / len(returns))) if total > -1.0 else -1.0
+    moved = returns[returns != 0.0]
+    return {
+        "candles": float(len(returns)),
+        "total_return": total,
+        "annual_return": annual,
+        "annual_volatility": float(returns.std(ddof=1) * np.sqrt(per_year)) if len(returns) > 1 else _NAN,
+        "sharpe": sharpe.sharpe_ratio(returns) * np.sqrt(per_year),
+        "sharpe_per_candle": sharpe.sharpe_ratio(returns),
+        "sortino": sortino_ratio(returns) * np.sqrt(per_year),
+        "max_drawdown": deepest,
+        "max_drawdown_candles": float(longest_drawdown(returns)),
+        "calmar": annual / deepest if deepest > 0.0 else _NAN,
+        "hit_rate": float(nan_mean(moved > 0.0)),
+        "active": float(len(moved) / len(returns)),
+        "best_candle": float(returns.max()),
+        "worst_candle": float(returns.min()),
+    }
+
+
+def _luck(
+    returns: FloatArray, interval_ms: int, horizon: int, trials: ArrayLike | None, reps: int, seed: int
+) -> dict[str, float]:
+    annual = float(np.sqrt(MS_PER_YEAR / interval_ms))
+    interval = sharpe.bootstrap_interval(returns, horizon, reps=reps, seed=seed)
+    out = {
+        "sharpe_low": interval["sharpe"][0] * annual,
+        "sharpe_high": interval["sharpe"][1] * annual,
+        "total_return_low": interval["total_return"][0],
+        "total_return_high": interval["total_return"][1],
+        "p_value": mean_test(returns, 1).p_greater,
+        "probabilistic_sharpe": sharpe.probabilistic_sharpe(returns),
+        "min_track_record_candles": sharpe.minimum_track_record(returns),
+        "more_candles_needed": power.candles_to_significance(returns),
+    }
+    if trials is not None:
+        out["deflated_sharpe"] = sharpe.deflated_sharpe(returns, trials)
+        out["trials"] = float(len(np.asarray(trials)))
+    return out
+
+
+def _monthly(returns: FloatArray, open_time: IntArray) -> dict[str, float]:
+    months = np.asarray(open_time).astype("datetime64[ms]").astype("datetime64[M]").astype(str)
+    return {f"by_month.{m}.total_return": sharpe.compound(returns[months == m]) for m in np.unique(months)}
+
+
+def _trading(
+    equity: ArrayLike,
+    returns: FloatArray,
+    initial: float | None,
+    traded: ArrayLike,
+    costs: ArrayLike | None,
+    interval_ms: int,
+) -> dict[str, float]:
+    value = np.asarray(equity, dtype=np.float64)
+    before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
+    before = np.where(before > 0.0, before, np.nan)
+    n = len(returns)
+    share = np.nan_to_num(np.asarray(traded, dtype=np.float64)[-n:] / before)
+    out = {"turnover": float(share.sum() / n * MS_PER_YEAR / interval_ms)}
+    if costs is not None:
+        paid = np.nan_to_num(np.asarray(costs, dtype=np.float64)[-n:] / before)
+        out["costs"] = float(paid.sum())
+        out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share)
+        out["cost_bps"] = 1e4 * float(paid.sum() / share.sum()) if share.sum() > 0.0 else _NAN
+    return out
+
+
+def _trades(trades: FloatArray) -> dict[str, float]:
+    gains, losses = float(trades[trades > 0.0].sum()), float(-trades[trades < 0.0].sum())
+    return {
+        "trades": float(len(trades)),
+        "trade_hit_rate": float(nan_mean(trades > 0.0)),
+        "trade_mean_bps": 1e4 * float(nan_mean(trades)),
+        "profit_factor": gains / losses if losses > 0.0 else _NAN,
+    }
+
+
+def _against(returns: FloatArray, benchmark: FloatArray, interval_ms: int) -> dict[str, float]:
+    if benchmark.shape != returns.shape:
+        raise ValueError(f"benchmark has {len(benchmark)} returns, not {len(returns)}")
+    per_year = MS_PER_YEAR / interval_ms
+    excess = returns - benchmark
+    variance = float(benchmark.var())
+    beta = (
+        float(np.mean((returns - returns.mean()) * (benchmark - benchmark.mean())) / variance)
+        if variance
+        else _NAN
+    )
+    return {
+        "benchmark.total_return": sharpe.compound(benchmark),
+        "benchmark.sharpe": sharpe.sharpe_ratio(benchmark) * np.sqrt(per_year),
+        "benchmark.max_drawdown": float(drawdown(benchmark).max()),
+        "excess.total_return": sharpe.compound(returns) - sharpe.compound(benchmark),
+        "excess.information_ratio": sharpe.sharpe_ratio(excess) * np.sqrt(per_year),
+        "excess.p_value": mean_test(excess, 1).p_greater,
+        "excess.more_candles_needed": power.candles_to_significance(excess),
+        "beta": beta,
+        "alpha": float((returns.mean() - beta * benchmark.mean()) * per_year),
+    }

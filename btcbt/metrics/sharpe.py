@@ -1,0 +1,172 @@
+"""What a Sharpe ratio is worth: its probability, its deflation, and how long a record it takes.
+
+Sharpe ratios here are per candle, not annualised, with a risk-free rate of zero, and the standard deviation
+has ``n - 1`` in it. The closed forms take returns as independent (skewed and fat-tailed, but uncorrelated);
+for hourly net returns that is nearly so, and the bootstrap of `sharpe_interval` does not need it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from btcbt.records import FloatArray
+
+_NAN = float("nan")
+
+
+def sharpe_ratio(returns: ArrayLike) -> float:
+    """Mean over standard deviation of returns per candle.
+
+    NaN for fewer than two returns, for returns that do not vary, and if any is NaN.
+    """
+    r = np.asarray(returns, dtype=np.float64)
+    if len(r) < 2 or not np.ptp(r) > 8.0 * np.finfo(np.float64).eps * np.abs(r).max():
+        return _NAN
+    return float(r.mean() / r.std(ddof=1))
+
+
+def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float:
+    """Probability that the true Sharpe ratio exceeds a threshold.
+
+    Bailey and Lopez de Prado (2012), "The Sharpe ratio efficient frontier", equation 11. One-sided: one minus
+    it is the p-value of "no better than the threshold". Takes returns as independent. NaN as `sharpe_ratio`.
+
+    Parameters
+    ----------
+    returns : float (n,)
+        Per candle, net of costs.
+    threshold : float
+        Sharpe ratio per candle to beat.
+    """
+    spread = _sharpe_spread(returns)
+    if not spread > 0.0:
+        return _NAN
+    n = len(np.asarray(returns))
+    return float(stats.norm.cdf((sharpe_ratio(returns) - threshold) * math.sqrt(n - 1) / spread))
+
+
+def expected_best_sharpe(trial_sharpes: ArrayLike, n_trials: int | None = None) -> float:
+    """Sharpe ratio that the best of N worthless trials is expected to show.
+
+    Bailey and Lopez de Prado (2014), "The deflated Sharpe ratio", equation 1, from the variance of the Sharpe
+    ratios that were tried and Euler's constant.
+
+    Parameters
+    ----------
+    trial_sharpes : float (N,)
+        Per candle, of every configuration ever tried, this one included; NaN (a strategy that never traded)
+        count as trials but not towards the variance.
+    n_trials : int, optional
+        N, if more were tried than are given.
+
+    Returns
+    -------
+    float
+        0 for a single trial; NaN if there are several but fewer than two Sharpe ratios to take a variance of.
+    """
+    trials = np.asarray(trial_sharpes, dtype=np.float64)
+    n = max(len(trials), n_trials or 0)
+    if n <= 1:
+        return 0.0
+    known = trials[np.isfinite(trials)]
+    if len(known) < 2:
+        return _NAN
+    gamma = float(np.euler_gamma)
+    quantiles = stats.norm.ppf([1.0 - 1.0 / n, 1.0 - 1.0 / (n * math.e)])
+    return float(known.std(ddof=1) * ((1.0 - gamma) * quantiles[0] + gamma * quantiles[1]))
+
+
+def deflated_sharpe(returns: ArrayLike, trial_sharpes: ArrayLike, n_trials: int | None = None) -> float:
+    """Probability that the true Sharpe ratio exceeds what the best of all trials would show by luck.
+
+    `probabilistic_sharpe` against `expected_best_sharpe` (Bailey and Lopez de Prado, 2014, equation 2).
+    Trials are counted as if independent, so similar configurations make it stricter than it need be.
+    One-sided.
+    """
+    threshold = expected_best_sharpe(trial_sharpes, n_trials)
+    return _NAN if math.isnan(threshold) else probabilistic_sharpe(returns, threshold)
+
+
+def minimum_track_record(returns: ArrayLike, threshold: float = 0.0, alpha: float = 0.05) -> float:
+    """Candles of this record needed before its Sharpe ratio exceeds a threshold at level `alpha`, one-sided.
+
+    Bailey and Lopez de Prado (2012), equation 13. NaN where the ratio is not above the threshold (no record
+    is long enough) and as `sharpe_ratio`. Takes returns as independent.
+    """
+    spread, edge = _sharpe_spread(returns), sharpe_ratio(returns) - threshold
+    if not (edge > 0.0 and spread > 0.0):
+        return _NAN
+    return float(1.0 + (spread * stats.norm.isf(alpha) / edge) ** 2)
+
+
+def bootstrap_interval(
+    returns: ArrayLike, block: int, *, level: float = 0.95, reps: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Confidence intervals of the Sharpe ratio and of the total return that keep serial dependence.
+
+    Stationary bootstrap (Politis and Romano, 1994) by `arch`, blocks of a mean length of at least `block`;
+    longer where the automatic choice (Politis and White, 2004; corrected by Patton, Politis and White, 2009)
+    is. Two-sided percentile intervals; resampling takes the record as stationary.
+
+    Parameters
+    ----------
+    returns : float (n,)
+        Simple, per candle, no NaN.
+    block : int
+        Shortest mean block, candles: the horizon.
+
+    Returns
+    -------
+    dict
+        ``sharpe`` (per candle) and ``total_return``, each (low, high). NaN where the record is shorter than
+        four blocks or does not vary.
+    """
+    from arch.bootstrap import StationaryBootstrap
+
+    r = np.asarray(returns, dtype=np.float64)
+    length = bootstrap_block(r, block)
+    if length == 0:
+        return {"sharpe": (_NAN, _NAN), "total_return": (_NAN, _NAN)}
+
+    def both(sample: FloatArray) -> FloatArray:
+        return np.array([sharpe_ratio(sample), compound(sample)])
+
+    bootstrap = StationaryBootstrap(length, r, seed=np.random.default_rng(seed))
+    draws = np.asarray(bootstrap.apply(both, reps=reps))
+    tail = (1.0 - level) / 2.0
+    low, high = np.nanquantile(draws, [tail, 1.0 - tail], axis=0)
+    return {"sharpe": (float(low[0]), float(high[0])), "total_return": (float(low[1]), float(high[1]))}
+
+
+def bootstrap_block(returns: FloatArray, block: int) -> int:
+    """Mean block length: at least `block`, longer if the data ask for it; 0 if there is too little of it."""
+    from arch.bootstrap import optimal_block_length
+
+    if block < 1:
+        raise ValueError(f"block {block} is below 1")
+    if len(returns) < max(4 * block, 8) or math.isnan(sharpe_ratio(returns)):
+        return 0
+    automatic = float(optimal_block_length(returns)["stationary"].iloc[0])
+    longest = len(returns) // 4
+    return min(longest, max(block, math.ceil(automatic) if math.isfinite(automatic) else block))
+
+
+def compound(returns: FloatArray | Sequence[float]) -> float:
+    """Total return of simple returns per candle; -1 after a loss of everything."""
+    with np.errstate(divide="ignore"):
+        return float(np.expm1(np.sum(np.log1p(np.asarray(returns, dtype=np.float64)))))
+
+
+def _sharpe_spread(returns: ArrayLike) -> float:
+    """Standard deviation of the Sharpe ratio's estimate, times the root of n - 1 (Mertens, 2002)."""
+    r = np.asarray(returns, dtype=np.float64)
+    ratio = sharpe_ratio(r)
+    if math.isnan(ratio):
+        return _NAN
+    skew, kurtosis = float(stats.skew(r)), float(stats.kurtosis(r, fisher=False))
+    return math.sqrt(max(0.0, 1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2))
