@@ -135,6 +135,18 @@ def test_damaged_bytes_never_pass_for_other_candles(tmp_path, data):
         np.testing.assert_array_equal(survived.open_time, times)
 
 
+def test_a_flipped_bit_in_a_stored_volume_is_found_out(tmp_path, times, values):
+    """Any volume is plausible, so that only the page's checksum can tell."""
+    path = tmp_path / "history.parquet"
+    write_candles(make_candles(times, values, interval="1h"), path)
+    stored = pq.read_metadata(path).row_group(0).column(1 + VOLUME)
+    start, content = stored.data_page_offset, path.read_bytes()
+    # Past the page's header of some 60 bytes lie the values.
+    for at in range(start + 100, start + stored.total_compressed_size, 16):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert "not a readable Parquet file" in refusal(path)
+
+
 @pytest.mark.parametrize("name", ["open_time", "open", "high", "low", "close", "volume"])
 def test_a_missing_column_is_named(columns, save, name):
     del columns[name]
