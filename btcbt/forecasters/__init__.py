@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from btcbt.config import (
     DriftConfig,
     EwmaVolatilityConfig,
@@ -40,29 +42,27 @@ def create_forecaster(config: ForecasterConfig, windows: WindowsConfig, seed: in
 
         return KronosForecaster.from_config(config, windows, seed)
 
-    context, horizon, n_paths = windows.context, windows.horizon, config.n_paths
-    batch_size = None if config.batch_size == "auto" else config.batch_size
+    common: dict[str, Any] = {
+        "context": windows.context,
+        "horizon": windows.horizon,
+        "n_paths": config.n_paths,
+        "seed": seed,
+        "batch_size": None if config.batch_size == "auto" else config.batch_size,
+    }
     if isinstance(config, RandomWalkConfig):
         from btcbt.forecasters.random_walk import RandomWalk
 
-        return RandomWalk(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+        return RandomWalk(**common)
     if isinstance(config, DriftConfig):
         from btcbt.forecasters.random_walk import Drift
 
-        return Drift(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+        return Drift(**common)
     if isinstance(config, EwmaVolatilityConfig):
         from btcbt.forecasters.ewma_volatility import EwmaVolatility
 
-        return EwmaVolatility(
-            context=context,
-            horizon=horizon,
-            n_paths=n_paths,
-            seed=seed,
-            decay=config.decay,
-            batch_size=batch_size,
-        )
+        return EwmaVolatility(**common, decay=config.decay)
     if isinstance(config, GarchConfig):
         from btcbt.forecasters.garch import Garch
 
-        return Garch(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
+        return Garch(**common)
     raise TypeError(f"no forecaster for {type(config).__name__}")
