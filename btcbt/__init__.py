@@ -1,0 +1,29 @@
+"""Walk-forward backtests of generative candle forecasters, with the luck accounted for.
+
+>>> from btcbt import run, load_run
+>>> result = run("experiments/walkforward.yaml")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from btcbt.report.stored import Run, load_run
+    from btcbt.runner import run
+
+__all__ = ["Run", "load_run", "run"]
+
+_HOMES = {"run": "btcbt.runner", "load_run": "btcbt.report.stored", "Run": "btcbt.report.stored"}
+
+
+def __getattr__(name: str) -> object:
+    # Importing the package stays fast: numerical libraries are loaded when they are first needed.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'btcbt' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

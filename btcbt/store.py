@@ -195,6 +195,7 @@ class ForecastStore:
                 here = shard == which
                 paths[here] = _column(table, "paths", np.dtype("<f4"), self.shape)[row[here]]
                 provenance = json.loads(table.schema.metadata[b"provenance"])
+            paths.flags.writeable = False
             yield ForecastBatch(origins[part], paths, MappingProxyType(provenance))
 
     def write(self, digests: Digests, batch: ForecastBatch) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -50,6 +50,9 @@ class Strategy(ABC):
     """
 
     Params: type[Params] = Params
+
+    uses_forecast: ClassVar[bool] = True
+    """False if `decide` looks at the window alone: it then runs once, and gets no paths (S = 0)."""
 
     def __init__(self, params: BaseModel | None = None) -> None:
         self.params = self.Params() if params is None else params

@@ -68,9 +68,9 @@ class Windows(Sequence[Window]):
         rows = slice(stop - self.context, stop)
         return Window(self.candles.open_time[rows], self.candles.values[rows], self.candles.interval_ms)
 
-    def last_candles(self, index: slice | IntArray) -> FloatArray:
-        """The newest known candle of some origins, (B, 6)."""
-        rows: IntArray = self.last[index]
+    def contexts(self, index: slice | IntArray) -> FloatArray:
+        """The windows of some origins as one array, (B, T, 6): a copy, so of a batch at a time."""
+        rows: IntArray = self.last[index][:, None] + np.arange(1 - self.context, 1)
         return self.candles.values[rows]
 
     def outcomes(self, index: slice | IntArray) -> FloatArray:
@@ -179,8 +179,8 @@ def _require_inside(candles: Candles, start: int, end: int) -> None:
     # The last origin may be the last close itself: a forecast of candles that nobody has seen yet.
     if start < first or end > close + candles.interval_ms:
         raise CandleError(
-            f"candles {candles.source}: they span {time_text(first)} .. {time_text(close)}, but windows.start "
-            f".. windows.end is {time_text(start)} .. {time_text(end)}; choose a range inside the candles"
+            f"candles {candles.source}: they span {time_text(first)} .. {time_text(close)}, but "
+            f"windows.start .. windows.end is {time_text(start)} .. {time_text(end)}; choose one inside"
         )
 
 

@@ -1,0 +1,1 @@
+"""Stored runs, and numbers to figures and tables."""

@@ -1,0 +1,252 @@
+"""Figures of a run: one forecast as a fan, errors by step, equity and drawdown.
+
+Figures are made with matplotlib's objects alone: no global state, no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from btcbt.config import time_text
+from btcbt.records import CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
+from btcbt.report.stored import Run
+from btcbt.windows import Windows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DPI = 130
+HISTORY = 72
+"""Candles of the past that a fan chart shows."""
+BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
+"""Central intervals of a fan, widest first, and how opaque each is."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+"""Told apart by the colour-blind too (Okabe and Ito, 2008), in order of use."""
+INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
+
+
+def draw_figures(run: Run, windows: Windows) -> list[Path]:
+    """Draw every figure of a run into its folder `figures`.
+
+    Parameters
+    ----------
+    run : Run
+        A run on disk.
+    windows : Windows
+        Its origins, for the candles around the forecast that is shown.
+
+    Returns
+    -------
+    list of Path
+        The PNG files written.
+    """
+    folder = run.directory / "figures"
+    folder.mkdir(exist_ok=True)
+    figures: dict[str, Figure] = {}
+    scored = np.flatnonzero(windows.scored)
+    index = int(scored[len(scored) // 2]) if len(scored) else len(windows) - 1
+    outcome = windows.outcomes(np.array([index]))[0] if len(scored) else None
+    fans = {name: run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
+    figures["fan"] = fan_chart(windows[index], fans, outcome)
+    if len(scored):
+        figures["error_by_step"] = error_by_step(run.metrics, list(run.manifest["forecasters"]))
+    if run.manifest["strategies"]:
+        figures["equity"] = equity_chart(
+            run.equity(),
+            run.config.portfolio.initial_cash,
+            highlighted(list(run.equity().columns), primary(run)),
+        )
+    files = []
+    for name, figure in figures.items():
+        file = folder / f"{name}.png"
+        figure.savefig(file, dpi=DPI)
+        files.append(file)
+    return files
+
+
+def primary(run: Run) -> str:
+    """The forecaster that a run is about: its first Kronos, else its first."""
+    forecasters: Mapping[str, Any] = run.manifest["forecasters"]
+    order = [*run.config.forecasters, *forecasters]
+    return min(order, key=lambda name: forecasters[name]["kind"] != "kronos")
+
+
+def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
+    """Accounts to tell apart by colour: those on one forecaster, and those on none."""
+    return [name for name in columns if "@" not in name or name.endswith(f"@{forecaster}")]
+
+
+def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatArray | None) -> Figure:
+    """Close and volume before and after one origin, with the central 50, 80 and 95 % of the sampled paths.
+
+    Parameters
+    ----------
+    window : Window
+        The known candles.
+    fans : mapping of str to float32 (S, H, 6)
+        Paths by forecaster; one column of panels for each.
+    outcome : float64 (H, 6), or None
+        What happened, where it is known.
+    """
+    figure = _figure(6.2 * len(fans), 5.6)
+    panels: Any = figure.subplots(
+        2, len(fans), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
+    )
+    known = window.values[-HISTORY:]
+    past = window.open_time[-HISTORY:] + window.interval_ms  # a close is known when its candle ends
+    for column, (name, paths) in enumerate(fans.items()):
+        future = window.future_open_time(paths.shape[1]) + window.interval_ms
+        colour = COLOURS[column]
+        for row, (channel, label) in enumerate(
+            ((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))
+        ):
+            axes = panels[row, column]
+            axes.plot(_dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
+            _fan(axes, future, paths[:, :, channel], window, known[-1, channel], colour)
+            if outcome is not None:
+                axes.plot(
+                    _dates(future),
+                    outcome[:, channel],
+                    color=ACTUAL,
+                    linewidth=1.2,
+                    ls=(0, (2, 1.4)),
+                    label="actual",
+                )
+            axes.axvline(_dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
+            _style(axes, label if column == 0 else "")
+            _date_axis(axes)
+        panels[1, column].set_ylim(bottom=0)
+        panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
+    panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
+    figure.suptitle(f"One forecast, made at {time_text(window.origin)}", x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def error_by_step(metrics: Mapping[str, float], forecasters: Sequence[str]) -> Figure:
+    """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step."""
+    figure = _figure(11.5, 4.2)
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(forecasters, _cycle(len(forecasters)), strict=True):
+        for axes, score in ((left, "crps_bps"), (right, "coverage90")):
+            values = _by_step(metrics, f"forecast.{name}.{score}.close")
+            axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.6, label=name)
+    right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    right.text(1, 90.3, "nominal", fontsize=8, color=INK)
+    left.set_ylim(bottom=0)
+    _style(left, "CRPS of the close (bps of the last close)")
+    _style(right, "Outcomes inside the 90 % interval (%)")
+    for axes in (left, right):
+        axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
+    left.legend(fontsize=8, frameon=False)
+    figure.suptitle(
+        "Forecast error by horizon: lower is better; coverage should be 90 %", x=0.01, ha="left", fontsize=12
+    )
+    return figure
+
+
+def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]) -> Figure:
+    """Return since the start and drawdown, net of all costs.
+
+    Parameters
+    ----------
+    equity : DataFrame (N', K)
+        Equity at each close in quote units, indexed by open time.
+    initial_cash : float
+        Equity before the first row.
+    named : sequence of str
+        Columns to tell apart by colour; the others are drawn faintly.
+    """
+    figure = _figure(11.5, 6.4)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
+    times = equity.index.to_numpy()
+    values = equity.to_numpy(dtype=np.float64)
+    growth = 100.0 * (values / initial_cash - 1.0)
+    peak = np.maximum(np.maximum.accumulate(values, axis=0), initial_cash)
+    drawdown = 100.0 * (values / peak - 1.0)
+    faint = [k for k, name in enumerate(equity.columns) if name not in named]
+    for k in faint:
+        top.plot(
+            times,
+            growth[:, k],
+            color=FAINT,
+            linewidth=0.6,
+            alpha=0.7,
+            label="others" if k == faint[0] else None,
+        )
+    last = {name: growth[-1, list(equity.columns).index(name)] for name in named}
+    for name, colour in zip(sorted(named, key=lambda n: -last[n]), _cycle(len(named)), strict=True):
+        k = list(equity.columns).index(name)
+        held = name == "buy_and_hold"
+        style = {"color": INK if held else colour, "linewidth": 1.8 if held else 1.3}
+        top.plot(times, growth[:, k], label=f"{name}  {last[name]:+.1f} %", **style)
+        bottom.plot(times, drawdown[:, k], **style)
+    top.axhline(0, color=INK, linewidth=0.6)
+    _style(top, "Net return since the start (%)")
+    _style(bottom, "Drawdown (%)")
+    _date_axis(bottom)
+    top.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle("Equity after fees, slippage and funding", x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _shown(run: Run) -> list[str]:
+    """At most two forecasters for the fan chart: the one that the run is about, and a random walk."""
+    first = primary(run)
+    kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
+    walks = [name for name in kinds if kinds[name] == "random_walk" and name != first]
+    return [first, *walks[:1]]
+
+
+def _fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last: float, colour: str) -> None:
+    """Bands that open at the last known value."""
+    times = _dates(np.concatenate([[window.origin], future]))
+    samples = np.column_stack([np.full(len(paths), last), paths])
+    for level, opacity in BANDS:
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        axes.fill_between(times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{level:.0%}")
+    axes.plot(times, np.median(samples, axis=0), color=colour, linewidth=1.6, label="median")
+
+
+def _by_step(metrics: Mapping[str, float], prefix: str) -> FloatArray:
+    values: list[float] = []
+    while (key := f"{prefix}.h{len(values) + 1}") in metrics:
+        values.append(metrics[key])
+    return np.array(values, dtype=np.float64)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[k % len(COLOURS)] for k in range(count)]
+
+
+def _dates(times: IntArray | int) -> Any:
+    return np.asarray(times, dtype="datetime64[ms]")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Axes, label: str) -> None:
+    axes.set_ylabel(label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _date_axis(axes: Axes) -> None:
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_xlabel("Time (UTC)", fontsize=9)

@@ -1,0 +1,183 @@
+"""A finished run at a glance: errors beside the random walk, results beside buy and hold, and the doubts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from btcbt.report.accounts import BUY_AND_HOLD
+from btcbt.report.figures import primary
+from btcbt.report.stored import Run
+
+NONE = "–"
+
+
+def summary(run: Run) -> RenderableType:
+    """What a person wants to know of a run, as something that a rich console prints."""
+    parts: list[RenderableType] = [_head(run)]
+    if _scored(run):
+        parts += ["", _forecast_table(run)]
+    parts += [_labels(run)]
+    if run.manifest["strategies"]:
+        parts += ["", _account_table(run)]
+        if len(run.config.forecasters) > 1:
+            parts += ["", _return_matrix(run)]
+        parts += [_luck(run)]
+    parts += ["", _foot(run)]
+    return Group(*parts)
+
+
+def _scored(run: Run) -> int:
+    return int(run.manifest["origins"]["scored"])
+
+
+def _head(run: Run) -> Text:
+    origins, candles, windows = run.manifest["origins"], run.manifest["candles"], run.config.windows
+    skipped = origins["skipped"]
+    text = Text()
+    text.append(f"{run.config.name}", style="bold")
+    text.append(
+        f"  {candles['path']} {candles['interval']}, origins {origins['first']} .. {origins['last']}\n"
+    )
+    text.append(f"{origins['eligible']:,} origins forecast, {origins['scored']:,} with a known outcome; ")
+    if skipped:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        text.append(f"{sum(skipped.values()):,} skipped ({why})\n")
+    else:
+        text.append("none skipped\n")
+    text.append(
+        f"context {windows.context}, horizon {windows.horizon} candles; decided at the close, "
+        "filled at the next open"
+    )
+    return text
+
+
+def _forecast_table(run: Run) -> Table:
+    last = f"h{run.config.windows.horizon}"
+    table = Table(
+        title=f"Forecast errors of the close, 1 and {last[1:]} candles ahead (bps; lower is better)",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("forecaster")
+    for column in ("CRPS 1", f"CRPS {last[1:]}", "better than RW", "p (DM)", f"MAE {last[1:]}", "direction"):
+        table.add_column(column, justify="right")
+    table.add_column("in 90 % interval", justify="right")
+    table.add_column("origins")
+    for name, entry in run.manifest["forecasters"].items():
+        get = _getter(run.metrics, f"forecast.{name}")
+        reference = f"versus.crps_bps.close.{last}"
+        table.add_row(
+            name,
+            _number(get("crps_bps.close.h1"), ".1f"),
+            _number(get(f"crps_bps.close.{last}"), ".1f"),
+            _number(100 * get(f"{reference}.skill"), "+.2f", " %"),
+            _number(get(f"{reference}.dm_p"), ".3f"),
+            _number(get(f"mae_bps.close.{last}"), ".1f"),
+            _number(100 * get(f"direction.close.{last}"), ".1f", " %"),
+            _number(get(f"coverage90.close.{last}"), ".1f", " %"),
+            ", ".join(f"{count:,} {label}" for label, count in sorted(entry["labels"].items())),
+            style="bold" if name == primary(run) else "",
+        )
+    return table
+
+
+def _labels(run: Run) -> Text:
+    """Says out-of-sample of clean origins alone."""
+    text = Text()
+    for name, entry in run.manifest["forecasters"].items():
+        unclean = {label: count for label, count in entry["labels"].items() if label != "clean"}
+        if not unclean:
+            continue
+        what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
+        text.append(f"{name}: {what} origins; its scores are not an answer about new data\n", style="yellow")
+    if not text.plain:
+        text.append(
+            "Every forecast is out-of-sample: nothing fitted had looked at a candle after its origin."
+        )
+    text.rstrip()
+    return text
+
+
+def _account_table(run: Run) -> Table:
+    main = primary(run)
+    fees, slippage = run.config.portfolio.fee_bps, run.config.portfolio.slippage_bps
+    table = Table(
+        title=f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("strategy")
+    for column in ("return", "Sharpe", "95 % interval", "max drawdown", "turnover/yr", "costs", "trades"):
+        table.add_column(column, justify="right")
+    for account in _accounts(run):
+        name, _, forecaster = account.partition("@")
+        if forecaster not in ("", main):
+            continue
+        get = _getter(run.metrics, f"strategy.{account}")
+        low, high = (_number(get(key), "+.2f") for key in ("sharpe_low", "sharpe_high"))
+        table.add_row(
+            name,
+            _number(100 * get("total_return"), "+.1f", " %"),
+            _number(get("sharpe"), "+.2f"),
+            NONE if NONE in (low, high) else f"{low} .. {high}",
+            _number(100 * get("max_drawdown"), ".1f", " %"),
+            _number(get("turnover"), ",.0f", "x"),
+            _number(100 * get("costs"), ".1f", " %"),
+            _number(get("trades"), ",.0f"),
+            style="bold" if name == BUY_AND_HOLD else "",
+        )
+    return table
+
+
+def _return_matrix(run: Run) -> Table:
+    columns = list(run.config.forecasters)
+    table = Table(title="Net return by forecaster", title_justify="left", title_style="bold")
+    table.add_column("strategy")
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows = dict.fromkeys(account.partition("@")[0] for account in _accounts(run) if "@" in account)
+    for name in rows:
+        values = [run.metrics.get(f"strategy.{name}@{column}.total_return", math.nan) for column in columns]
+        table.add_row(name, *(_number(100 * value, "+.1f", " %") for value in values))
+    return table
+
+
+def _luck(run: Run) -> Text:
+    """How many accounts look good, beside how many would by chance."""
+    lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in _accounts(run)]
+    tried = sum(math.isfinite(low) for low in lows)
+    good = sum(low > 0 for low in lows)
+    return Text(
+        f"{good} of {tried} accounts have a Sharpe interval above zero; chance alone gives about "
+        f"{0.025 * tried:.1f}."
+    )
+
+
+def _foot(run: Run) -> Text:
+    seconds = run.manifest["seconds"]
+    stages = sorted(((value, key) for key, value in seconds.items() if key != "total"), reverse=True)[:4]
+    text = Text(
+        f"{seconds['total']:.0f} s (" + ", ".join(f"{key} {value:.1f} s" for value, key in stages) + ")\n"
+    )
+    text.append(f"{run.directory}", style="cyan")
+    return text
+
+
+def _accounts(run: Run) -> list[str]:
+    """Every account of a run, buy and hold last."""
+    names = [name for name in run.manifest["strategies"] if name != BUY_AND_HOLD]
+    return [*names, BUY_AND_HOLD]
+
+
+def _getter(metrics: Mapping[str, float], prefix: str) -> Any:
+    return lambda key: metrics.get(f"{prefix}.{key}", math.nan)
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    return f"{value:{form}}{unit}" if math.isfinite(value) else NONE

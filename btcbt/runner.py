@@ -1,0 +1,488 @@
+"""The walk-forward: candles, windows, forecasts, decisions, accounts, scores, and the run's directory.
+
+Each stage hands frozen records to the next; this is the only loop. Forecasts go to the store as they are
+made, so that a run which is stopped at any point goes on from there; everything after the store takes seconds
+and is done anew, so that its outcome does not depend on where a run was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from btcbt.candles import read_candles
+from btcbt.config import RANDOM_WALK, STORE_FOLDER, RandomWalkConfig, RunConfig, load_config, time_text
+from btcbt.errors import BtcbtError, CandleError, ConfigError
+from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.metrics import LossPanel, score_batch, summarise
+from btcbt.portfolio import Simulation, simulate
+from btcbt.records import Float32Array, FloatArray, Forecast, ForecastBatch, IntArray
+from btcbt.report import stored
+from btcbt.report.accounts import BUY_AND_HOLD, account_numbers
+from btcbt.report.figures import draw_figures
+from btcbt.report.progress import Progress
+from btcbt.report.provenance import code_version, git_commit, package_versions
+from btcbt.report.stored import Run, load_run
+from btcbt.store import (
+    NUMERICAL_VERSION,
+    ForecastStore,
+    Plan,
+    ShardWriter,
+    forecast_key,
+    window_digests,
+)
+from btcbt.strategy import Strategy, decide_all, load_strategy
+from btcbt.windows import contamination, make_windows
+
+READ_BATCH = 168
+DIGEST_LENGTH = 16
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has: what was forecast is stored."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A forecaster of the run, and where its forecasts are."""
+
+    name: str
+    kind: str
+    forecaster: Forecaster
+    key: str
+    meaning: Mapping[str, object]
+    store: ForecastStore
+    plan: Plan
+    labels: Any
+    traded: bool
+    computed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trader:
+    """A strategy on the forecasts of one forecaster, or on none: a column of targets."""
+
+    name: str
+    strategy: Strategy
+    use: str
+    params: Mapping[str, Any]
+    forecaster: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Clock:
+    """Wall seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
+    """Run an experiment; go on where an earlier, unfinished run of it stopped.
+
+    Parameters
+    ----------
+    config : RunConfig or path
+        The experiment, or its file.
+    progress : Progress, optional
+        Who is told how far it is; nobody by default.
+
+    Returns
+    -------
+    Run
+        The finished run, read back from its directory.
+
+    Raises
+    ------
+    BtcbtError
+        If something of the user's is wrong. Nothing is left behind but whole shards of forecasts.
+    Interrupted
+        If the process was asked to stop.
+    """
+    experiment = config if isinstance(config, RunConfig) else load_config(config)
+    return _Walk(experiment, progress or Progress()).run()
+
+
+class _Walk:
+    """One run under way."""
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        self.config = config
+        self.progress = progress
+        self.clock = Clock()
+        self.started = datetime.now(UTC)
+        self.root = Path(config.store.root)
+
+    def run(self) -> Run:
+        """All stages, in order."""
+        with self.clock("read candles"):
+            self.candles = read_candles(self.config.candles.path, self.config.candles.interval)
+            self.windows = make_windows(self.candles, self.config.windows)
+        # Everything that can be wrong with an experiment shows before the first forecast is paid for.
+        self.traders = make_traders(self.config)
+        if self.traders and self.windows.origins[0] > self.candles.open_time[-1]:
+            raise CandleError(
+                f"candles {self.candles.source}: none follows the first origin, "
+                f"{time_text(int(self.windows.origins[0]))}, so nothing trades; move windows.start back"
+            )
+        with self.clock("load forecasters"):
+            self.digests = window_digests(self.windows)
+            self.members = self._make_members()
+        for member in self.members:
+            with self.clock(f"forecast {member.name}"):
+                self._forecast(member)
+        with self.clock("score"):
+            numbers = self._score()
+        with self.clock("decide"):
+            targets = self._decide()
+        simulation = None
+        if self.traders:
+            with self.clock("simulate"):
+                simulation = self._simulate(targets)
+                numbers |= account_numbers(simulation, self.windows.horizon)
+        return self._write(numbers, targets, simulation)
+
+    # -- forecasts ------------------------------------------------------------------------------------
+
+    def _make_members(self) -> list[Member]:
+        configs = dict(self.config.forecasters)
+        if all(c.kind != RANDOM_WALK for c in configs.values()):
+            configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
+        # The random walk comes first: the others are compared with it.
+        names = sorted(configs, key=lambda name: configs[name].kind != RANDOM_WALK)
+        return [self._make_member(name, configs[name]) for name in names]
+
+    def _make_member(self, name: str, config: Any) -> Member:
+        forecaster = create_forecaster(config, self.config.windows, self.config.seed)
+        key, meaning = forecast_key(
+            forecaster.identity(),
+            interval_ms=self.candles.interval_ms,
+            context=forecaster.context,
+            horizon=forecaster.horizon,
+            n_paths=forecaster.n_paths,
+            seed=self.config.seed,
+        )
+        folder = self.root / STORE_FOLDER / key
+        store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon)
+        return Member(
+            name=name,
+            kind=config.kind,
+            forecaster=forecaster,
+            key=key,
+            meaning=meaning,
+            store=store,
+            plan=store.plan(self.windows.origins, self.digests),
+            labels=contamination(self.windows.origins, forecaster.data_ranges()),
+            traded=name in self.config.forecasters,
+        )
+
+    def _forecast(self, member: Member) -> None:
+        """Compute the shards that the store lacks."""
+        missing = member.plan.missing
+        total = len(self.windows)
+        with self.progress.stage(f"forecast {member.name}", total, done=total - len(missing)) as advance:
+            if not len(missing):
+                return
+            member.store.describe(member.meaning)
+            size = self.config.store.shard_size
+            with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
+                for start in range(0, len(missing), size):
+                    rows = missing[start : start + size]
+                    writer.put(self.digests[rows], self._forecast_shard(member, rows, advance))
+                    stop()
+        member.computed = len(missing)
+        member.plan = member.store.plan(self.windows.origins, self.digests)
+
+    def _forecast_shard(
+        self, member: Member, rows: IntArray, advance: Callable[[int], None]
+    ) -> ForecastBatch:
+        paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
+        provenance: Mapping[str, str] = {}
+        step = member.forecaster.batch_size
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            batch = member.forecaster.forecast([self.windows[int(row)] for row in part])
+            paths[start : start + len(part)] = _checked(member.name, batch, self.windows.origins[part])
+            provenance = batch.provenance
+            advance(len(part))
+        return ForecastBatch(self.windows.origins[rows], paths, provenance)
+
+    # -- scores ---------------------------------------------------------------------------------------
+
+    def _score(self) -> dict[str, float]:
+        windows = self.windows
+        numbers = {
+            "origins.eligible": float(len(windows)),
+            "origins.scored": float(np.count_nonzero(windows.scored)),
+            "origins.skipped": float(sum(windows.skipped.values())),
+        }
+        if not windows.scored.any():
+            self.progress.note("no origin has its outcome in the candles yet, so no forecast error is known")
+            return numbers
+        reference: LossPanel | None = None
+        with self.progress.stage("score", len(windows) * len(self.members)) as advance:
+            for member in self.members:
+                panel = self._panel(member, advance)
+                scores = summarise(panel, reference)
+                numbers |= {f"forecast.{member.name}.{key}": value for key, value in scores.items()}
+                reference = reference or panel
+        return numbers
+
+    def _panel(self, member: Member, advance: Callable[[int], None]) -> LossPanel:
+        panels, start = [], 0
+        for batch in member.store.read(member.plan, self.windows.origins, READ_BATCH):
+            rows = np.arange(start, start + len(batch))
+            start += len(batch)
+            known = self.windows.scored[rows]
+            if known.any():
+                rows = rows[known]
+                panels.append(
+                    score_batch(
+                        self.windows.origins[rows],
+                        batch.paths[known],
+                        self.windows.outcomes(rows),
+                        self.windows.contexts(rows),
+                        interval_ms=self.candles.interval_ms,
+                        labels=member.labels[rows],
+                    )
+                )
+            advance(len(batch))
+        return LossPanel.concatenate(panels)
+
+    # -- decisions ------------------------------------------------------------------------------------
+
+    def _decide(self) -> FloatArray:
+        targets = np.empty((len(self.windows), len(self.traders)), dtype=np.float64)
+        members = {member.name: member for member in self.members}
+        with self.progress.stage("decide", targets.size, unit="decisions") as advance:
+            for column, trader in enumerate(self.traders):
+                member = None if trader.forecaster is None else members[trader.forecaster]
+                forecasts = self._forecasts(member, advance)
+                targets[:, column] = decide_all(trader.strategy, forecasts, name=trader.name)
+        return targets
+
+    def _forecasts(self, member: Member | None, advance: Callable[[int], None]) -> Iterator[Forecast]:
+        """What a strategy sees, origin by origin; without a forecaster there are no paths."""
+        if member is None:
+            none = np.empty((0, self.config.windows.horizon, 6), dtype=np.float32)
+            for window in self.windows:
+                yield Forecast(window, none)
+            advance(len(self.windows))
+            return
+        row = 0
+        for batch in member.store.read(member.plan, self.windows.origins, READ_BATCH):
+            for paths in batch.paths:
+                yield Forecast(self.windows[row], paths)
+                row += 1
+            advance(len(batch))
+
+    def _simulate(self, targets: FloatArray) -> Simulation:
+        names = [trader.name for trader in self.traders]
+        if BUY_AND_HOLD not in names:
+            names.append(BUY_AND_HOLD)
+            targets = np.column_stack([targets, np.ones(len(targets))])
+        with self.progress.stage("simulate", len(names), unit="accounts") as advance:
+            simulation = simulate(self.candles, self.windows.origins, targets, names, self.config.portfolio)
+            advance(len(names))
+        return simulation
+
+    # -- the directory --------------------------------------------------------------------------------
+
+    def _write(self, numbers: dict[str, float], targets: FloatArray, simulation: Simulation | None) -> Run:
+        digest = self._digest()
+        target = self.root / self.config.name / digest
+        windows = self.windows
+        with stored.new_directory(target) as folder:
+            columns = {"window": stored.digest_column(self.digests), "scored": windows.scored}
+            columns |= {f"label.{member.name}": member.labels for member in self.members}
+            stored.write_columns(folder / "origins.parquet", "origin", windows.origins, columns)
+            for member in self.members:
+                member.store.link_into(folder / "forecasts" / member.name, member.plan)
+            names = [trader.name for trader in self.traders]
+            decided = dict(zip(names, targets.T, strict=True))
+            stored.write_columns(folder / "targets.parquet", "origin", windows.origins, decided)
+            if simulation is not None:
+                equity = dict(zip(simulation.names, simulation.equity.T, strict=True))
+                stored.write_columns(folder / "equity.parquet", "open_time", simulation.open_time, equity)
+                simulation.trades.to_parquet(folder / "trades.parquet", index=False)
+                simulation.orders.to_parquet(folder / "orders.parquet", index=False)
+            stored.write_json(folder / "metrics.json", numbers)
+            stored.write_json(folder / "manifest.json", self._manifest(digest))
+            with self.clock("draw"):
+                draw_figures(load_run(folder), self.windows)
+            stored.write_json(folder / "manifest.json", self._manifest(digest))
+        stored.point_latest(target)
+        return load_run(target)
+
+    def _digest(self) -> str:
+        """Names the run by all that it was made from, so that no run takes the place of a different one."""
+        content = {
+            "config": self.config.digest(),
+            "candles": self.candles.sha256,
+            "forecasts": {member.name: member.key for member in self.members},
+            "strategies": {trader.name: source_sha256(trader.strategy) for trader in self.traders},
+            "code": code_version(),
+            "numerical_version": NUMERICAL_VERSION,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+    def _manifest(self, digest: str) -> dict[str, Any]:
+        windows, candles = self.windows, self.candles
+        return {
+            "name": self.config.name,
+            "digest": digest,
+            "config_digest": self.config.digest(),
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.config.seed,
+            "candles": {
+                "path": self.config.candles.path,
+                "sha256": candles.sha256,
+                "interval": self.config.candles.interval,
+                "rows": len(candles),
+                "first": time_text(int(candles.open_time[0])),
+                "last": time_text(int(candles.open_time[-1])),
+            },
+            "origins": {
+                "eligible": len(windows),
+                "scored": int(np.count_nonzero(windows.scored)),
+                "skipped": dict(windows.skipped),
+                "first": time_text(int(windows.origins[0])),
+                "last": time_text(int(windows.origins[-1])),
+            },
+            "forecasters": {member.name: _describe(member) for member in self.members},
+            "strategies": {
+                trader.name: {
+                    "use": trader.use,
+                    "params": dict(trader.params),
+                    "forecaster": trader.forecaster,
+                    "source_sha256": source_sha256(trader.strategy),
+                }
+                for trader in self.traders
+            },
+            "code": {
+                "version": code_version(),
+                "commit": git_commit(),
+                "numerical_version": NUMERICAL_VERSION,
+            },
+            "packages": package_versions(),
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": {
+                **{stage: round(seconds, 3) for stage, seconds in self.clock.seconds.items()},
+                "total": round((datetime.now(UTC) - self.started).total_seconds(), 3),
+            },
+        }
+
+
+def make_traders(config: RunConfig) -> list[Trader]:
+    """Build every strategy, once for each forecaster that it trades on.
+
+    Those are named ``strategy@forecaster``; a strategy that uses no forecast runs once, under its own name.
+
+    Raises
+    ------
+    StrategyError
+        If one cannot be imported or built.
+    ConfigError
+        If a strategy lacks the forecasters that it needs, or names some that it does not use.
+    """
+    traders = []
+    for name, chosen in config.strategies.items():
+        strategy = load_strategy(chosen.use, chosen.params)
+        if not strategy.uses_forecast:
+            if chosen.forecasters is not None:
+                raise ConfigError(
+                    f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key"
+                )
+            traders.append(Trader(name, strategy, chosen.use, chosen.params, None))
+            continue
+        on = tuple(config.forecasters) if chosen.forecasters is None else chosen.forecasters
+        if not on:
+            raise ConfigError(
+                f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'"
+            )
+        for forecaster in on:
+            # A new instance for each, so that nothing is carried from one account to another.
+            own = load_strategy(chosen.use, chosen.params)
+            traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
+    return traders
+
+
+def source_sha256(strategy: Strategy) -> str:
+    """Digest of the file that a strategy is written in; empty where there is none."""
+    file = getattr(sys.modules.get(type(strategy).__module__), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return ""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _describe(member: Member) -> dict[str, Any]:
+    return {
+        "kind": member.kind,
+        "key": member.key,
+        "n_paths": member.forecaster.n_paths,
+        "identity": dict(member.forecaster.identity()),
+        "traded": member.traded,
+        "labels": dict(Counter(str(label) for label in member.labels)),
+        "computed": member.computed,
+        "reused": len(member.labels) - member.computed,
+    }
+
+
+def _checked(name: str, batch: ForecastBatch, origins: IntArray) -> Float32Array:
+    """The paths of a batch, if they are the asked ones and made of numbers."""
+    if not np.array_equal(batch.origins, origins):
+        raise ValueError(f"forecaster '{name}' answered for other origins than it was asked for")
+    good = np.isfinite(batch.paths).all(axis=(1, 2, 3))
+    if not good.all():
+        raise BtcbtError(
+            f"forecaster '{name}' at {time_text(int(origins[~good][0]))}: a sampled candle is not finite; "
+            "check its checkpoint and the candles before that time"
+        )
+    return batch.paths
+
+
+@contextmanager
+def _stop_between_shards(progress: Progress) -> Iterator[Callable[[], None]]:
+    """Turn the first Ctrl-C into a stop after the shard in hand; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = threading.Event()
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        asked.set()
+        progress.note("stopping after the shard in hand; press Ctrl-C again to stop at once")
+
+    def stop() -> None:
+        if asked.is_set():
+            raise Interrupted
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
