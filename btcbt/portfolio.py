@@ -1,0 +1,461 @@
+"""Targets and candles to equity: the only module that imports vectorbt.
+
+How an account works here
+-------------------------
+*Fill.* A target decided at an origin is filled at the open of the first candle that opens at or after it, so
+that a fill in the candle that was decided on cannot be expressed. An order is sent only where the target,
+clipped to the limits, differs from the one before; NaN sends none.
+
+*Size.* At the fill the account is valued at that open, before costs; the position becomes ``target x equity /
+open`` units. Buying pays ``open x (1 + slippage)`` and selling gets ``open x (1 - slippage)``; the fee is a
+share of the value traded at that price. Costs come out of cash, so the weight after the fill is ``target x
+equity before costs / equity after costs``, but never above 1: a purchase is cut to what cash pays for with
+its fee, and a target of 1 leaves no cash. Between fills the weight drifts with the price.
+
+*Carry.* Funding and borrowing are settled in the coin, hour by hour: at each candle's close and, for the
+hours of a gap, at the open after it. A long position of `q` units becomes ``q (1 - funding)`` each hour, a
+short one ``q (1 - funding) (1 + borrow)``; the equity moves by the rate times the value held. So a full long
+can pay without cash, of which an unlevered account has none, and a borrowed coin accrues interest in kind, as
+spot margin does. Against settlement in cash the difference is of second order (rate x return).
+
+*Ruin.* Where buying back a short, costs included, takes all there is (tested at the open before a fill and at
+the high of each candle), the account is closed: its equity is 0 from that candle on, later targets are void.
+
+Carry through vectorbt
+----------------------
+vectorbt knows no carry. Its simulation depends on prices and fractions of equity alone, so a position whose
+units change by a known factor is the same as a constant position in an index ``price x factor``: value, fees,
+slippage and cash are equal. Each column is simulated on its own index; sizes and prices are turned back into
+coins for the tables. Without carry the factor is exactly 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btcbt.config import PortfolioConfig
+from btcbt.errors import ConfigError
+from btcbt.records import CLOSE, HIGH, OPEN, Candles, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BPS = 1e-4
+HOUR_MS = 3_600_000
+MAX_CARRY = 1e6
+"""Factor by which carry may shrink or grow one holding; beyond it units run out of digits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Simulation:
+    """K accounts over N' candles, each with its own cash.
+
+    Attributes
+    ----------
+    names : tuple of str (K,)
+        What the columns are called.
+    open_time : int64 (N',)
+        Open times of the rows, ms UTC: from the candle in which the first target is filled to the last candle
+        of the last target's stride.
+    interval_ms : int
+        Length of a candle in ms.
+    initial_cash : float
+        Equity before the first row, in quote units.
+    equity : float64 (N', K)
+        Cash plus position at each candle's close, in quote units.
+    weight : float64 (N', K)
+        Value of the position over equity at each candle's close, as it came to be.
+    orders : DataFrame
+        One row per fill: ``strategy``, ``time`` (open of the candle), ``side`` (buy, sell), ``size`` (base
+        units), ``price`` (slippage included), ``fee`` and ``slippage`` (quote units), ``target`` (the weight
+        asked for).
+    trades : DataFrame
+        One row per position, from leaving zero to returning to it or changing sign: ``strategy``, ``side``
+        (long, short), ``entry_time``, ``exit_time`` (NaT while open), ``entry_price`` and ``exit_price`` (of
+        the first and the last fill; the last close while open), ``value`` (quote units of all entries),
+        ``fee``, ``pnl`` (quote units, net of all costs and carry), ``return`` (pnl / value), ``status``
+        (closed, open, liquidated).
+    turnover : float64 (K,)
+        Value traded over equity at the fill, summed over orders.
+    fees, slippage, funding, borrow : float64 (K,)
+        Quote units paid in all; funding is negative where it was earned.
+    exposure : float64 (K,)
+        Mean absolute weight over the rows.
+    ruined : bool (K,)
+        Whether the account was closed because it could not buy back a short.
+    """
+
+    names: tuple[str, ...]
+    open_time: IntArray
+    interval_ms: int
+    initial_cash: float
+    equity: FloatArray
+    weight: FloatArray
+    orders: pd.DataFrame
+    trades: pd.DataFrame
+    turnover: FloatArray
+    fees: FloatArray
+    slippage: FloatArray
+    funding: FloatArray
+    borrow: FloatArray
+    exposure: FloatArray
+    ruined: NDArray[np.bool_]
+
+
+def simulate(
+    candles: Candles,
+    origins: IntArray,
+    targets: FloatArray,
+    names: Sequence[str],
+    config: PortfolioConfig,
+) -> Simulation:
+    """Trade K columns of targets on one history.
+
+    Parameters
+    ----------
+    candles : Candles
+        N candles; those before the first fill and after the last stride are not used.
+    origins : int64 (M,)
+        When targets were decided, ms UTC, increasing.
+    targets : float64 (M, K)
+        Fractions of equity in [-1, 1]; NaN sends no order.
+    names : sequence of str (K,)
+        What to call the columns.
+    config : PortfolioConfig
+        Costs, limits, initial cash.
+
+    Returns
+    -------
+    Simulation
+        Rows start with the candle after the first origin and end one stride (the smallest distance of two
+        origins) after the last, or with the candles. A last target without a candle after it stays unfilled.
+
+    Raises
+    ------
+    ConfigError
+        Carry would shrink or grow a holding by more than `MAX_CARRY`.
+    ValueError
+        Shapes do not fit, origins do not increase or share a candle, none has a candle after it, or a target
+        is outside [-1, 1].
+    """
+    targets = np.asarray(targets, dtype=np.float64)
+    rows, fill_rows = _schedule(candles, origins, targets, names)
+    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows])
+    orders = np.full((len(market.open_time), len(names)), np.nan)
+    limited = np.clip(targets, -config.max_short, config.max_long)
+    orders[fill_rows] = _changes(limited)[: len(fill_rows)]
+
+    carry = _carry(market, orders, config)
+    account = _fill(market, carry, orders, market.close * carry.at_close, config)
+    ruin = _find_ruin(market, carry, account, config)
+    if np.any(ruin.row < len(orders)):
+        account = _fill(market, carry, *_after_ruin(account, ruin), config)
+    return _report(market, carry, account, ruin, tuple(names), config)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Market:
+    """The N' candles that take part; prices are (N', 1) to broadcast over columns."""
+
+    open_time: IntArray
+    interval_ms: int
+    values: FloatArray
+
+    @property
+    def open(self) -> FloatArray:
+        return self.values[:, OPEN, None]
+
+    @property
+    def high(self) -> FloatArray:
+        return self.values[:, HIGH, None]
+
+    @property
+    def close(self) -> FloatArray:
+        return self.values[:, CLOSE, None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Carry:
+    """Coins held per unit of the index, (N', K), and the log rates that they come from, (2, N', K)."""
+
+    at_open: FloatArray  # before the fill
+    at_close: FloatArray
+    log_funding: FloatArray  # [0]: over the gap before a row, [1]: over the row itself
+    log_borrow: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Account:
+    """What vectorbt made of the orders, in units of the index."""
+
+    portfolio: Any
+    orders: FloatArray  # (N', K) weights asked for, NaN where none
+    mark: FloatArray  # (N', K) index at each close
+    units: FloatArray  # (N', K) after the row's fill
+    cash: FloatArray  # (N', K)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ruin:
+    """Where columns end, (K,): N' and NaN for those that do not."""
+
+    row: IntArray
+    first_void: IntArray  # the row from which orders are void
+    mark: FloatArray  # the index at which nothing is left
+    price: FloatArray  # the same as a price
+
+
+def _schedule(
+    candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str]
+) -> tuple[slice, IntArray]:
+    """Which candles take part, and at which row of them each target is filled (a last one may not be)."""
+    if not targets.size or targets.shape != (len(origins), len(names)):
+        raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={len(names)}), both above 0")
+    if np.any(np.diff(origins) <= 0):
+        raise ValueError("origins do not increase")
+    if np.any(np.abs(targets) > 1):
+        raise ValueError(f"target {targets[np.abs(targets) > 1][0]} is outside [-1, 1]")
+    fill = np.searchsorted(candles.open_time, origins, side="left").astype(np.int64)
+    fill = fill[fill < len(candles)]
+    if not len(fill):
+        raise ValueError(f"no candle of {candles.source} opens at or after the first origin")
+    if np.any(np.diff(fill) <= 0):
+        raise ValueError("two origins share the candle after them; an origin is the close of a known candle")
+    stride = int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms
+    stop = int(np.searchsorted(candles.open_time, origins[-1] + stride, side="left"))
+    return slice(int(fill[0]), max(stop, int(fill[-1]) + 1)), fill - fill[0]
+
+
+def _changes(targets: FloatArray) -> FloatArray:
+    """Blank a target that equals the last one known before it; before the first, zero is held."""
+    return np.where(targets == _previous(_last_known(targets)), np.nan, targets)
+
+
+def _last_known(targets: FloatArray) -> FloatArray:
+    """Carry the last number of each column forward; zero before the first."""
+    row = np.where(np.isnan(targets), -1, np.arange(len(targets))[:, None])
+    row = np.maximum.accumulate(row, axis=0)
+    return np.where(row >= 0, np.take_along_axis(targets, np.maximum(row, 0), axis=0), 0.0)
+
+
+def _previous(values: FloatArray, first: float = 0.0) -> FloatArray:
+    """Shift rows down by one."""
+    return np.vstack([np.full_like(values[:1], first), values[:-1]])
+
+
+def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Carry:
+    """Follow funding and borrowing; the sign of what is held is that of the last order."""
+    after = np.sign(_last_known(orders))
+    held = np.stack([_previous(after), after])
+    closes = market.open_time + market.interval_ms
+    gap = np.diff(market.open_time, prepend=market.open_time[0] - market.interval_ms) - market.interval_ms
+    hours = np.stack([gap, closes - market.open_time])[:, :, None] / HOUR_MS
+    log_funding = np.log1p(-config.funding_bps_per_hour * BPS) * hours * (held != 0)
+    log_borrow = np.log1p(config.borrow_bps_per_hour * BPS) * hours * (held < 0)
+
+    step = log_funding + log_borrow
+    at_close = np.cumsum(step.sum(axis=0), axis=0)
+    at_open = at_close - step[1]
+    # Count from 1 again wherever a column is flat: over a long history the factors stay near 1.
+    flat = np.where(after == 0, np.arange(len(after))[:, None], -1)
+    flat = np.maximum.accumulate(flat, axis=0)
+    base = np.where(flat >= 0, np.take_along_axis(at_close, np.maximum(flat, 0), axis=0), 0.0)
+    at_open, at_close = at_open - _previous(base), at_close - base
+    extreme = max(np.abs(at_open).max(), np.abs(at_close).max())
+    if extreme > np.log(MAX_CARRY):
+        raise ConfigError(
+            f"portfolio: funding_bps_per_hour {config.funding_bps_per_hour:g} and borrow_bps_per_hour "
+            f"{config.borrow_bps_per_hour:g} change one holding by a factor of e^{extreme:.0f}; expected at "
+            f"most {MAX_CARRY:g}; lower the rates (1 basis point per hour takes 58 % of a holding in a year)"
+        )
+    return _Carry(np.exp(at_open), np.exp(at_close), log_funding, log_borrow)
+
+
+def _fill(
+    market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, config: PortfolioConfig
+) -> _Account:
+    """Let vectorbt fill the orders at the opens and mark at the closes."""
+    # Imported here: it takes seconds, and those who read a stored run need none of it.
+    import pandas as pd
+    import vectorbt
+
+    price = market.open * carry.at_open
+    portfolio = vectorbt.Portfolio.from_orders(
+        pd.DataFrame(mark, index=_time(market.open_time)),
+        size=orders,
+        size_type="targetpercent",
+        direction="both",
+        price=price,
+        val_price=price,
+        fees=config.fee_bps * BPS,
+        fixed_fees=0.0,
+        slippage=config.slippage_bps * BPS,
+        min_size=0.0,
+        max_size=np.inf,
+        size_granularity=np.nan,
+        reject_prob=0.0,
+        lock_cash=False,
+        allow_partial=True,
+        raise_reject=False,
+        log=False,
+        init_cash=config.initial_cash,
+        cash_sharing=False,
+        call_seq="default",
+        ffill_val_price=True,
+        update_value=False,
+        init_temp_records=False,
+        freq=pd.Timedelta(milliseconds=market.interval_ms),
+        attach_call_seq=False,
+        fillna_close=False,
+        trades_type="exittrades",
+        # The compiled engine, or an error: the other one is compiled anew in each process, for half a minute.
+        engine="rust",
+    )
+    return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), portfolio.cash().to_numpy())
+
+
+def _find_ruin(market: _Market, carry: _Carry, account: _Account, config: PortfolioConfig) -> _Ruin:
+    """Find, in each column, where a short can no longer be bought back."""
+    buying = (1 + config.slippage_bps * BPS) * (1 + config.fee_bps * BPS)
+    units, cash = account.units, account.cash
+    units_before, cash_before = _previous(units), _previous(cash, config.initial_cash)
+    worst = market.high * np.maximum(carry.at_open, carry.at_close)
+    at_open = (units_before < 0) & (cash_before + units_before * market.open * carry.at_open * buying <= 0)
+    within = (units < 0) & (cash + units * worst * buying <= 0)
+    count, columns = units.shape
+    ruin = _Ruin(*np.full((2, columns), count), *np.full((2, columns), np.nan))
+    for column in np.flatnonzero((at_open | within).any(axis=0)):
+        row = int(np.argmax(at_open[:, column] | within[:, column]))
+        void = row if at_open[row, column] else row + 1
+        mark = -cash[void - 1, column] / units[void - 1, column]
+        ruin.row[column], ruin.first_void[column] = row, void
+        ruin.mark[column], ruin.price[column] = mark, mark / carry.at_open[row, column]
+    return ruin
+
+
+def _after_ruin(account: _Account, ruin: _Ruin) -> tuple[FloatArray, FloatArray]:
+    """Orders and marks of accounts that stop where they are ruined: no order, and the index stands still."""
+    row = np.arange(len(account.orders))[:, None]
+    orders = np.where(row < ruin.first_void, account.orders, np.nan)
+    return orders, np.where(row < ruin.row, account.mark, ruin.mark)
+
+
+def _report(
+    market: _Market,
+    carry: _Carry,
+    account: _Account,
+    ruin: _Ruin,
+    names: tuple[str, ...],
+    config: PortfolioConfig,
+) -> Simulation:
+    """Turn the account back into coins and quote units, and add it up."""
+    alive = np.arange(len(market.open_time))[:, None] < ruin.row
+    equity = np.where(alive, account.portfolio.value().to_numpy(), 0.0)
+    value = np.where(alive, account.units * account.mark, 0.0)
+    weight = np.divide(value, equity, out=np.zeros_like(value), where=alive)
+    funding, borrow = _carry_paid(market, carry, np.where(alive, account.units, 0.0))
+    orders, column, turnover = _orders_table(market, carry, account, names, config)
+
+    def total(values: Any) -> FloatArray:
+        return np.bincount(column, weights=values, minlength=len(names)).astype(np.float64)
+
+    return Simulation(
+        names=names,
+        open_time=market.open_time,
+        interval_ms=market.interval_ms,
+        initial_cash=config.initial_cash,
+        equity=equity,
+        weight=weight,
+        orders=orders,
+        trades=_trades_table(market, carry, account, ruin, names),
+        turnover=total(turnover),
+        fees=total(orders["fee"]),
+        slippage=total(orders["slippage"]),
+        funding=funding,
+        borrow=borrow,
+        exposure=np.abs(weight).mean(axis=0),
+        ruined=~alive[-1],
+    )
+
+
+def _orders_table(
+    market: _Market, carry: _Carry, account: _Account, names: tuple[str, ...], config: PortfolioConfig
+) -> tuple[pd.DataFrame, IntArray, FloatArray]:
+    """Fills in coins; with the column of each, and the share of equity that it traded."""
+    import pandas as pd
+
+    records = account.portfolio.orders.values
+    row, column = records["idx"], records["col"]
+    index, opened = carry.at_open[row, column], market.open[row, 0]
+    size, price = records["size"] * index, records["price"] / index
+    units, cash = _previous(account.units), _previous(account.cash, config.initial_cash)
+    equity = cash[row, column] + units[row, column] * opened * index
+    table = pd.DataFrame(
+        {
+            "strategy": np.array(names, dtype=object)[column],
+            "time": _time(market.open_time[row]),
+            "side": np.where(records["side"] == 0, "buy", "sell"),
+            "size": size,
+            "price": price,
+            "fee": records["fees"],
+            "slippage": size * np.abs(price - opened),
+            "target": account.orders[row, column],
+        }
+    )
+    return table, column, size * price / equity
+
+
+def _trades_table(
+    market: _Market, carry: _Carry, account: _Account, ruin: _Ruin, names: tuple[str, ...]
+) -> pd.DataFrame:
+    """Positions as vectorbt records them, with the prices of their real fills."""
+    import pandas as pd
+
+    orders, records = account.portfolio.orders.values, account.portfolio.positions.values
+    price = np.full(account.mark.shape, np.nan)
+    price[orders["idx"], orders["col"]] = orders["price"]
+    price /= carry.at_open
+    column, entered = records["col"], records["entry_idx"]
+    is_open = records["status"] == 0
+    lost = is_open & (ruin.row[column] < len(price))
+    left = np.where(lost, ruin.row[column], records["exit_idx"])
+    last_price = np.where(lost, ruin.price[column], market.close[-1, 0])
+    value = records["size"] * records["entry_price"]
+    return pd.DataFrame(
+        {
+            "strategy": np.array(names, dtype=object)[column],
+            "side": np.where(records["direction"] == 0, "long", "short"),
+            "entry_time": _time(market.open_time[entered]),
+            "exit_time": pd.Series(_time(market.open_time[left])).where(~is_open | lost),
+            "entry_price": price[entered, column],
+            "exit_price": np.where(is_open, last_price, price[left, column]),
+            "value": value,
+            "fee": records["entry_fees"] + records["exit_fees"],
+            "pnl": records["pnl"],
+            "return": records["pnl"] / value,
+            "status": np.where(lost, "liquidated", np.where(is_open, "open", "closed")),
+        }
+    )
+
+
+def _carry_paid(market: _Market, carry: _Carry, units: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Funding and borrowing paid (K,), in quote units: for a gap at the open, for a candle at the close."""
+    at_gap = _previous(units) * _previous(carry.at_close, 1.0), market.open
+    at_candle = units * carry.at_open, market.close
+    funding, borrow = np.zeros(units.shape[1]), np.zeros(units.shape[1])
+    for part, (coins, price) in enumerate((at_gap, at_candle)):
+        kept = coins * np.exp(carry.log_funding[part])
+        funding += ((coins - kept) * price).sum(axis=0)
+        borrow -= (kept * np.expm1(carry.log_borrow[part]) * price).sum(axis=0)
+    return funding, borrow
+
+
+def _time(open_time: IntArray) -> pd.DatetimeIndex:
+    import pandas as pd
+
+    return pd.to_datetime(open_time, unit="ms", utc=True)
