@@ -165,8 +165,9 @@ class _Likelihood:
         slope = (0.5 - (nu + 1) / 2 * heavy) / sigma2
         carried = lfilter([1.0], [1.0, -beta], slope[::-1])[::-1]
         by_omega = carried.sum()
-        by_alpha = carried[1:] @ self.squares[:-1] + carried[0] * self._start
-        by_beta = carried[1:] @ sigma2[:-1] + carried[0] * self._start
+        # Sums and not dot products: BLAS may split a long one over threads, and round it differently then.
+        by_alpha = np.sum(carried[1:] * self.squares[:-1]) + carried[0] * self._start
+        by_beta = np.sum(carried[1:] * sigma2[:-1]) + carried[0] * self._start
         by_nu = -n * (digamma((nu + 1) / 2) - digamma(nu / 2) - 1 / (nu - 2)) / 2
         by_nu += logs / 2 - (nu + 1) / 2 * heavy.sum() / (nu - 2)
         persistence, share = theta[1], theta[2]

@@ -12,7 +12,7 @@ from scipy.optimize import approx_fprime
 from btcbt.forecasters import garch
 from btcbt.forecasters.ewma_volatility import EwmaVolatility
 from btcbt.forecasters.garch import Garch, fit_garch, simulate_garch
-from btcbt.records import CLOSE, Candles, Window
+from btcbt.records import CLOSE, HIGH, OPEN, VOLUME, Candles, Window
 
 Maker = Callable[..., list[Window]]
 
@@ -197,13 +197,41 @@ def test_an_optimiser_that_does_not_converge_falls_back_without_a_word(
     assert np.array_equal(batch.paths[0], fallback_like(window))
 
 
-def test_every_window_of_real_hours_can_be_fitted(sample_candles: Candles) -> None:
+def test_on_real_hours_every_fit_is_at_least_as_likely_as_archs(sample_candles: Candles) -> None:
+    """Some of these windows have two hills, so a fit from one start alone would fail here."""
     context = 360
-    ends = np.linspace(context, len(sample_candles), 40).astype(int)
-    times, values = sample_candles.open_time, sample_candles.values
-    windows = [Window(times[i - context : i], values[i - context : i], 3_600_000) for i in ends]
-    batch = Garch(context=context, horizon=2, n_paths=2, seed=0).forecast(windows)
-    assert batch.provenance["fallbacks"] == "0"
+    returns = np.diff(np.log(sample_candles.values[:, CLOSE]))
+    for end in np.linspace(context, len(sample_candles), 60).astype(int)[::3]:
+        past = returns[end - context : end - 1]
+        ours, theirs = fit_garch(past), arch_model(100 * past).fit(disp="off")
+        assert ours is not None
+        assert ours.log_likelihood >= theirs.loglikelihood + len(past) * np.log(100) - 1e-3
+
+
+def test_a_calm_end_of_a_stormy_window_shrinks_the_candles(rng: np.random.Generator) -> None:
+    returns = simulate(rng, 300, 0.05, 0.1, 0.85, 8.0) * np.where(np.arange(300) < 200, 0.02, 0.004)
+    window = window_of(returns)
+    window.values[:, HIGH] *= 1.01  # one wick for every candle, so that what scales it can be read off
+    fit = fit_garch(returns)
+    assert fit is not None
+    first = Garch(context=301, horizon=1, n_paths=50, seed=2).forecast([window]).paths[0, :, 0]
+    scale = np.sqrt(fit.next_variance / np.mean(returns**2))
+    assert scale < 0.6
+    wicks = np.log(first[:, HIGH] / np.maximum(first[:, OPEN], first[:, CLOSE]))
+    np.testing.assert_allclose(wicks, scale * np.log(1.01), rtol=1e-3)
+
+
+def test_the_move_and_the_drawn_candle_are_independent(make_windows: Maker) -> None:
+    (window,) = make_windows(1, 200)
+    values = window.values.copy()
+    values[:, VOLUME] = np.arange(200)
+    numbered = Window(window.open_time, values, window.interval_ms)
+    for kind in (Garch, EwmaVolatility):
+        paths = kind(context=200, horizon=4, n_paths=2000, seed=1).forecast([numbered]).paths[0]
+        moves = np.diff(np.log(paths[..., CLOSE]), axis=1).ravel()
+        drawn = paths[:, 1:, VOLUME].ravel()
+        assert abs(stats.spearmanr(moves, drawn).statistic) < 4 / np.sqrt(len(drawn))
+        assert np.array_equal(np.unique(drawn), np.arange(1, 200))
 
 
 @pytest.mark.parametrize("case", ["one jump", "mostly flat", "steady rise", "alternating", "huge"])
