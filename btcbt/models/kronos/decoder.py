@@ -122,7 +122,14 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 
     def forward(
-        self, s1: Tensor, s2: Tensor, stamp: Tensor, s1_next: Tensor, *, dependency_positions: bool = False
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        s1_next: Tensor,
+        *,
+        first: int = 0,
+        dependency_positions: bool = False,
     ) -> Logits:
         """Teacher-forced logits of the token after each position, causal in every layer.
 
@@ -134,22 +141,27 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
             Calendar of each token, columns as in `CALENDAR`.
         s1_next : int64 (B, T)
             The true next coarse ids, on which the fine logits are conditioned.
+        first : int
+            Positions before it get no logits.
         dependency_positions : bool
             Rotary angles in the dependency layer. Sampling uses none (its single query is at position 0, and so
             are the keys), so training without them fits what is later used; the reference trains with them.
         """
-        s1_logits, hidden = self.decode_s1(s1, s2, stamp)
+        hidden = self._hidden(s1, s2, stamp)
         sibling = self.embedding.emb_s1(s1_next)
         mixed = self.dep_layer(hidden, sibling, causal=True, positions=dependency_positions)
-        return Logits(s1_logits, self.head.proj_s2(mixed))
+        return Logits(self.head.proj_s1(hidden[:, first:]), self.head.proj_s2(mixed[:, first:]))
 
     def decode_s1(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse logits (B, T, V1) and hidden states (B, T, D)."""
+        hidden = self._hidden(s1, s2, stamp)
+        return self.head.proj_s1(hidden), hidden
+
+    def _hidden(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
         x = self.token_drop(self.embedding(s1, s2) + self.time_emb(stamp))
         for block in self.transformer:
             x = block(x)
-        hidden = self.norm(x)
-        return self.head.proj_s1(hidden), hidden
+        return self.norm(x)  # type: ignore[no-any-return]
 
     def decode_s2(self, hidden: Tensor, s1_next: Tensor) -> Tensor:
         """Fine logits given the next coarse id.
