@@ -48,8 +48,8 @@ class Forecaster(ABC):
     def identity(self) -> Mapping[str, object]:
         """Everything but the candles that determines a forecast, as JSON values.
 
-        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It holds
-        content (digests of weights), not names or places.
+        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It
+        holds content (digests of weights), not names or places.
         """
 
     @property
