@@ -1,13 +1,13 @@
 """Fixtures for every test."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from btcbt.candles import read_candles
+from btcbt.candles import make_candles, read_candles
 from btcbt.records import Candles, FloatArray, Window
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +46,19 @@ def make_windows(rng: np.random.Generator) -> Callable[..., list[Window]]:
         for array in (values, open_time):
             array.setflags(write=False)
         return [Window(open_time[i : i + context], values[i : i + context], HOUR_MS) for i in range(n)]
+
+    return build
+
+
+@pytest.fixture
+def make_history(rng: np.random.Generator) -> Callable[..., Candles]:
+    """Build a simulated history of n hours from 2019-01-01, without the rows that are named missing."""
+
+    def build(n: int, missing: Sequence[int] = (), *, price: float = 4000.0) -> Candles:
+        values = simulate_candles(rng, n, price=price, volatility=0.006)
+        open_time = START_MS + HOUR_MS * np.arange(n, dtype=np.int64)
+        keep = np.setdiff1d(np.arange(n), missing)
+        return make_candles(open_time[keep], values[keep], interval="1h", source="simulated")
 
     return build
 

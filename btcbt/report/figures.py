@@ -122,7 +122,7 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
                 )
             axes.axvline(_dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
             _style(axes, label if column == 0 else "")
-            _date_axis(axes)
+        _date_axis(panels[1, column])
         panels[1, column].set_ylim(bottom=0)
         panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
     panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
@@ -211,7 +211,9 @@ def _fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last
     samples = np.column_stack([np.full(len(paths), last), paths])
     for level, opacity in BANDS:
         low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        axes.fill_between(times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{level:.0%}")
+        axes.fill_between(
+            times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} % of paths"
+        )
     axes.plot(times, np.median(samples, axis=0), color=colour, linewidth=1.6, label="median")
 
 
