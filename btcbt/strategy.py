@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from btcbt.errors import StrategyError
 from btcbt.records import FloatArray, Forecast, Holding
 
+__all__ = ["Params", "Strategy", "StrategyError", "decide_all", "load_strategy"]
+
 
 class Params(BaseModel):
     """Base of a strategy's parameters: closed (unknown keys are errors), frozen, finite numbers only."""
@@ -159,6 +161,8 @@ def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str |
         held = (origin - since) // forecast.window.interval_ms
         try:
             decision = strategy.decide(forecast, Holding(weight=weight, candles_held=held))
+        except StrategyError as error:
+            raise StrategyError(f"strategy '{label}' at {_utc(origin)}: {error}") from error
         except Exception as error:
             raise StrategyError(f"strategy '{label}' failed at {_utc(origin)}: {_explain(error)}") from error
         target = _check(decision, label, origin)

@@ -1,0 +1,1 @@
+"""Strategies, one to a file: copy the one that is nearest to what you want."""
