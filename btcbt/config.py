@@ -160,6 +160,8 @@ class KronosConfig(PathForecasterConfig):
     dtype: Literal["float32", "bfloat16"] = "float32"
     sampling: Literal["independent", "systematic"] = "independent"
     overflow: Literal["recompute", "refuse"] = "recompute"
+    max_context: int | None = Field(None, ge=2, le=1 << 16)
+    """Tokens that the model attends to; that of the published size of its shape (512 for others) if left out."""
 
 
 class RandomWalkConfig(PathForecasterConfig):

@@ -185,7 +185,8 @@ class Holding:
 class DataRange:
     """A span of candles, [start, end) in ms UTC, that a fitted part has looked at.
 
-    `use` is one of ``pretraining``, ``finetuning``, ``selection`` or ``fit``.
+    `use` is one of ``pretraining``, ``finetuning``, ``selection``, ``fit``, or ``unknown`` for data of which nothing
+    is declared (its span is then without meaning).
     """
 
     use: str

@@ -143,7 +143,7 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
     ``selected-on``  weights were fitted on closed candles only, but chosen (checkpoint, threshold) on
                      later ones
     ``seen``         weights were fitted on a candle at or after the origin
-    ``unknown``      the ranges were never declared
+    ``unknown``      none of the above, and some range was never declared
     ===============  ==================================================================================
 
     An origin *before* a training range is ``seen`` although its own hours are not in it: weights fitted on
@@ -161,12 +161,12 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
     -------
     str (M,)
     """
+    known = [r for r in ranges or () if r.use != "unknown"]
     labels = np.full(len(origins), "clean", dtype="U11")
-    if ranges is None:
+    if ranges is None or len(known) < len(ranges):
         labels[:] = "unknown"
-        return labels
     for label in ("selected-on", "seen"):  # the worse label is written last
-        ends = [r.end for r in ranges if (r.use == "selection") == (label == "selected-on")]
+        ends = [r.end for r in known if (r.use == "selection") == (label == "selected-on")]
         if ends:
             labels[np.asarray(origins) < max(ends)] = label
     return labels

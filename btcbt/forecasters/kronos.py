@@ -1,0 +1,248 @@
+"""Kronos behind the Forecaster protocol: windows to sampled candles in quote and base units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from btcbt.config import KronosConfig, WindowsConfig
+from btcbt.errors import CheckpointError, ConfigError
+from btcbt.forecasters.base import Forecaster
+from btcbt.models.kronos.calendar import stamps
+from btcbt.models.kronos.checkpoints import NANO, read_data_ranges, resolve_folder, weights_digest
+from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
+from btcbt.models.kronos.decoder import Kronos
+from btcbt.models.kronos.generate import PathGenerator
+from btcbt.models.kronos.predictor import resolve_device
+from btcbt.models.kronos.published import known_ranges, known_tokenizer
+from btcbt.models.kronos.sampling import Filter, KeyedDraw
+from btcbt.models.kronos.scaling import Scaling
+from btcbt.models.kronos.tokenizer import KronosTokenizer
+from btcbt.randomness import uniforms
+from btcbt.records import DataRange, ForecastBatch, Window
+
+NUMERICS = 1
+"""Raised whenever the same weights, windows and seed give other paths than before."""
+
+_CPU_ORIGINS = 16  # more rows only spill the processor's caches
+_DEVICE_SHARE = 0.5
+
+
+class Checkpoint(NamedTuple):
+    """A model with its tokenizer, and the candles that both have looked at (None if unknown)."""
+
+    model: Kronos
+    tokenizer: KronosTokenizer
+    ranges: Sequence[DataRange] | None
+
+
+def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint:
+    """Load a pair of networks.
+
+    Parameters
+    ----------
+    checkpoint : str
+        ``kronos-nano``, a folder with ``model/`` and ``tokenizer/``, a folder with a model alone, or a hub id.
+    tokenizer : str, optional
+        Folder or hub id of the tokenizer, where it is not beside the model and not known by the model's name.
+
+    Raises
+    ------
+    CheckpointError
+        If something is missing or broken, or the two do not fit together.
+    """
+    root = NANO if checkpoint == "kronos-nano" else Path(checkpoint)
+    if (root / "model").is_dir():
+        model_from: str | Path = root / "model"
+        tokenizer_from: str | Path = tokenizer or root / "tokenizer"
+        ranges = read_data_ranges(root)
+    else:
+        model_from = resolve_folder(checkpoint)
+        named = tokenizer or known_tokenizer(checkpoint)
+        if named is None:
+            raise CheckpointError(f"{checkpoint}: its tokenizer is not known; name a folder or hub id in 'tokenizer'")
+        tokenizer_from = named
+        ranges = read_data_ranges(Path(model_from)) or known_ranges(checkpoint)
+    pair = Kronos.from_pretrained(model_from), KronosTokenizer.from_pretrained(tokenizer_from)
+    bits = [(part.config.s1_bits, part.config.s2_bits) for part in pair]
+    if bits[0] != bits[1]:
+        raise CheckpointError(
+            f"{checkpoint}: the model has {bits[0][0]} + {bits[0][1]} bits, the tokenizer {bits[1][0]} + {bits[1][1]}; "
+            "give the tokenizer that the model was trained with"
+        )
+    return Checkpoint(*pair, ranges)
+
+
+class KronosForecaster(Forecaster):
+    """Samples candles with a Kronos checkpoint; each window is scaled on itself.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    keep : Filter
+        Temperature, top-k and nucleus.
+    clip : float
+        Bound on scaled values.
+    max_context : int
+        Tokens that the model attends to.
+    device : torch.device
+    dtype : torch.dtype
+        Of the model; the tokenizer stays float32.
+    context, horizon, n_paths, seed
+        As in `Forecaster`.
+    batch_size : int, optional
+        Chosen from the device's free memory if left out.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        keep: Filter,
+        clip: float,
+        max_context: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        context: int,
+        horizon: int,
+        n_paths: int,
+        seed: int,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
+        self.keep, self.clip = keep, clip
+        self.checkpoint, self.device, self.dtype, self.max_context = checkpoint, device, dtype, max_context
+        self._batch_size = batch_size
+        self._digests = {
+            "model": weights_digest(checkpoint.model),
+            "tokenizer": weights_digest(checkpoint.tokenizer),
+        }
+        self.generator = PathGenerator(
+            checkpoint.tokenizer, checkpoint.model, max_context=max_context, device=device, dtype=dtype
+        )
+
+    @classmethod
+    def from_config(cls, config: KronosConfig, windows: WindowsConfig, seed: int) -> KronosForecaster:
+        """Build from a part of an experiment.
+
+        Raises
+        ------
+        ConfigError
+            If the device or its dtype is not available, or the horizon cannot fit.
+        CheckpointError
+            If the checkpoint is missing, broken or does not fit together.
+        """
+        checkpoint = load_checkpoint(config.checkpoint, config.tokenizer)
+        device = resolve_device(config.device)
+        max_context = config.max_context or _trained_context(checkpoint.model)
+        if config.overflow == "refuse" and windows.context + windows.horizon - 1 > max_context:
+            raise ConfigError(
+                f"context {windows.context} + horizon {windows.horizon} - 1 exceeds max_context {max_context} and "
+                f"'overflow' is 'refuse'; use a context of at most {max_context - windows.horizon + 1}"
+            )
+        return cls(
+            checkpoint,
+            keep=Filter(config.temperature, config.top_k, config.top_p),
+            clip=config.clip,
+            max_context=max_context,
+            device=device,
+            dtype=_resolve_dtype(config.dtype, device),
+            context=windows.context,
+            horizon=windows.horizon,
+            n_paths=config.n_paths,
+            seed=seed,
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
+        )
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        """Sample the H candles after each window; see `Forecaster.forecast`."""
+        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        context = np.stack([window.values for window in windows]).astype(np.float32)
+        times = np.stack([np.concatenate((w.open_time, w.future_open_time(self.horizon))) for w in windows])
+        scaling = Scaling.fit(context)
+        numbers = torch.from_numpy(uniforms(self.seed, origins, self.n_paths, self.horizon))
+        scaled = self.generator.generate(
+            torch.from_numpy(scaling.apply(context, self.clip)),
+            torch.from_numpy(stamps(times)),
+            horizon=self.horizon,
+            n_paths=self.n_paths,
+            draw=KeyedDraw(numbers.to(self.device)),
+            keep=self.keep,
+        )
+        paths = scaling.invert(scaled[:, 0].cpu().numpy())
+        return ForecastBatch(origins, paths, self._provenance())
+
+    def identity(self) -> Mapping[str, object]:
+        """Weights by content, and everything that shapes the sampling."""
+        return {
+            "kind": "kronos",
+            "numerics": NUMERICS,
+            "model_sha256": self._digests["model"],
+            "tokenizer_sha256": self._digests["tokenizer"],
+            "temperature": self.keep.temperature,
+            "top_k": self.keep.top_k,
+            "top_p": self.keep.top_p,
+            "clip": self.clip,
+            "max_context": self.max_context,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """Origins of one call; by default as many as half of the device's free memory holds."""
+        if self._batch_size is not None:
+            return self._batch_size
+        if self.device.type != "cuda":
+            return _CPU_ORIGINS
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, int(_DEVICE_SHARE * free // self._bytes_per_origin()))
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Candles that the checkpoint declares; None if it does not know them."""
+        return self.checkpoint.ranges
+
+    def _bytes_per_origin(self) -> int:
+        """Caches and scores of one origin at their largest, in bytes."""
+        shape = self.checkpoint.model.config
+        size = torch.finfo(self.dtype).bits // 8
+        tokens = self.context + self.n_paths * self.horizon
+        caches = 2 * (shape.n_layers + 1) * tokens * shape.d_model * size
+        scores = 4 * shape.n_heads * self.n_paths * (self.context + self.horizon) * size
+        logits = 4 * self.n_paths * 2 ** max(shape.s1_bits, shape.s2_bits) * 4
+        return caches + scores + logits + 16 * self.context * shape.ff_dim
+
+    def _provenance(self) -> Mapping[str, str]:
+        return MappingProxyType(
+            {
+                "forecaster": "kronos",
+                "model_sha256": self._digests["model"],
+                "tokenizer_sha256": self._digests["tokenizer"],
+                "device": str(self.device),
+                "dtype": str(self.dtype).removeprefix("torch."),
+            }
+        )
+
+
+def _trained_context(model: Kronos) -> int:
+    """Context of the published size that has this model's shape; 512 for any other."""
+    for name, shape in MODELS.items():
+        if (shape.d_model, shape.n_layers) == (model.config.d_model, model.config.n_layers):
+            return MAX_CONTEXT[name]
+    return 512
+
+
+def _resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    if dtype is torch.bfloat16:
+        supported = {
+            "cpu": lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+            "cuda": torch.cuda.is_bf16_supported,
+        }.get(device.type, lambda: False)
+        if not supported():
+            raise ConfigError(f"dtype 'bfloat16' is not supported by device '{device}'; use 'float32'")
+    return dtype
