@@ -1,10 +1,10 @@
 """Scores of sampled distributions: CRPS, energy score, pinball loss, intervals and PIT.
 
-Samples are paths drawn independently from a forecaster's distribution, so every score here is the estimate of
-what that distribution would score, not of what a finite sample would: CRPS and energy score are the fair
-versions (Ferro, 2014), quantiles are those for which a fresh draw falls below with the stated probability. A
-forecaster is then neither punished nor favoured for its number of paths. With one path both scores are the
-distance.
+Samples are paths drawn independently from a forecaster's distribution, so every score here is the estimate
+of what that distribution would score, not of what a finite sample would: CRPS and energy score are the fair
+versions (Ferro, 2014), quantiles are those for which a fresh draw falls below with the stated probability.
+A forecaster is then neither punished nor favoured for its number of paths. With one path both scores are
+the distance.
 
 NaN policy: a forecast with any NaN among its samples, or a NaN outcome, scores NaN.
 """
@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from btcbt.metrics.accuracy import Axis, nan_mean
-from btcbt.metrics.inference import cosine_projections
 from btcbt.records import FloatArray
 
 PROBABILITIES = (0.025, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.975)
@@ -88,10 +87,10 @@ def energy_score(samples: ArrayLike, outcome: ArrayLike) -> FloatArray:
 def sample_quantiles(sorted_samples: ArrayLike, probabilities: ArrayLike = PROBABILITIES) -> FloatArray:
     """Quantiles that a fresh draw from the same distribution falls below with probability p.
 
-    The k-th of S samples has a fresh draw below it with probability ``k / (S + 1)``, so the p-quantile is at
-    position ``p (S + 1)``, interpolated (Hyndman and Fan, 1996, type 6; Weibull). The common type 7 would
-    make the 90 % interval of 30 exchangeable paths hold 84 %. Beyond the extreme samples there is nothing to
-    interpolate: see `attainable_level`.
+    The k-th of S samples has a fresh draw below it with probability ``k / (S + 1)``, so the p-quantile is
+    at position ``p (S + 1)``, interpolated (Hyndman and Fan, 1996, type 6; Weibull). The common type 7
+    would make the 90 % interval of 30 exchangeable paths hold 84 %. Beyond the extreme samples there is
+    nothing to interpolate: see `attainable_level`.
 
     Parameters
     ----------
@@ -164,9 +163,9 @@ def covered(lower: ArrayLike, upper: ArrayLike, outcome: ArrayLike) -> FloatArra
 def probability_integral_transform(samples: ArrayLike, outcome: ArrayLike, jitter: ArrayLike) -> FloatArray:
     """Where the outcome falls in the sampled distribution, exactly uniform if that is right.
 
-    ``(below + jitter (equal + 1)) / (S + 1)`` with `jitter` uniform on [0, 1): the randomised PIT of discrete
-    distributions (Smith, 1985; Czado, Gneiting and Held, 2009), so that few paths and ties (hours without
-    volume) leave it uniform.
+    ``(below + jitter (equal + 1)) / (S + 1)`` with `jitter` uniform on [0, 1): the randomised PIT of
+    discrete distributions (Smith, 1985; Czado, Gneiting and Held, 2009), so that few paths and ties (hours
+    without volume) leave it uniform.
 
     Parameters
     ----------
@@ -187,22 +186,22 @@ def probability_integral_transform(samples: ArrayLike, outcome: ArrayLike, jitte
 
 @dataclass(frozen=True, slots=True)
 class UniformityTest:
-    """Outcome of `uniformity_test`: an F statistic, its p-value, the moments and observations used."""
+    """Outcome of `uniformity_test`: the statistic, its p-value, and the observations used."""
 
     statistic: float
     p_value: float
-    moments: int
     n: int
 
 
 def uniformity_test(pit: ArrayLike, overlap: int) -> UniformityTest:
-    """Test whether PITs are uniform, allowing for overlapping horizons.
+    """Test whether PITs are uniform, on every `overlap`-th origin.
 
-    Neyman's smooth test on the first four Legendre polynomials (location, spread, skewness, tails), as
-    Knüppel (2015, JBES 33) recommends for serially dependent PITs, with the equally weighted cosine
-    covariance and its F distribution (Lazarus et al., 2018). Fewer moments where the record is short. Rejects
-    in the upper tail alone; NaN dropped; NaN where the record is shorter than four overlaps or the PIT is
-    constant.
+    Neyman's smooth test (1937) with the first four Legendre polynomials (location, spread, skewness,
+    tails): under correct forecasts the PITs of origins whose outcomes do not overlap are independent, so
+    ``n sum_j mean(P_j)^2`` is chi-squared with four degrees of freedom. Thinning costs little power, as
+    overlapping PITs say nearly the same; a long-run covariance of all of them rejects a true null in 9 to
+    14 % of simulations with an overlap of 24. Rejects in the upper tail alone. NaN dropped after thinning;
+    NaN with fewer than ten left.
 
     Parameters
     ----------
@@ -211,23 +210,13 @@ def uniformity_test(pit: ArrayLike, overlap: int) -> UniformityTest:
     overlap : int
         Origins whose outcomes overlap, itself included.
     """
-    x = np.asarray(pit, dtype=np.float64)
+    x = np.asarray(pit, dtype=np.float64)[::overlap]
     x = 2.0 * x[np.isfinite(x)] - 1.0
-    powers = np.stack([np.sqrt(2.0 * k + 1.0) * _legendre(x, k) for k in range(1, 5)], axis=-1)
-    projections = cosine_projections(powers, overlap)
-    degrees = len(projections)
-    moments = min(4, degrees // 2)
-    if moments == 0:
-        return UniformityTest(float("nan"), float("nan"), 0, len(x))
-    projections = projections[:, :moments]
-    covariance = projections.T @ projections / degrees
-    if np.linalg.matrix_rank(covariance) < moments:
-        return UniformityTest(float("nan"), float("nan"), moments, len(x))
-    means = powers[:, :moments].mean(axis=0)
-    wald = len(x) * float(means @ np.linalg.solve(covariance, means))
-    statistic = wald * (degrees - moments + 1) / (moments * degrees)
-    p_value = float(stats.f.sf(statistic, moments, degrees - moments + 1))
-    return UniformityTest(statistic, p_value, moments, len(x))
+    if len(x) < 10:
+        return UniformityTest(float("nan"), float("nan"), len(x))
+    means = [np.sqrt(2.0 * k + 1.0) * float(_legendre(x, k).mean()) for k in range(1, 5)]
+    statistic = len(x) * float(np.sum(np.square(means)))
+    return UniformityTest(statistic, float(stats.chi2.sf(statistic, 4)), len(x))
 
 
 def _legendre(x: FloatArray, order: int) -> FloatArray:
