@@ -458,4 +458,4 @@ def _carry_paid(market: _Market, carry: _Carry, units: FloatArray) -> tuple[Floa
 def _time(open_time: IntArray) -> pd.DatetimeIndex:
     import pandas as pd
 
-    return pd.to_datetime(open_time, unit="ms", utc=True)
+    return pd.DatetimeIndex(open_time.astype("datetime64[ms]")).tz_localize("UTC")
