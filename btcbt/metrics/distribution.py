@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from btcbt.metrics.accuracy import Axis, nan_mean
 from btcbt.records import FloatArray
 
 PROBABILITIES = (0.025, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.975)
@@ -148,16 +147,39 @@ def interval(quantiles: ArrayLike, level: int) -> tuple[FloatArray, FloatArray]:
     return ends[..., lower], ends[..., -1 - lower]
 
 
-def coverage(lower: ArrayLike, upper: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Percent of outcomes inside a closed interval; NaN places are left out."""
-    return 100.0 * nan_mean(covered(lower, upper, outcome), axis)
+def interval_coverage(sorted_samples: ArrayLike, outcome: ArrayLike, level: float) -> FloatArray:
+    """How much of the central interval of `level` percent held the outcome: 1 inside, 0 outside.
 
+    The interval's ends lie between two samples each. Interpolating them linearly makes the interval too wide
+    where the density falls off (a 90 % interval of 30 draws from Student's t(4) holds 91.4 %), so the two
+    indicators are interpolated instead: the outcome counts by the weights with which `sample_quantiles` mixes
+    the intervals from sample to sample. Its expectation is exactly `attainable_level` for any calibrated
+    continuous forecast.
 
-def covered(lower: ArrayLike, upper: ArrayLike, outcome: ArrayLike) -> FloatArray:
-    """1 where the outcome lies in the closed interval, 0 where not, NaN where any is NaN."""
-    lower, upper, outcome = (np.asarray(a, dtype=np.float64) for a in (lower, upper, outcome))
-    inside = (outcome >= lower) & (outcome <= upper)
-    return np.where(np.isnan(lower) | np.isnan(upper) | np.isnan(outcome), np.nan, inside)
+    Parameters
+    ----------
+    sorted_samples : float (..., S)
+        Samples in increasing order, last axis.
+    outcome : float (...)
+    level : float
+        Percent.
+
+    Returns
+    -------
+    float64 (...)
+        In [0, 1]; intervals are closed; NaN where the outcome or any sample is.
+    """
+    x, y = np.asarray(sorted_samples), np.asarray(outcome, dtype=np.float64)
+    n = x.shape[-1]
+    position = min(max((1.0 - level / 100.0) / 2.0 * (n + 1) - 1.0, 0.0), (n - 1) / 2.0)
+    outer = int(position)
+    inner = min(outer + 1, n - 1 - outer)
+    weight = position - outer
+    missed = np.zeros(y.shape)
+    for k, share in ((outer, 1.0 - weight), (inner, weight)):
+        low, high = min(k, n - 1 - k), max(k, n - 1 - k)
+        missed += share * ((y < x[..., low]) | (y > x[..., high]))
+    return np.where(np.isnan(y) | np.isnan(x).any(axis=-1), np.nan, 1.0 - missed)
 
 
 def probability_integral_transform(samples: ArrayLike, outcome: ArrayLike, jitter: ArrayLike) -> FloatArray:

@@ -1,6 +1,6 @@
 """A panel of scores: what one forecaster did at every origin, step and channel.
 
-Forecasts are scored shard by shard, so that only scores stay in memory: about 75 bytes for each origin, step
+Forecasts are scored shard by shard, so that only scores stay in memory: about 85 bytes for each origin, step
 and channel. Everything that `summary` reports is computed from a panel, so one can split it by any label
 afterwards.
 
@@ -70,6 +70,8 @@ class LossPanel:
         Mean of the paths, its scale-free twin (the mean of the log returns), CRPS in both units, and PIT.
     quantiles : float32 (B, H, C, Q)
         At `distribution.PROBABILITIES`, in quote and base units.
+    covered : float32 (B, H, C, 4)
+        Coverage of the central intervals of `distribution.LEVELS`, 0 to 1.
     energy_bps : float64 (B,)
         Energy score of the close path as a vector of H log returns from the origin.
     variance, realised : float64 (B, H)
@@ -94,6 +96,7 @@ class LossPanel:
     crps_bps: Float32Array
     pit: Float32Array
     quantiles: Float32Array
+    covered: Float32Array
     energy_bps: FloatArray
     variance: FloatArray
     realised: FloatArray
@@ -245,6 +248,7 @@ def _score_chunk(
     scaled = _scale_free(samples, last_close, mean_volume)
     scaled_outcome = _scale_free(outcome, last_close, mean_volume)
     jitter = np.swapaxes(uniforms(_JITTER_SEED, origins, n_scored, horizon)[..., 0], 1, 2)
+    covered = np.stack([distribution.interval_coverage(samples, outcome, v) for v in distribution.LEVELS], -1)
     close_paths = np.asarray(paths[..., CLOSE], dtype=np.float64)
     logs = _log_returns(close_paths, last_close[:, None])
     return {
@@ -260,6 +264,7 @@ def _score_chunk(
         "crps_bps": distribution.crps(scaled, scaled_outcome, is_sorted=True).astype(np.float32),
         "pit": distribution.probability_integral_transform(samples, outcome, jitter).astype(np.float32),
         "quantiles": distribution.sample_quantiles(samples).astype(np.float32),
+        "covered": covered.astype(np.float32),
         "energy_bps": distribution.energy_score(logs, _log_returns(outcome[..., CLOSE], last_close)),
         "variance": realised_variance(close_paths, last_close[:, None]).mean(axis=1),
         "realised": realised_variance(outcome[..., CLOSE], last_close),

@@ -186,9 +186,8 @@ def _interval_scores(panel: LossPanel) -> _Scores:
         out[f"pinball_q{1000 * probability:03.0f}"] = _by_step(accuracy.nan_mean, pinball[..., q])
     del pinball
     quantiles_bps = panel.to_bps(panel.quantiles)
-    for level in distribution.LEVELS:
-        ends = distribution.interval(panel.quantiles, level)
-        out[f"coverage{level}"] = _by_step(distribution.coverage, *ends, panel.outcome)
+    for i, level in enumerate(distribution.LEVELS):
+        out[f"coverage{level}"] = 100.0 * _by_step(accuracy.nan_mean, panel.covered[..., i])
         lower, upper = distribution.interval(quantiles_bps, level)
         out[f"width{level}_bps"] = _by_step(accuracy.nan_mean, upper - lower)
     return out

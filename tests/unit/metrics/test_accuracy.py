@@ -1,0 +1,156 @@
+"""Point errors against scikit-learn, statsmodels, pandas and plain loops."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from sklearn import metrics as sk
+
+from btcbt.metrics import accuracy
+
+
+def test_errors_equal_those_of_scikit_learn(rng):
+    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 200, 4))
+    for k in range(4):
+        f, o, n = forecast[:, k], outcome[:, k], naive[:, k]
+        assert accuracy.mean_absolute_error(forecast, outcome)[k] == pytest.approx(
+            sk.mean_absolute_error(o, f)
+        )
+        assert accuracy.root_mean_squared_error(forecast, outcome)[k] == pytest.approx(
+            sk.root_mean_squared_error(o, f)
+        )
+        assert accuracy.mean_absolute_percentage_error(forecast, outcome)[k] == pytest.approx(
+            100 * sk.mean_absolute_percentage_error(o, f)
+        )
+        assert accuracy.mean_absolute_scaled_error(forecast, outcome, naive)[k] == pytest.approx(
+            sk.mean_absolute_error(o, f) / sk.mean_absolute_error(o, n)
+        )
+        assert accuracy.bias(forecast, outcome)[k] == pytest.approx(sum(f - o) / 200)
+
+
+def test_r2_against_a_constant_is_that_of_scikit_learn(rng):
+    outcome = rng.normal(size=50)
+    forecast = outcome + 0.3 * rng.normal(size=50)
+    naive = np.full(50, outcome.mean())
+    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == pytest.approx(
+        sk.r2_score(outcome, forecast)
+    )
+
+
+def test_pooling_steps_is_scoring_the_flat_array(rng):
+    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 30, 6, 2))
+    for score in (accuracy.mean_absolute_scaled_error, accuracy.r2_out_of_sample):
+        flat = [a.reshape(180, 2) for a in (forecast, outcome, naive)]
+        np.testing.assert_allclose(score(forecast, outcome, naive, axis=(0, 1)), score(*flat))
+
+
+def test_nan_is_left_out_on_every_side_of_a_ratio():
+    forecast, outcome, naive = (
+        np.array([1.0, np.nan, 3.0, 4.0]),
+        np.array([2.0, 2.0, 2.0, np.nan]),
+        np.ones(4),
+    )
+    assert accuracy.mean_absolute_error(forecast, outcome) == 1.0
+    assert accuracy.mean_absolute_scaled_error(forecast, outcome, naive) == 1.0
+    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == 0.0
+    broken_naive = np.array([np.nan, 1.0, 1.0, 1.0])
+    assert accuracy.mean_absolute_scaled_error(forecast, outcome, broken_naive) == 1.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_left_is_nan_without_a_warning():
+    empty = np.full(3, np.nan)
+    assert np.isnan(accuracy.mean_absolute_error(empty, np.ones(3)))
+    assert np.isnan(accuracy.directional_accuracy(np.zeros(3), np.ones(3)))
+    assert np.isnan(accuracy.mean_absolute_scaled_error(np.ones(3), np.ones(3), np.ones(3)))
+    assert np.isnan(accuracy.r2_out_of_sample(np.ones(3), np.ones(3), np.ones(3)))
+    assert np.isnan(accuracy.mean_absolute_percentage_error(np.ones(2), np.zeros(2)))
+
+
+def test_an_hour_without_volume_does_not_make_the_percentage_infinite():
+    assert accuracy.mean_absolute_percentage_error([1.0, 3.0], [0.0, 2.0]) == 50.0
+
+
+def test_direction_counts_signs_and_leaves_out_zeros():
+    forecast = np.array([1.0, -1.0, 2.0, 0.0, 1.0, np.nan])
+    outcome = np.array([0.5, 1.0, 3.0, 1.0, 0.0, 1.0])
+    assert accuracy.directional_accuracy(forecast, outcome) == pytest.approx(2 / 3)
+
+
+def pesaran_timmermann_by_counting(x, y):
+    """The 1992 statistic from counts alone."""
+    n = len(x)
+    px, py = sum(v > 0 for v in x) / n, sum(v > 0 for v in y) / n
+    hits = sum((a > 0) == (b > 0) for a, b in zip(x, y, strict=True)) / n
+    chance = px * py + (1 - px) * (1 - py)
+    v1 = chance * (1 - chance) / n
+    v2 = (2 * py - 1) ** 2 * px * (1 - px) / n + (2 * px - 1) ** 2 * py * (1 - py) / n
+    v2 += 4 * px * py * (1 - px) * (1 - py) / n**2
+    return hits, chance, (hits - chance) / (v1 - v2) ** 0.5
+
+
+def test_pesaran_timmermann_equals_counting(rng):
+    y = rng.normal(0.2, 1.0, 300)
+    x = 0.3 * y + rng.normal(size=300)
+    test = accuracy.pesaran_timmermann(x, y)
+    assert (test.accuracy, test.expected, test.statistic) == pytest.approx(
+        pesaran_timmermann_by_counting(x, y)
+    )
+
+
+def test_pesaran_timmermann_squared_is_near_chi_squared_of_the_sign_table(rng):
+    y = rng.normal(size=2000)
+    x = 0.3 * y + rng.normal(size=2000)
+    table = pd.crosstab(x > 0, y > 0).to_numpy()
+    chi2 = stats.chi2_contingency(table, correction=False).statistic
+    test = accuracy.pesaran_timmermann(x, y, 1)
+    assert test.statistic**2 == pytest.approx(chi2, rel=0.01)
+    assert test.p_value < 0.01
+    assert accuracy.pesaran_timmermann(-x, y, 1).p_value > 0.99
+
+
+def test_a_forecast_that_always_rises_has_no_direction_test():
+    test = accuracy.pesaran_timmermann(np.ones(50), np.tile([1.0, -1.0], 25))
+    assert test.accuracy == 0.5
+    assert np.isnan(test.p_value)
+    assert accuracy.pesaran_timmermann([0.0], [1.0]).n == 0
+
+
+def test_information_coefficients_equal_those_of_pandas_with_ties(rng):
+    x = np.round(rng.normal(size=400), 1)
+    y = np.round(0.2 * x + rng.normal(size=400), 1)
+    frame = pd.DataFrame({"x": x, "y": y})
+    assert accuracy.information_coefficient(x, y).mean == pytest.approx(frame.corr().loc["x", "y"])
+    assert accuracy.information_coefficient(x, y, rank=True).mean == pytest.approx(
+        frame.corr("spearman").loc["x", "y"]
+    )
+
+
+def test_the_ic_statistic_is_near_that_of_a_regression_with_robust_errors(rng):
+    x = rng.normal(size=3000)
+    y = 0.05 * x + rng.normal(size=3000) * (1 + 0.5 * np.abs(x))
+    robust = sm.OLS(y, sm.add_constant(x)).fit(cov_type="HC0").tvalues[1]
+    assert accuracy.information_coefficient(x, y).statistic == pytest.approx(robust, rel=0.15)
+
+
+def test_an_ic_without_variation_is_nan_and_nan_pairs_are_dropped(rng):
+    x = rng.normal(size=100)
+    assert np.isnan(accuracy.information_coefficient(np.full(100, 0.1), x).mean)
+    assert np.isnan(accuracy.information_coefficient([1.0], [2.0]).statistic)
+    y = x.copy()
+    y[::10] = np.nan
+    test = accuracy.information_coefficient(x, y)
+    assert test.mean == pytest.approx(1.0)
+    assert test.n == 90
+
+
+def test_overlapping_outcomes_widen_the_error_of_an_ic(rng):
+    steps = rng.normal(size=5000)
+    outcome = np.convolve(steps, np.ones(24), "valid")
+    forecast = np.convolve(rng.normal(size=5000), np.ones(24), "valid")
+    naive = accuracy.information_coefficient(forecast, outcome, 1)
+    honest = accuracy.information_coefficient(forecast, outcome, 24)
+    assert honest.standard_error > 0.9 * naive.standard_error
+    # Both series are moving averages of 24, so the product's variance is (2/3) x 24 times the naive 1 / n.
+    assert honest.standard_error == pytest.approx(np.sqrt(16 / len(outcome)), rel=0.35)
