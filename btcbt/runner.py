@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from btcbt.candles import read_candles
 from btcbt.config import RANDOM_WALK, STORE_FOLDER, RandomWalkConfig, RunConfig, load_config, time_text
 from btcbt.errors import BtcbtError, CandleError, ConfigError
 from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
 from btcbt.metrics import LossPanel, score_batch, summarise
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import Float32Array, FloatArray, Forecast, ForecastBatch, IntArray
@@ -207,27 +208,34 @@ class _Walk:
                 return
             member.store.describe(member.meaning)
             size = self.config.store.shard_size
+            shards = [missing[start : start + size] for start in range(0, len(missing), size)]
             with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
-                for start in range(0, len(missing), size):
-                    rows = missing[start : start + size]
-                    writer.put(self.digests[rows], self._forecast_shard(member, rows, advance))
+                for rows, batch in self._forecast_shards(member, shards, advance):
+                    writer.put(self.digests[rows], batch)
                     stop()
         member.computed = len(missing)
         member.plan = member.store.plan(self.windows.origins, self.digests)
 
-    def _forecast_shard(
-        self, member: Member, rows: IntArray, advance: Callable[[int], None]
-    ) -> ForecastBatch:
-        paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
-        provenance: Mapping[str, str] = {}
-        step = member.forecaster.batch_size
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            batch = member.forecaster.forecast([self.windows[int(row)] for row in part])
-            paths[start : start + len(part)] = _checked(member.name, batch, self.windows.origins[part])
-            provenance = batch.provenance
-            advance(len(part))
-        return ForecastBatch(self.windows.origins[rows], paths, provenance)
+    def _forecast_shards(
+        self, member: Member, shards: Sequence[IntArray], advance: Callable[[int], None]
+    ) -> Iterator[tuple[IntArray, ForecastBatch]]:
+        """The forecasts of each shard, made in batches that do not cross from one shard to the next."""
+        forecaster, count = member.forecaster, sum(map(len, shards))
+        step = batch_size(forecaster, count)
+        parts = [[rows[start : start + step] for start in range(0, len(rows), step)] for rows in shards]
+        asked = ([self.windows[int(row)] for row in part] for shard in parts for part in shard)
+        batches = forecast_in_order(forecaster, asked, processes(forecaster, count))
+        for rows, shard in zip(shards, parts, strict=True):
+            paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
+            provenance: Mapping[str, str] = {}
+            done = 0
+            for part in shard:
+                batch = next(batches)
+                paths[done : done + len(part)] = _checked(member.name, batch, self.windows.origins[part])
+                provenance = batch.provenance
+                done += len(part)
+                advance(len(part))
+            yield rows, ForecastBatch(self.windows.origins[rows], paths, provenance)
 
     # -- scores ---------------------------------------------------------------------------------------
 
@@ -484,5 +492,9 @@ def _stop_between_shards(progress: Progress) -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, handle)
     try:
         yield stop
+    except Exception:
+        if asked.is_set():  # a worker process may have been stopped by the same Ctrl-C
+            raise Interrupted from None
+        raise
     finally:
         signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from btcbt.records import DataRange, ForecastBatch, Window
 
@@ -22,6 +23,9 @@ class Forecaster(ABC):
     seed : int
         Keys the random numbers (`btcbt.randomness.uniforms`).
     """
+
+    single_threaded: ClassVar[bool] = False
+    """True if a forecast is so slow, and keeps to one core, that several processes pay."""
 
     def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int) -> None:
         self.context = context

@@ -44,6 +44,7 @@ class Garch(Baseline):
     """
 
     kind: ClassVar[str] = "garch"
+    single_threaded: ClassVar[bool] = True
 
     def __init__(
         self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None
