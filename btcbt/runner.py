@@ -71,6 +71,7 @@ class Member:
     labels: Any
     traded: bool
     computed: int = 0
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,17 +205,18 @@ class _Walk:
         missing = member.plan.missing
         total = len(self.windows)
         with self.progress.stage(f"forecast {member.name}", total, done=total - len(missing)) as advance:
-            if not len(missing):
-                return
-            member.store.describe(member.meaning)
-            size = self.config.store.shard_size
-            shards = [missing[start : start + size] for start in range(0, len(missing), size)]
-            with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
-                for rows, batch in self._forecast_shards(member, shards, advance):
-                    writer.put(self.digests[rows], batch)
-                    stop()
-        member.computed = len(missing)
-        member.plan = member.store.plan(self.windows.origins, self.digests)
+            if len(missing):
+                member.store.describe(member.meaning)
+                size = self.config.store.shard_size
+                shards = [missing[start : start + size] for start in range(0, len(missing), size)]
+                with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
+                    for rows, batch in self._forecast_shards(member, shards, advance):
+                        writer.put(self.digests[rows], batch)
+                        stop()
+                member.computed = len(missing)
+                member.plan = member.store.plan(self.windows.origins, self.digests)
+        first = member.store.read(member.plan.part(slice(0, 1)), self.windows.origins[:1], 1)
+        member.provenance = next(first).provenance
 
     def _forecast_shards(
         self, member: Member, shards: Sequence[IntArray], advance: Callable[[int], None]
@@ -421,16 +423,12 @@ def make_traders(config: RunConfig) -> list[Trader]:
         strategy = load_strategy(chosen.use, chosen.params)
         if not strategy.uses_forecast:
             if chosen.forecasters is not None:
-                raise ConfigError(
-                    f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key"
-                )
+                raise ConfigError(f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key")
             traders.append(Trader(name, strategy, chosen.use, chosen.params, None))
             continue
         on = tuple(config.forecasters) if chosen.forecasters is None else chosen.forecasters
         if not on:
-            raise ConfigError(
-                f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'"
-            )
+            raise ConfigError(f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'")
         for forecaster in on:
             # A new instance for each, so that nothing is carried from one account to another.
             own = load_strategy(chosen.use, chosen.params)
@@ -456,6 +454,7 @@ def _describe(member: Member) -> dict[str, Any]:
         "labels": dict(Counter(str(label) for label in member.labels)),
         "computed": member.computed,
         "reused": len(member.labels) - member.computed,
+        "provenance": dict(member.provenance),
     }
 
 

@@ -108,6 +108,10 @@ class Plan:
         """Indices of the origins that no shard holds, increasing."""
         return np.flatnonzero(self.shard < 0)
 
+    def part(self, rows: slice) -> Plan:
+        """The plan of some of the origins."""
+        return Plan(self.shards, self.shard[rows], self.row[rows])
+
 
 class ForecastStore:
     """The forecasts of one key, in one folder.
@@ -178,9 +182,7 @@ class ForecastStore:
             If a forecast is missing from the plan, or a file has changed since it was planned.
         """
         if len(plan.missing):
-            raise StoreError(
-                f"{self.folder}: {len(plan.missing):,} of {len(origins):,} forecasts are missing"
-            )
+            raise StoreError(f"{self.folder}: {len(plan.missing):,} of {len(origins):,} forecasts are missing")
         tables: dict[int, pa.Table] = {}
         for start in range(0, len(origins), batch):
             part = slice(start, start + batch)
@@ -188,9 +190,7 @@ class ForecastStore:
             paths = np.empty((len(shard), *self.shape), dtype=np.float32)
             provenance: dict[str, str] = {}
             # A shard that spans two parts is read once; those behind are let go.
-            tables = {
-                w: tables.get(w) or self._read(plan.shards[w], ["paths"]) for w in map(int, np.unique(shard))
-            }
+            tables = {w: tables.get(w) or self._read(plan.shards[w], ["paths"]) for w in map(int, np.unique(shard))}
             for which, table in tables.items():
                 here = shard == which
                 paths[here] = _column(table, "paths", np.dtype("<f4"), self.shape)[row[here]]
@@ -211,22 +211,14 @@ class ForecastStore:
         content = self._encode(digests, batch)
         checksum = _checksum(content)
         path = self.folder / f"{batch.origins[0]}-{batch.origins[-1]}-{checksum}.parquet"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be written ({error.strerror}); what was finished before is kept, "
-                "make room and run again"
-            ) from None
+        self._put(path, content)
         return path
 
     def describe(self, meaning: Mapping[str, object]) -> None:
         """Leave a note of what the key stands for."""
         note = self.folder / "key.json"
         if not note.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(note, json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n")
+            self._put(note, json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n")
 
     def link_into(self, folder: Path, plan: Plan) -> None:
         """Make the planned shards part of another folder: hard links, or copies where links cannot be made.
@@ -240,6 +232,16 @@ class ForecastStore:
                 os.link(shard.path, target)
             except OSError:
                 write_whole(target, shard.path.read_bytes())
+
+    def _put(self, path: Path, content: Any) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"{path}: cannot be written ({error.strerror}); what was finished before is kept, "
+                "make room or choose another store.root, and run again"
+            ) from None
 
     def _encode(self, digests: Digests, batch: ForecastBatch) -> pa.Buffer:
         rows = len(batch)

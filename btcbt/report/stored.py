@@ -67,11 +67,10 @@ class StoredForecasts:
     def paths(self, start: int = 0, stop: int | None = None) -> Float32Array:
         """Paths (B, S, H, 6) of the origins ``start .. stop``."""
         part = slice(start, stop)
-        plan = Plan(self._plan.shards, self._plan.shard[part], self._plan.row[part])
         origins = self.origins[part]
         if not len(origins):
             return np.empty((0, *self._store.shape), dtype=np.float32)
-        return next(self._store.read(plan, origins, len(origins))).paths
+        return next(self._store.read(self._plan.part(part), origins, len(origins))).paths
 
 
 @dataclass(frozen=True, slots=True, eq=False)
