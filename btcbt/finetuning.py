@@ -41,31 +41,52 @@ def finetune(config: FinetuneConfig, report: Callable[[str], None]) -> Path:
     every = {name: history.read_candles(name, config.interval) for name in config.candles}
     train = WindowSampler(list(every.values()), config.train, config.window)
     select = WindowSampler([every[name] for name in config.select_on or config.candles], config.select, config.window)
-    report(f"{len(train.starts):,} training windows, {len(select.starts):,} selection windows of {config.window} candles")
+    report(
+        f"{len(train.starts):,} training windows, {len(select.starts):,} selection windows of {config.window} candles"
+    )
 
     torch.manual_seed(config.seed)
     tokenizer = KronosTokenizer(TOKENIZERS[config.tokenizer_size])
     shape = MODELS[config.size]
     model = Kronos(
         dataclasses.replace(
-            shape, ffn_dropout_p=config.dropout, resid_dropout_p=config.dropout, token_dropout_p=config.dropout
+            shape,
+            ffn_dropout_p=config.dropout,
+            resid_dropout_p=config.dropout,
+            token_dropout_p=config.dropout,
         )
     )
     freeze_calendar(model, config.calendar)
 
     report(f"tokenizer '{config.tokenizer_size}', {_size(tokenizer):,} parameters")
     curve = fit(
-        tokenizer, lambda batch: tokenizer_losses(tokenizer, batch), train, select, config, config.tokenizer, 0, report
+        tokenizer,
+        lambda batch: tokenizer_losses(tokenizer, batch),
+        train,
+        select,
+        config,
+        config.tokenizer,
+        0,
+        report,
     )
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(output / "tokenizer")
     _write_curve(curve, output / "tokenizer_loss.csv")
 
-    report(f"model '{config.size}', {_size(model):,} parameters; ln V = {math.log(2**shape.s1_bits):.3f} nats untrained")
+    report(
+        f"model '{config.size}', {_size(model):,} parameters; ln V = {math.log(2**shape.s1_bits):.3f} nats untrained"
+    )
     tokenizer.requires_grad_(False).eval()
     curve = fit(
-        model, lambda batch: model_losses(model, tokenizer, batch), train, select, config, config.model, 1, report
+        model,
+        lambda batch: model_losses(model, tokenizer, batch),
+        train,
+        select,
+        config,
+        config.model,
+        1,
+        report,
     )
     model.save_pretrained(output / "model")
     _write_curve(curve, output / "model_loss.csv")

@@ -22,12 +22,18 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real Binance candles, which are not the project's to carry."""
-    folder = Path(os.environ.get("BTCBT_SHARED", ROOT.parent / "shared")) / "data"
+def shared() -> Path:
+    """The folder of what tests use and the project may not carry: real candles, and golden vectors."""
+    folder = Path(os.environ.get("BTCBT_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"no real candles in {folder}; set BTCBT_SHARED to the folder that holds data/*.parquet")
+        pytest.skip(f"no folder {folder}; set BTCBT_SHARED to the one that holds data/ and golden/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Path) -> Path:
+    """The folder of real Binance candles."""
+    return shared / "data"
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
     if (root / "model").is_dir():
         model_from: str | Path = root / "model"
         tokenizer_from: str | Path = tokenizer or root / "tokenizer"
-        ranges = read_data_ranges(root)
+        ranges: Sequence[DataRange] | None = read_data_ranges(root)
     else:
         model_from = resolve_folder(checkpoint)
         named = tokenizer or known_tokenizer(checkpoint)

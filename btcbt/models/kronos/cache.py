@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from btcbt.models.kronos.config import RMS_EPS
-from btcbt.models.kronos.layers import Attention, Block, inverse_frequencies
+from btcbt.models.kronos.layers import Block, inverse_frequencies
 from btcbt.models.kronos.linear import Linear
 
 
@@ -132,7 +133,7 @@ class CachedBlock:
     """Inference form of a `Block`: four matrix products, fused."""
 
     def __init__(self, block: Block, dtype: torch.dtype, device: torch.device, packed: bool) -> None:
-        attention: Attention = block.self_attn
+        attention = block.self_attn
         self.n_heads = h = attention.n_heads
         self.head_dim = d = attention.q_proj.in_features // h
         norm1, norm2 = block.norm1.weight, block.norm2.weight
@@ -180,8 +181,10 @@ class CachedStack:
         See `Linear`.
     """
 
-    def __init__(self, blocks: Iterable[Block], dtype: torch.dtype, device: torch.device, packed: bool = True) -> None:
-        self.blocks = [CachedBlock(block, dtype, device, packed) for block in blocks]
+    def __init__(
+        self, blocks: Iterable[nn.Module], dtype: torch.dtype, device: torch.device, packed: bool = True
+    ) -> None:
+        self.blocks = [CachedBlock(cast(Block, block), dtype, device, packed) for block in blocks]
 
     def prefill(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Run contexts (B, T, D) through the blocks.

@@ -96,12 +96,10 @@ def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> P
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder; give a checkpoint folder or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE])
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
@@ -199,7 +197,9 @@ def read_data_ranges(folder: Path) -> tuple[DataRange, ...] | None:
 
 def write_data_ranges(folder: Path, ranges: tuple[DataRange, ...] | None, note: str = "") -> None:
     """Write what `read_data_ranges` reads."""
-    entries = None if ranges is None else [{"use": r.use, "start": _ms_iso(r.start), "end": _ms_iso(r.end)} for r in ranges]
+    entries = (
+        None if ranges is None else [{"use": r.use, "start": _ms_iso(r.start), "end": _ms_iso(r.end)} for r in ranges]
+    )
     content: Mapping[str, object] = {"ranges": entries, "note": note}
     (folder / RANGES_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

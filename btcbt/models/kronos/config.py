@@ -43,7 +43,7 @@ class _Shape:
                     raise CheckpointError(f"{where}: key '{field.name}' is missing; is this a Kronos checkpoint?")
                 continue
             value = values[field.name]
-            wanted = {"int": int, "float": (int, float), "bool": bool}[str(field.type)]
+            wanted: Any = {"int": int, "float": (int, float), "bool": bool}[str(field.type)]
             if not isinstance(value, wanted) or (isinstance(value, bool) and field.type != "bool"):
                 raise CheckpointError(f"{where}: key '{field.name}' is {value!r}; expected {field.type}")
             kwargs[field.name] = value
@@ -67,7 +67,7 @@ class _Shape:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of a ``config.json``."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
         """Map ids (B, T) to (B, T, D)."""
-        return self.fusion_proj(torch.cat((self.emb_s1(s1), self.emb_s2(s2)), -1) * self.scale)  # type: ignore[no-any-return]
+        return self.fusion_proj(torch.cat((self.emb_s1(s1), self.emb_s2(s2)), -1) * self.scale)
 
 
 class CalendarEmbedding(nn.Module):
@@ -63,7 +62,7 @@ class DependencyLayer(nn.Module):
 
     def forward(self, hidden: Tensor, sibling: Tensor, *, causal: bool, positions: bool) -> Tensor:
         """Mix `hidden` (B, T, D) as asked by `sibling` (B, L, D), add the residual `hidden`, normalise."""
-        return self.norm(hidden + self.cross_attn(sibling, hidden, causal=causal, positions=positions))  # type: ignore[no-any-return]
+        return self.norm(hidden + self.cross_attn(sibling, hidden, causal=causal, positions=positions))
 
 
 class DualHead(nn.Module):
@@ -161,7 +160,7 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
         x = self.token_drop(self.embedding(s1, s2) + self.time_emb(stamp))
         for block in self.transformer:
             x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)
 
     def decode_s2(self, hidden: Tensor, s1_next: Tensor) -> Tensor:
         """Fine logits given the next coarse id.
@@ -181,6 +180,4 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
         sibling: Tensor = self.embedding.emb_s1(s1_next)
         if sibling.shape[1] != 1:
             raise ValueError(f"s1_next has {sibling.shape[1]} positions; decode_s2 takes the next one alone")
-        return self.head.proj_s2(self.dep_layer(hidden, sibling, causal=False, positions=False))  # type: ignore[no-any-return]
-
-
+        return self.head.proj_s2(self.dep_layer(hidden, sibling, causal=False, positions=False))

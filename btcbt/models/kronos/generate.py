@@ -89,10 +89,10 @@ class TokenizerEngine:
         groups = context[0].shape[0] * self.decoder.blocks[0].n_heads
         scratch = Scratch.new(groups, rows * horizon, length + horizon, kept[0][0])
         positions = layout.row_ends[:, None] + torch.arange(horizon, device=new[0].device)
-        return self.tokenizer.head(self.decoder.extend(self._embed(*new), memories, positions, scratch))  # type: ignore[no-any-return]
+        return self.tokenizer.head(self.decoder.extend(self._embed(*new), memories, positions, scratch))
 
     def _embed(self, s1: Tensor, s2: Tensor) -> Tensor:
-        return self.tokenizer.post_quant_embed(self.tokenizer.tokenizer.codes(s1, s2))  # type: ignore[no-any-return]
+        return self.tokenizer.post_quant_embed(self.tokenizer.tokenizer.codes(s1, s2))
 
 
 class ModelEngine:
@@ -277,7 +277,7 @@ class PathGenerator:
         ConfigError
             If the horizon, or an anchored block, does not fit `max_context`.
         """
-        groups, length = scaled.shape[:2]
+        length = scaled.shape[1]
         layout = Layout(torch.tensor(ends or [length], device=self.device), n_paths)
         self._check(length, horizon, anchored=ends is not None)
         stamps = stamps.to(self.device)
@@ -306,7 +306,13 @@ class PathGenerator:
             )  # fmt: skip
 
     def _grow(
-        self, ids: tuple[Tensor, Tensor], stamps: Tensor, horizon: int, layout: Layout, draw: Draw, keep: Filter
+        self,
+        ids: tuple[Tensor, Tensor],
+        stamps: Tensor,
+        horizon: int,
+        layout: Layout,
+        draw: Draw,
+        keep: Filter,
     ) -> tuple[Tensor, Tensor]:
         """Sample ids (G, R, H), both sub-tokens."""
         groups, length = ids[0].shape

@@ -79,7 +79,7 @@ class Attention(nn.Module):
             q, k = self.rotary(q), self.rotary(k)
         dropout = self.attn_dropout_p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
-        return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+        return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -94,14 +94,20 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))  # type: ignore[no-any-return]
+        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
 class Block(nn.Module):
     """Pre-norm causal transformer block."""
 
     def __init__(
-        self, d_model: int, n_heads: int, ff_dim: int, ffn_dropout_p: float, attn_dropout_p: float, resid_dropout_p: float
+        self,
+        d_model: int,
+        n_heads: int,
+        ff_dim: int,
+        ffn_dropout_p: float,
+        attn_dropout_p: float,
+        resid_dropout_p: float,
     ) -> None:
         super().__init__()
         self.norm1 = RMSNorm(d_model)
@@ -113,4 +119,4 @@ class Block(nn.Module):
         """Map (B, T, D) to (B, T, D)."""
         normed = self.norm1(x)
         x = x + self.self_attn(normed, normed)
-        return x + self.ffn(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.ffn(self.norm2(x))

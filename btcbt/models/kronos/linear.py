@@ -53,11 +53,9 @@ class Linear:
         """Map (..., in) to (..., out); `other` (..., out) is added or multiplied in after the product."""
         if self.packed:
             if other is not None:
-                return torch.ops.mkldnn._linear_pointwise.binary(  # type: ignore[no-any-return]
-                    x, other, self.weight, self.bias, combine
-                )
+                return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, combine)
             kind = "swish" if silu else "none"
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, kind, [], "")  # type: ignore[no-any-return]
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, kind, [], "")
         y = F.linear(x, self.weight, self.bias)
         if silu:
             y = F.silu(y)

@@ -89,9 +89,9 @@ class KronosPredictor:
         verbose: bool = True,
     ) -> pd.DataFrame:
         """Forecast one series; see `predict_batch`."""
-        return self.predict_batch(
-            [df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose
-        )[0]
+        return self.predict_batch([df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose)[
+            0
+        ]
 
     def predict_batch(
         self,
@@ -137,7 +137,9 @@ class KronosPredictor:
             If a sampling parameter is out of range.
         """
         keep = Filter(T, top_k, top_p)
-        paths = self._paths(df_list, x_timestamp_list, y_timestamp_list, pred_len, sample_count, keep, MultinomialDraw())
+        paths = self._paths(
+            df_list, x_timestamp_list, y_timestamp_list, pred_len, sample_count, keep, MultinomialDraw()
+        )
         # Upstream averages in scaled units; scaling is affine, so the mean commutes with its inverse.
         means = paths.mean(axis=1)
         return [
@@ -180,7 +182,9 @@ class KronosPredictor:
         if n_paths < 1:
             raise ConfigError(f"sample_count is {n_paths}; expected 1 or more paths")
         if not len(frames) == len(x_times) == len(y_times):
-            raise CandleError(f"{len(frames)} frames, {len(x_times)} x and {len(y_times)} y timestamps; expected as many of each")
+            raise CandleError(
+                f"{len(frames)} frames, {len(x_times)} x and {len(y_times)} y timestamps; expected as many of each"
+            )
         contexts = [_values(frame, f"series {i}") for i, frame in enumerate(frames)]
         lengths = sorted({len(c) for c in contexts})
         if len(lengths) != 1:

@@ -32,9 +32,7 @@ class SphericalQuantizer(nn.Module):
     The buffers hold powers of two; nothing here reads them, they are part of upstream's file format.
     """
 
-    def __init__(
-        self, n_bits: int, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int
-    ) -> None:
+    def __init__(self, n_bits: int, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int) -> None:
         super().__init__()
         self.scale = n_bits**-0.5
         self.beta, self.gamma0, self.gamma, self.zeta = beta, gamma0, gamma, zeta
@@ -57,14 +55,21 @@ class SphericalQuantizer(nn.Module):
         p = torch.stack((p, 1 - p), -1)
         per_sample = _entropy(p).sum(-1).mean()
         over_batch = _entropy(p.flatten(0, -3).mean(0)).sum()
-        return commitment + self.zeta * (self.gamma0 * per_sample - self.gamma * over_batch)  # type: ignore[no-any-return]
+        return commitment + self.zeta * (self.gamma0 * per_sample - self.gamma * over_batch)
 
 
 class TokenQuantizer(nn.Module):
     """Projects to the unit sphere, quantises, and names codes by two sub-token ids."""
 
     def __init__(
-        self, s1_bits: int, s2_bits: int, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int
+        self,
+        s1_bits: int,
+        s2_bits: int,
+        beta: float,
+        gamma0: float,
+        gamma: float,
+        zeta: float,
+        group_size: int,
     ) -> None:
         super().__init__()
         self.s1_bits, self.s2_bits = s1_bits, s2_bits

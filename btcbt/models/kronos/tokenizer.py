@@ -83,9 +83,9 @@ class KronosTokenizer(nn.Module, Checkpointed[TokenizerConfig]):
         x = self.embed(x)
         for block in self.encoder:
             x = block(x)
-        return self.quant_embed(x)  # type: ignore[no-any-return]
+        return self.quant_embed(x)
 
     def _decode(self, x: Tensor) -> Tensor:
         for block in self.decoder:
             x = block(x)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)

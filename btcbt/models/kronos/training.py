@@ -109,7 +109,10 @@ Loss = Callable[[Batch], dict[str, Tensor]]
 def tokenizer_losses(tokenizer: KronosTokenizer, batch: Batch) -> dict[str, Tensor]:
     """Reconstruction from the coarse bits and from all bits, and the quantizer's loss (the reference's sum)."""
     result = tokenizer(batch.candles)
-    coarse, full = F.mse_loss(result.coarse.float(), batch.candles), F.mse_loss(result.full.float(), batch.candles)
+    coarse, full = (
+        F.mse_loss(result.coarse.float(), batch.candles),
+        F.mse_loss(result.full.float(), batch.candles),
+    )
     return {
         "loss": (coarse + full + result.quantizer_loss) / 2,
         "coarse": coarse,
@@ -159,7 +162,9 @@ def fit(
         If the loss is NaN or infinite; `module` then holds the best weights so far.
     """
     settings = optimizer_config
-    optimizer = torch.optim.AdamW(_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas)
+    optimizer = torch.optim.AdamW(
+        _groups(module, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
+    )
     curve, best, best_loss = Curve(), copy.deepcopy(module.state_dict()), math.inf
     began, sums, count = time.perf_counter(), dict[str, float](), 0
     for step in range(settings.steps + 1):
@@ -167,14 +172,20 @@ def fit(
             selected = evaluate(module, losses, select.spread(config, settings.batch_size), config)
             curve.add(step, "select", selected)
             if count:
-                curve.add(step, "train", {k: v / count for k, v in sums.items()}, learning_rate=_rate(settings, step - 1))
+                curve.add(
+                    step,
+                    "train",
+                    {k: v / count for k, v in sums.items()},
+                    learning_rate=_rate(settings, step - 1),
+                )
             if selected["loss"] < best_loss:
                 best, best_loss = copy.deepcopy(module.state_dict()), selected["loss"]
             rate = step * settings.batch_size * config.window / (time.perf_counter() - began)
             mean = sums.get("loss", math.nan) / max(count, 1)
             left = (settings.steps - step) * settings.batch_size * config.window / max(rate, 1.0)
             report(
-                f"step {step:6d}/{settings.steps}  train {mean:.4f}  select {selected['loss']:.4f} (best {best_loss:.4f})  "
+                f"step {step:6d}/{settings.steps}  train {mean:.4f}  "
+                f"select {selected['loss']:.4f} (best {best_loss:.4f})  "
                 f"{rate:,.0f} tokens/s  {left / 60:.1f} min left"
             )
             sums, count = {}, 0
@@ -189,7 +200,10 @@ def fit(
         loss = values["loss"]
         if not bool(torch.isfinite(loss)):
             module.load_state_dict(best)
-            raise CheckpointError(f"the loss is {float(loss)} at step {step}; the best weights before it are kept. Lower the learning rate")
+            raise CheckpointError(
+                f"the loss is {float(loss)} at step {step}; the best weights before it are kept. "
+                "Lower the learning rate"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
