@@ -53,9 +53,7 @@ def mean_absolute_percentage_error(forecast: ArrayLike, outcome: ArrayLike, axis
     return 100.0 * nan_mean(np.abs(_error(forecast, outcome)) / size, axis)
 
 
-def mean_absolute_scaled_error(
-    forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0
-) -> FloatArray:
+def mean_absolute_scaled_error(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
     """MASE: the MAE as a multiple of the MAE of no change at the same step and the same origins.
 
     Hyndman and Koehler (2006) scale by the in-sample error of a one-step naive forecast; here the scale is
@@ -198,9 +196,7 @@ def _error(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
     return np.asarray(np.asarray(forecast, dtype=np.float64) - np.asarray(outcome, dtype=np.float64))
 
 
-def _paired_errors(
-    forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def _paired_errors(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both errors with NaN wherever either is NaN, so that a ratio compares the same places."""
     error, naive_error = np.broadcast_arrays(_error(forecast, outcome), _error(naive, outcome))
     missing = np.isnan(error) | np.isnan(naive_error)

@@ -184,9 +184,7 @@ class Overfitting:
     splits: int
 
 
-def backtest_overfitting(
-    returns: ArrayLike, *, n_blocks: int = 10, reps: int = 499, seed: int = 0
-) -> Overfitting:
+def backtest_overfitting(returns: ArrayLike, *, n_blocks: int = 10, reps: int = 499, seed: int = 0) -> Overfitting:
     """Probability of backtest overfitting by combinatorially symmetric cross-validation.
 
     Bailey, Borwein, Lopez de Prado and Zhu (2017), J. Computational Finance 20(4): the record is cut into
@@ -218,7 +216,8 @@ def backtest_overfitting(
     length = len(table) // n_blocks
     if length < 2:
         return Overfitting(_NAN, _NAN, _NAN, 0)
-    blocks = table[len(table) - length * n_blocks :].reshape(n_blocks, length, -1)
+    table = table[len(table) - length * n_blocks :]
+    blocks = table.reshape(n_blocks, length, -1)
     halves = _halves(n_blocks)
     inside, outside = _half_sharpes(blocks, halves)
     probability, winner = _overfit_share(inside, outside)
@@ -260,9 +259,7 @@ def _widened(sums: FloatArray, block: int, correlation: float) -> FloatArray:
     true null is rejected at 5 % in up to 28 % of simulations of a 30-day record, with them in 5 to 8 %.
     """
     n = len(sums)
-    share = (1.0 + 2.0 * correlation * (1.0 - 1.0 / block)) / (1.0 + 2.0 * correlation) - (
-        2.0 * block - 1.0
-    ) / n
+    share = (1.0 + 2.0 * correlation * (1.0 - 1.0 / block)) / (1.0 + 2.0 * correlation) - (2.0 * block - 1.0) / n
     student = float(stats.t.isf(0.025, n / block) / stats.norm.isf(0.025))
     centre = sums.mean(axis=0)
     return np.asarray(centre + (sums - centre) * student / np.sqrt(share))

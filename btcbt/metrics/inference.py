@@ -134,14 +134,10 @@ def mean_test(x: ArrayLike, overlap: int) -> MeanTest:
     degrees = float(cosine_terms(n, overlap))
     variance = long_run_variance(x, overlap)
     if not variance > 0.0:
-        return MeanTest(
-            mean, 0.0 if variance == 0.0 else float("nan"), float("nan"), float("nan"), degrees, n
-        )
+        return MeanTest(mean, 0.0 if variance == 0.0 else float("nan"), float("nan"), float("nan"), degrees, n)
     standard_error = float(np.sqrt(variance / n))
     statistic = mean / standard_error
-    return MeanTest(
-        mean, standard_error, statistic, float(2.0 * stats.t.sf(abs(statistic), degrees)), degrees, n
-    )
+    return MeanTest(mean, standard_error, statistic, float(2.0 * stats.t.sf(abs(statistic), degrees)), degrees, n)
 
 
 def diebold_mariano(
@@ -193,9 +189,7 @@ def _harvey_leybourne_newbold(x: FloatArray, overlap: int) -> MeanTest:
     standard_error = float(np.sqrt(variance / n))
     factor = np.sqrt((n + 1 - 2 * overlap + overlap * (overlap - 1) / n) / n)
     statistic = float(factor * mean / standard_error)
-    return MeanTest(
-        mean, standard_error, statistic, float(2.0 * stats.t.sf(abs(statistic), degrees)), degrees, n
-    )
+    return MeanTest(mean, standard_error, statistic, float(2.0 * stats.t.sf(abs(statistic), degrees)), degrees, n)
 
 
 def _finite(x: ArrayLike) -> FloatArray:

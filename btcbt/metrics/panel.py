@@ -146,9 +146,7 @@ class LossPanel:
         shapes = {(p.horizon, p.interval_ms, p.n_paths) for p in panels}
         if len(shapes) > 1:
             raise ValueError(f"panels differ in (horizon, interval_ms, n_paths): {sorted(shapes)}")
-        joined: dict[str, Any] = {
-            name: np.concatenate([getattr(p, name) for p in panels]) for name in _ARRAYS
-        }
+        joined: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in panels]) for name in _ARRAYS}
         panel = replace(panels[0], **joined)
         if np.any(np.diff(panel.origins) <= 0):
             order = np.argsort(panel.origins, kind="stable")
@@ -218,16 +216,12 @@ def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context
         raise ValueError(f"paths {paths.shape} are not (B, S, H, 6) with something on each axis")
     n, _, horizon, channels = paths.shape
     if np.shape(origins) != (n,) or outcomes.shape != (n, horizon, channels):
-        raise ValueError(
-            f"origins {np.shape(origins)} or outcomes {outcomes.shape} do not fit paths {paths.shape}"
-        )
+        raise ValueError(f"origins {np.shape(origins)} or outcomes {outcomes.shape} do not fit paths {paths.shape}")
     if context.ndim != 3 or context.shape[0] != n or context.shape[1] < 2 or context.shape[2] != channels:
         raise ValueError(f"context {context.shape} is not (B={n}, T >= 2, 6)")
 
 
-def _score_chunk(
-    origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray
-) -> dict[str, Any]:
+def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> dict[str, Any]:
     """Scores of a few origins, as the arrays of a panel."""
     horizon = paths.shape[2]
     n_scored = len(SCORED)
@@ -280,9 +274,7 @@ def _scale_free(values: FloatArray, last_close: FloatArray, mean_volume: FloatAr
     # be.
     safe = np.where(prices > 0.0, prices, np.nan)
     out[:, :, :VOLUME] = BPS * np.log(safe / _trailing(last_close, values.ndim))
-    out[:, :, VOLUME] = (
-        BPS * volume / _trailing(np.where(mean_volume > 0.0, mean_volume, np.nan), volume.ndim)
-    )
+    out[:, :, VOLUME] = BPS * volume / _trailing(np.where(mean_volume > 0.0, mean_volume, np.nan), volume.ndim)
     return out
 
 

@@ -33,9 +33,7 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
     """
     g, traded = np.asarray(gross_returns, dtype=np.float64), np.asarray(turnover, dtype=np.float64)
     if g.shape != traded.shape or g.ndim != 1:
-        raise ValueError(
-            f"gross returns {g.shape} and turnover {traded.shape} are not two series of one length"
-        )
+        raise ValueError(f"gross returns {g.shape} and turnover {traded.shape} are not two series of one length")
     used = traded > 0.0
     if not used.any() or np.any(g <= -1.0):
         return _NAN
@@ -57,9 +55,7 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
     return 1e4 * float(optimize.brentq(final, low, high, xtol=1e-14, rtol=1e-12))
 
 
-def candles_to_significance(
-    returns: ArrayLike, overlap: int = 1, *, alpha: float = 0.05, power: float = 0.8
-) -> float:
+def candles_to_significance(returns: ArrayLike, overlap: int = 1, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Further candles needed to tell the measured mean return from zero.
 
     The length at which a one-sided test of size `alpha` finds a mean as large as the one measured with

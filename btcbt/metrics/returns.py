@@ -220,11 +220,7 @@ def _against(returns: FloatArray, benchmark: FloatArray, interval_ms: int) -> di
     per_year = MS_PER_YEAR / interval_ms
     excess = returns - benchmark
     variance = float(benchmark.var())
-    beta = (
-        float(np.mean((returns - returns.mean()) * (benchmark - benchmark.mean())) / variance)
-        if variance
-        else _NAN
-    )
+    beta = float(np.mean((returns - returns.mean()) * (benchmark - benchmark.mean())) / variance) if variance else _NAN
     return {
         "benchmark.total_return": sharpe.compound(benchmark),
         "benchmark.sharpe": sharpe.sharpe_ratio(benchmark) * np.sqrt(per_year),

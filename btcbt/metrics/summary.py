@@ -43,9 +43,7 @@ REGIMES = ("low", "middle", "high")
 _Scores = dict[str, FloatArray]
 
 
-def summarise(
-    panel: LossPanel, reference: LossPanel | None = None, *, splits: bool = True
-) -> dict[str, float]:
+def summarise(panel: LossPanel, reference: LossPanel | None = None, *, splits: bool = True) -> dict[str, float]:
     """Every score of a panel as one flat dictionary.
 
     Parameters
@@ -97,9 +95,7 @@ def scores(panel: LossPanel) -> dict[str, FloatArray]:
     out["mae_bps"] = _by_step(accuracy.mean_absolute_error, median_bps, outcome_bps)
     out["rmse_bps"] = _by_step(accuracy.root_mean_squared_error, panel.mean_bps, outcome_bps)
     out["bias_bps"] = _by_step(accuracy.bias, panel.mean_bps, outcome_bps)
-    out["direction"] = _by_step(
-        accuracy.directional_accuracy, median_bps - naive_bps, outcome_bps - naive_bps
-    )
+    out["direction"] = _by_step(accuracy.directional_accuracy, median_bps - naive_bps, outcome_bps - naive_bps)
     out["crps"] = _by_step(accuracy.nan_mean, panel.crps)
     out["crps_bps"] = _by_step(accuracy.nan_mean, panel.crps_bps)
     out.update(_interval_scores(panel))
@@ -246,14 +242,10 @@ def _by_step(score: Callable[..., FloatArray], *arrays: Any) -> FloatArray:
 
 def _flatten(table: _Scores, horizon: int, steps: set[int] | None = None) -> dict[str, float]:
     """Name the entries of `scores`; `steps` keeps some steps (and always ``all``)."""
-    return {
-        key: value for name, array in table.items() for key, value in _entries(name, array, horizon, steps)
-    }
+    return {key: value for name, array in table.items() for key, value in _entries(name, array, horizon, steps)}
 
 
-def _entries(
-    name: str, array: FloatArray, horizon: int, steps: set[int] | None
-) -> Iterator[tuple[str, float]]:
+def _entries(name: str, array: FloatArray, horizon: int, steps: set[int] | None) -> Iterator[tuple[str, float]]:
     if array.ndim == 0:
         yield name, float(array)
         return

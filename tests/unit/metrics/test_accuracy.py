@@ -14,12 +14,8 @@ def test_errors_equal_those_of_scikit_learn(rng):
     forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 200, 4))
     for k in range(4):
         f, o, n = forecast[:, k], outcome[:, k], naive[:, k]
-        assert accuracy.mean_absolute_error(forecast, outcome)[k] == pytest.approx(
-            sk.mean_absolute_error(o, f)
-        )
-        assert accuracy.root_mean_squared_error(forecast, outcome)[k] == pytest.approx(
-            sk.root_mean_squared_error(o, f)
-        )
+        assert accuracy.mean_absolute_error(forecast, outcome)[k] == pytest.approx(sk.mean_absolute_error(o, f))
+        assert accuracy.root_mean_squared_error(forecast, outcome)[k] == pytest.approx(sk.root_mean_squared_error(o, f))
         assert accuracy.mean_absolute_percentage_error(forecast, outcome)[k] == pytest.approx(
             100 * sk.mean_absolute_percentage_error(o, f)
         )
@@ -33,9 +29,7 @@ def test_r2_against_a_constant_is_that_of_scikit_learn(rng):
     outcome = rng.normal(size=50)
     forecast = outcome + 0.3 * rng.normal(size=50)
     naive = np.full(50, outcome.mean())
-    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == pytest.approx(
-        sk.r2_score(outcome, forecast)
-    )
+    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == pytest.approx(sk.r2_score(outcome, forecast))
 
 
 def test_pooling_steps_is_scoring_the_flat_array(rng):
@@ -94,9 +88,7 @@ def test_pesaran_timmermann_equals_counting(rng):
     y = rng.normal(0.2, 1.0, 300)
     x = 0.3 * y + rng.normal(size=300)
     test = accuracy.pesaran_timmermann(x, y)
-    assert (test.accuracy, test.expected, test.statistic) == pytest.approx(
-        pesaran_timmermann_by_counting(x, y)
-    )
+    assert (test.accuracy, test.expected, test.statistic) == pytest.approx(pesaran_timmermann_by_counting(x, y))
 
 
 def test_pesaran_timmermann_squared_is_near_chi_squared_of_the_sign_table(rng):
@@ -122,9 +114,7 @@ def test_information_coefficients_equal_those_of_pandas_with_ties(rng):
     y = np.round(0.2 * x + rng.normal(size=400), 1)
     frame = pd.DataFrame({"x": x, "y": y})
     assert accuracy.information_coefficient(x, y).mean == pytest.approx(frame.corr().loc["x", "y"])
-    assert accuracy.information_coefficient(x, y, rank=True).mean == pytest.approx(
-        frame.corr("spearman").loc["x", "y"]
-    )
+    assert accuracy.information_coefficient(x, y, rank=True).mean == pytest.approx(frame.corr("spearman").loc["x", "y"])
 
 
 def test_the_ic_statistic_is_near_that_of_a_regression_with_robust_errors(rng):

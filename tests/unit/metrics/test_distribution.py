@@ -44,9 +44,7 @@ def test_energy_score_equals_a_sum_over_pairs_and_is_crps_in_one_dimension(rng):
         near = sum(np.linalg.norm(x - outcome[b]) for x in samples[b]) / 6
         apart = sum(np.linalg.norm(x - y) for x in samples[b] for y in samples[b]) / (2 * 6 * 5)
         assert d.energy_score(samples, outcome)[b] == pytest.approx(near - apart)
-    np.testing.assert_allclose(
-        d.energy_score(samples[..., :1], outcome[:, :1]), d.crps(samples[..., 0], outcome[:, 0])
-    )
+    np.testing.assert_allclose(d.energy_score(samples[..., :1], outcome[:, :1]), d.crps(samples[..., 0], outcome[:, 0]))
 
 
 @pytest.mark.filterwarnings("error")

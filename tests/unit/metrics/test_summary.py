@@ -1,0 +1,156 @@
+"""Flat summaries: their keys, their groups, and their numbers against pandas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btcbt.metrics import compare, score_batch, summarise
+from btcbt.metrics.inference import diebold_mariano
+from btcbt.metrics.panel import SCORED
+from btcbt.metrics.summary import scores, volatility_regimes
+from btcbt.records import CLOSE
+
+SPLIT = ["seen"] * 100 + ["clean"] * 300
+
+
+@pytest.fixture
+def given(simulate):
+    return simulate(400)
+
+
+@pytest.fixture
+def panel(given):
+    return score_batch(**given, labels=SPLIT)
+
+
+def test_the_headline_numbers_equal_those_of_pandas(given, panel):
+    numbers = summarise(panel)
+    paths, outcome = given["paths"].astype(float), given["outcomes"]
+    frame = pd.DataFrame(
+        {
+            "median": np.median(paths[:, :, 3, CLOSE], axis=1),
+            "mean": paths[:, :, 3, CLOSE].mean(axis=1),
+            "outcome": outcome[:, 3, CLOSE],
+            "naive": given["context"][:, -1, CLOSE],
+        }
+    )
+    error = frame["median"] - frame["outcome"]
+    assert numbers["mae.close.h4"] == pytest.approx(error.abs().mean(), rel=1e-5)
+    assert numbers["mape.close.h4"] == pytest.approx(100 * (error / frame["outcome"]).abs().mean(), rel=1e-5)
+    naive = (frame["naive"] - frame["outcome"]).abs().mean()
+    assert numbers["mase.close.h4"] == pytest.approx(error.abs().mean() / naive, rel=1e-5)
+    squared = (frame["mean"] - frame["outcome"]) ** 2
+    assert numbers["rmse.close.h4"] == pytest.approx(np.sqrt(squared.mean()), rel=1e-5)
+    naive_squared = ((frame["naive"] - frame["outcome"]) ** 2).mean()
+    assert numbers["r2.close.h4"] == pytest.approx(1 - squared.mean() / naive_squared, rel=1e-4)
+    logs = np.log(frame.div(frame["naive"], axis=0))
+    assert numbers["mae_bps.close.h4"] == pytest.approx(1e4 * (logs["median"] - logs["outcome"]).abs().mean(), rel=1e-4)
+    hits = np.sign(logs["median"]) == np.sign(logs["outcome"])
+    assert numbers["direction.close.h4"] == pytest.approx(hits.mean())
+    log_mean = np.log(paths[:, :, 3, CLOSE] / frame["naive"].to_numpy()[:, None]).mean(axis=1)
+    assert numbers["ic.close.h4"] == pytest.approx(np.corrcoef(log_mean, logs["outcome"])[0, 1], rel=1e-3)
+    assert numbers["scored.close.h4"] == 1.0
+    assert numbers["origins"] == 400.0
+
+
+def test_every_score_has_every_step_and_channel(panel):
+    numbers = summarise(panel, splits=False)
+    steps = ("h1", "h2", "h3", "h4", "all")
+    for score in ("mae", "rmse", "mape", "mase", "r2", "bias", "mae_bps", "rmse_bps", "bias_bps", "crps"):
+        assert all(f"{score}.{channel}.{step}" in numbers for channel in SCORED for step in steps)
+    for score in (
+        "coverage50",
+        "coverage95",
+        "width80_bps",
+        "pinball",
+        "pinball_q025",
+        "pinball_q500",
+        "direction",
+    ):
+        assert all(f"{score}.{channel}.{step}" in numbers for channel in SCORED for step in steps)
+    for score in ("pit_p", "ic_t", "rank_ic", "rank_ic_t", "direction_p"):
+        assert all(f"{score}.{channel}.{step}" in numbers for channel in SCORED for step in steps[:4])
+    assert {"qlike.h4", "volatility_mae_bps.all", "energy_bps", "insane_high_too_low"} <= set(numbers)
+    assert all(isinstance(value, float) for value in numbers.values())
+
+
+def test_no_score_of_a_sound_forecast_is_nan(panel):
+    numbers = summarise(panel, panel.select(np.arange(0, 400, 2)), splits=True)
+    # A comparison of a forecast with itself has no test; everything else does.
+    assert [k for k, v in numbers.items() if np.isnan(v) and not k.startswith("versus.")] == []
+
+
+def test_splits_are_the_scores_of_the_groups(given):
+    given["origins"] = given["origins"] + 3_600_000 * (600 * np.arange(400) // 400 * 2)
+    panel = score_batch(**given, labels=SPLIT)
+    numbers = summarise(panel)
+    months = pd.to_datetime(given["origins"], unit="ms").strftime("%Y-%m")
+    assert len(set(months)) > 1
+    groups = {f"by_month.{m}": months == m for m in set(months)}
+    groups |= {f"by_label.{label}": np.asarray(SPLIT) == label for label in ("seen", "clean")}
+    regime = pd.qcut(panel.past_volatility, 3, labels=["low", "middle", "high"])
+    groups |= {f"by_volatility.{name}": np.asarray(regime == name) for name in ("low", "middle", "high")}
+    for name, rows in groups.items():
+        assert numbers[f"{name}.origins"] == rows.sum()
+        alone = summarise(panel.select(rows), splits=False)
+        for key in ("crps_bps.close.h4", "mase.volume.h1", "coverage90.high.all", "qlike.h4", "energy_bps"):
+            assert numbers[f"{name}.{key}"] == pytest.approx(alone[key])
+        assert f"{name}.crps_bps.close.h2" not in numbers
+    assert {k.split(".")[1] for k in numbers if k.startswith("by_month.")} == set(months)
+
+
+def test_a_panel_without_labels_is_not_split_by_them(given):
+    assert not any(key.startswith("by_label") for key in summarise(score_batch(**given)))
+
+
+def test_a_constant_volatility_makes_one_regime():
+    regimes, thresholds = volatility_regimes(np.full(10, 5.0))
+    assert (regimes == 0).all()
+    assert thresholds == (5.0, 5.0)
+
+
+def test_comparison_is_the_test_of_paired_losses(given, simulate, panel):
+    wide = score_batch(**{**given, "paths": simulate(400, sharpness=3.0)["paths"]})
+    numbers = compare(panel, wide.select(np.arange(50, 400)))
+    ours, theirs = (p.crps_bps[50:, 3, CLOSE].astype(float) for p in (panel, wide))
+    test = diebold_mariano(ours, theirs, 4)
+    assert numbers["origins"] == 350.0
+    assert numbers["crps_bps.close.h4.dm"] == pytest.approx(test.statistic)
+    assert numbers["crps_bps.close.h4.dm_p"] == pytest.approx(test.p_value)
+    assert numbers["crps_bps.close.h4.skill"] == pytest.approx(1 - ours.mean() / theirs.mean())
+    assert numbers["crps_bps.close.h4.hln"] == pytest.approx(diebold_mariano(ours, theirs, 4, "hln").statistic)
+    assert numbers["crps_bps.close.h4.dm"] < 0 < numbers["crps_bps.close.h4.skill"]
+    assert {"abs_bps.volume.h1.dm_p", "energy_bps.skill", "qlike.h4.dm"} <= set(numbers)
+    mirrored = compare(wide, panel)
+    assert mirrored["energy_bps.dm"] > 0
+
+
+def test_a_forecast_that_fails_now_and_then_cannot_hide_it(given):
+    given["paths"][:40, 0, :, :] = np.nan
+    numbers = summarise(score_batch(**given))
+    assert numbers["scored.close.h4"] == 0.9
+    assert numbers["insane_not_finite"] == pytest.approx(40 / (400 * 7))
+    assert np.isfinite(numbers["crps.close.h4"])
+
+
+def test_one_origin_has_scores_but_no_tests(simulate):
+    numbers = summarise(score_batch(**simulate(1)))
+    assert np.isfinite(numbers["crps_bps.close.h4"])
+    assert np.isnan(numbers["pit_p.close.h4"])
+    assert np.isnan(numbers["ic_t.close.h4"])
+
+
+def test_pooled_steps_are_the_mean_over_steps_of_a_mean(panel):
+    table = scores(panel)["crps_bps"]
+    np.testing.assert_allclose(table[-1], table[:-1].mean(axis=0))
+
+
+def test_panels_that_cannot_be_compared_are_refused(panel, simulate):
+    later = simulate(3)
+    later["origins"] = later["origins"] + 10**12
+    with pytest.raises(ValueError, match="share no origin"):
+        compare(panel, score_batch(**later))
+    with pytest.raises(ValueError, match="horizons differ"):
+        compare(panel, score_batch(**simulate(3, horizon=2)))
+    with pytest.raises(ValueError, match="without origins"):
+        summarise(panel.select(np.zeros(400, dtype=bool)))
