@@ -39,7 +39,7 @@ def _root() -> None:
 
 @app.command("run")
 def run_command(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")],
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's file.")],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
     """Run an experiment; one that was stopped goes on where it was."""
