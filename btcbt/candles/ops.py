@@ -94,9 +94,7 @@ def resample(candles: Candles, interval: str) -> Candles:
     buckets, first, counts = np.unique(candles.open_time // step, return_index=True, return_counts=True)
     whole = counts == parts
     if not whole.any():
-        raise candle_error(
-            candles.source, f"no {interval} candle has all of its {parts} parts; give a longer history"
-        )
+        raise candle_error(candles.source, f"no {interval} candle has all of its {parts} parts; give a longer history")
     rows = first[whole, None] + np.arange(parts)
     pieces = candles.values[rows]  # (M, parts, C): open times are sorted, so a whole bucket is contiguous
     merged = np.empty((len(rows), pieces.shape[2]))
@@ -105,6 +103,4 @@ def resample(candles: Candles, interval: str) -> Candles:
     merged[:, LOW] = pieces[:, :, LOW].min(axis=1)
     merged[:, CLOSE] = pieces[:, -1, CLOSE]
     merged[:, [VOLUME, AMOUNT]] = pieces[:, :, [VOLUME, AMOUNT]].sum(axis=1)
-    return make_candles(
-        buckets[whole] * step, merged, interval=interval, source=f"{candles.source} as {interval}"
-    )
+    return make_candles(buckets[whole] * step, merged, interval=interval, source=f"{candles.source} as {interval}")

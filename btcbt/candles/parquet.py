@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from btcbt.candles.bundled import PREFIX, bundled_path
+from btcbt.candles.rows import Rows
 from btcbt.candles.schema import candle_error, check_interval, make_candles, name_interval
+from btcbt.candles.tables import MAX_ROWS
+from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
 
 MAX_FILE_BYTES = 1 << 30
 """A larger file is refused before it is read; 19 years of 1m candles stay below it."""
-MAX_ROWS = 10_000_000
-"""A file that declares more rows is refused before it is decompressed."""
 
 TIME = "open_time"
+NOTE_PREFIX = "btcbt."
+"""What the names of notes start with among the key-value metadata of a file."""
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00"})
 _TIME_TYPE = pa.timestamp("ms", tz="UTC")
 # How many of a unit make one ms.
@@ -55,7 +59,7 @@ def read_candles(path: str | Path, interval: str = "1h") -> Candles:
     bundled = isinstance(path, str) and path.startswith(PREFIX)
     place = bundled_path(str(path)) if bundled else Path(path)
     source = str(path) if bundled else place.name or str(place)
-    content = _read_bytes(place, source)
+    content = read_bytes(place, source, "a Parquet file or bundled:NAME")
     # Parsing the very bytes that were hashed leaves no moment in which the file could change.
     table = _read_table(content, source)
     values = np.full((table.num_rows, len(CHANNELS)), np.nan)
@@ -94,24 +98,68 @@ def write_candles(candles: Candles, path: str | Path, *, amount: bool = True) ->
     checked = make_candles(
         candles.open_time, candles.values, interval=name_interval(candles.interval_ms), source=candles.source
     )
-    names = CHANNELS if amount else CHANNELS[:AMOUNT]
-    columns = {TIME: pa.array(checked.open_time, type=pa.int64()).cast(_TIME_TYPE)}
-    columns |= {name: pa.array(checked.values[:, channel]) for channel, name in enumerate(names)}
-    content = _encode(pa.table(columns))
+    return _write(path, checked.open_time, checked.values, amount=amount, notes={})
+
+
+def write_rows(rows: Rows, path: str | Path, interval: str, *, notes: Mapping[str, str] | None = None) -> str:
+    """Validate rows and write them as `write_candles` does, but with the amounts that are missing left missing.
+
+    Parameters
+    ----------
+    rows : Rows
+        What to write.
+    path : str or Path
+        The file to make or replace; its folder exists.
+    interval : str
+        The interval of the rows.
+    notes : mapping of str to str
+        Kept in the file's key-value metadata; the names start with `NOTE_PREFIX`.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) of the file's bytes.
+
+    Raises
+    ------
+    CandleError
+        As `write_candles`.
+    """
+    rows.to_candles(interval)
+    known = not np.isnan(rows.values[:, AMOUNT]).all()
+    return _write(Path(path), rows.open_ms, rows.values, amount=known, notes=notes or {})
+
+
+def read_notes(path: str | Path) -> dict[str, str]:
+    """The notes that `write_rows` kept in a file.
+
+    Raises
+    ------
+    CandleError
+        If it is no readable Parquet file.
+    """
+    path = Path(path)
+    content = read_bytes(path, path.name, "a Parquet file")
     try:
-        _replace(path, content)
-    except OSError as error:
-        raise candle_error(
-            path.name, f"cannot be written to {path.parent} ({error.strerror}); give a writable folder"
-        ) from None
-    return hashlib.sha256(content).hexdigest()
+        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path.name, error) from None
+    texts = {key.decode("utf-8", "replace"): text.decode("utf-8", "replace") for key, text in metadata.items()}
+    return {key: text for key, text in texts.items() if key.startswith(NOTE_PREFIX)}
 
 
-def _read_bytes(place: Path, source: str) -> bytes:
+def read_bytes(place: Path, source: str, wanted: str) -> bytes:
+    """The content of a file whose size is bounded; `wanted` says what the user should give instead.
+
+    Raises
+    ------
+    CandleError
+        If it is missing, no file, too large or not readable.
+    """
     try:
         if not place.is_file():
             reason = "is not a file" if place.exists() else "does not exist"
-            raise candle_error(source, f"{place} {reason}; give a Parquet file or bundled:NAME")
+            raise candle_error(source, f"{place} {reason}; give {wanted}")
         size = place.stat().st_size
         if size > MAX_FILE_BYTES:
             raise candle_error(
@@ -123,6 +171,35 @@ def _read_bytes(place: Path, source: str) -> bytes:
         raise candle_error(source, f"cannot be read ({reason}); check the path and its permissions") from None
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside the target, then rename over it: the file appears whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, notes: Mapping[str, str]) -> str:
+    names = CHANNELS if amount else CHANNELS[:AMOUNT]
+    columns = {TIME: pa.array(times, type=pa.int64()).cast(_TIME_TYPE)}
+    columns |= {name: pa.array(values[:, channel]) for channel, name in enumerate(names)}
+    content = _encode(pa.table(columns, metadata=dict(notes) or None))
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise candle_error(
+            path.name, f"cannot be written to {path.parent} ({error.strerror}); give a writable folder"
+        ) from None
+    return hashlib.sha256(content).hexdigest()
+
+
 def _read_table(content: bytes, source: str) -> pa.Table:
     """Columns of the contract, after their presence and their number of rows were checked."""
     try:
@@ -132,20 +209,19 @@ def _read_table(content: bytes, source: str) -> pa.Table:
             if found.count(name) > 1:
                 raise candle_error(source, f"column '{name}' appears {found.count(name)} times; keep one")
             if name not in found and name != CHANNELS[AMOUNT]:
-                raise candle_error(
-                    source, f"column '{name}' is missing, got {_list(found)}; rename or add the column"
-                )
+                raise candle_error(source, f"column '{name}' is missing, got {_list(found)}; rename or add the column")
         if file.metadata.num_rows > MAX_ROWS:
             raise candle_error(
                 source,
-                f"{file.metadata.num_rows:,} rows, expected at most {MAX_ROWS:,}; "
-                "split the history into years",
+                f"{file.metadata.num_rows:,} rows, expected at most {MAX_ROWS:,}; split the history into years",
             )
         return file.read(columns=[name for name in (TIME, *CHANNELS) if name in found])
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise candle_error(
-            source, f"not a readable Parquet file ({str(error)[:120]}); export or download it again"
-        ) from None
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: str, error: Exception) -> CandleError:
+    return candle_error(source, f"not a readable Parquet file ({str(error)[:120]}); export or download it again")
 
 
 def _floats(table: pa.Table, name: str, source: str) -> FloatArray:
@@ -184,9 +260,7 @@ def _times(table: pa.Table, source: str) -> IntArray:
         raise candle_error(source, f"row {row} has no open_time; drop the row")
     ticks = np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
     if kind.unit == "s":
-        return np.asarray(
-            np.clip(ticks, -(2**52), 2**52) * 1000
-        )  # beyond the clip no time is plausible anyway
+        return np.asarray(np.clip(ticks, -(2**52), 2**52) * 1000)  # beyond the clip no time is plausible anyway
     times, rest = np.divmod(ticks, _FINER[kind.unit])
     if rest.any():
         row = int(np.argmax(rest != 0))
@@ -212,21 +286,6 @@ def _encode(table: pa.Table) -> bytes:
         write_page_checksum=True,
     )
     return bytes(sink.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the target, then rename over it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _list(names: list[str]) -> str:

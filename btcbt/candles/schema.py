@@ -197,9 +197,7 @@ def _fill_amount(times: IntArray, values: FloatArray, source: str) -> None:
     )
 
 
-def _refuse(
-    bad: NDArray[np.bool_], times: IntArray, source: str, what: str, found: FloatArray | None = None
-) -> None:
+def _refuse(bad: NDArray[np.bool_], times: IntArray, source: str, what: str, found: FloatArray | None = None) -> None:
     """Raise for the first bad row and count the others; ``{}`` in `what` stands for the value found."""
     rows = np.flatnonzero(bad)
     if not len(rows):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from btcbt import cli
+from btcbt import cli, terminal
 from btcbt.errors import CheckpointError
 
 HEAVY = ("torch", "vectorbt", "pandas", "numpy", "pyarrow", "matplotlib", "scipy", "transformers")
@@ -48,7 +48,7 @@ def test_the_module_runs() -> None:
 def test_an_error_of_the_user_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(stderr=True, width=40)
     message = "checkpoint x: key 'head.weight' has shape (3, 4),\n  expected (5, 4); " + "download it again " * 5
-    with pytest.raises(typer.Exit) as caught, cli._guarded(console, "again"):
+    with pytest.raises(typer.Exit) as caught, terminal.guarded(console, "again"):
         raise CheckpointError(message)
     assert caught.value.exit_code == 2
     out, err = capsys.readouterr()
@@ -57,24 +57,24 @@ def test_an_error_of_the_user_is_one_line_on_stderr(capsys: pytest.CaptureFixtur
 
 
 def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as caught, cli._guarded(Console(stderr=True), "btcbt run [a].yaml"):
+    with pytest.raises(typer.Exit) as caught, terminal.guarded(Console(stderr=True), "btcbt run [a].yaml"):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == "interrupted; finished shards are kept, go on with: btcbt run [a].yaml\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), cli._guarded(Console(stderr=True), "again"):
+    with pytest.raises(ZeroDivisionError), terminal.guarded(Console(stderr=True), "again"):
         raise ZeroDivisionError
 
 
 def test_warnings_of_the_package_are_shown_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("btcbt.store")
-    with cli._guarded(Console(stderr=True), "again"):
+    with terminal.guarded(Console(stderr=True), "again"):
         logger.warning("shard %s is damaged", "[x]")
         logger.info("not this")
     assert capsys.readouterr().err == "warning: shard [x] is damaged\n"
-    assert not any(isinstance(handler, cli._Warnings) for handler in logging.getLogger("btcbt").handlers)
+    assert not any(isinstance(handler, terminal.Warnings) for handler in logging.getLogger("btcbt").handlers)
 
 
 def test_quiet_is_an_option_of_run() -> None:

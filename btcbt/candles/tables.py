@@ -1,0 +1,332 @@
+"""Candle tables in CSV, JSON and Parquet to `Rows`: columns found by name, numbers and times read, sizes bounded.
+
+What is understood:
+
+* the archive's 12 columns (open_time, open, high, low, close, volume, close_time, quote volume, trades, taker buy
+  base, taker buy quote, ignore), with or without a header;
+* 7 columns without a header: timestamp, open, high, low, close, volume, amount (or 6, without the amount);
+* any columns with a header, by name in any order: see `COLUMN_NAMES`.
+
+Times are counts since 1970 (seconds to nanoseconds, told by their size) or ISO 8601; one without an offset is UTC.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from btcbt.candles.rows import UNKNOWN, US, Rows, epoch_us
+from btcbt.candles.schema import candle_error
+from btcbt.records import CHANNELS, IntArray
+
+MAX_JSON_BYTES = 128 << 20
+"""Parsed JSON takes some twenty times its size in memory, so longer histories belong in CSV or Parquet."""
+MAX_ROWS = 10_000_000
+"""A table with more rows is refused: 19 years of 1m candles stay below it."""
+
+TIME, CLOSE_TIME, AMOUNT_NAME = "open_time", "close_time", CHANNELS[-1]
+KLINE_COLUMNS = (
+    *(TIME, "open", "high", "low", "close", "volume", CLOSE_TIME, AMOUNT_NAME),
+    *("trades", "taker_buy_volume", "taker_buy_amount", "ignore"),
+)
+"""The 12 columns of the Binance archive and of its REST answers."""
+PLAIN_COLUMNS = (TIME, *CHANNELS)
+"""The 7 columns of upstream Kronos's files; the last may be absent."""
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    TIME: (TIME, "opentime", "timestamp", "timestamps", "time", "date", "datetime", "open_timestamp"),
+    CLOSE_TIME: (CLOSE_TIME, "closetime", "close_timestamp"),
+    "volume": ("volume", "vol", "base_volume"),
+    AMOUNT_NAME: (
+        *(AMOUNT_NAME, "quote_volume", "quotevolume", "quote_asset_volume", "quoteassetvolume"),
+        *("quote_vol", "quoteassetvol", "turnover"),
+    ),
+}
+"""Names, in lower case with underscores, by which a header may call each column; prices have one name each."""
+
+_ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?$"
+_MISSING = ["", "NaN", "nan", "null", "NULL", "None", "NA"]
+
+
+def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Rows:
+    """Rows of a comma-separated table.
+
+    Parameters
+    ----------
+    content : bytes
+        The file, UTF-8.
+    source : str
+        What messages call it.
+    columns : int or None
+        How many columns it must have; None takes any table with a header, and 6, 7 or 12 columns without.
+
+    Raises
+    ------
+    CandleError
+        If it is no such table; rows that are only implausible are kept for `inspect_rows` to name.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if not content:
+        raise candle_error(source, "is empty, expected a table of candles; export or download it again")
+    first = content[:4096].splitlines()[0].decode("utf-8", "replace")
+    fields = [field.strip().strip('"') for field in first.split(",")]
+    if columns is not None and len(fields) != columns:
+        raise candle_error(source, f"has {len(fields)} columns, expected {columns}; download it again")
+    titled = not _is_time(fields[0])
+    names = _named(fields, source) if titled else _positional(len(fields), source)
+    wanted = {name: pa.string() if name in (TIME, CLOSE_TIME) else pa.float64() for name in names if name}
+    labels = [name or f"unused {i}" for i, name in enumerate(names)]
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(content),
+            read_options=pyarrow.csv.ReadOptions(column_names=labels, skip_rows=int(titled), use_threads=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=wanted, include_columns=list(wanted), null_values=_MISSING
+            ),
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise candle_error(source, f"not a readable table ({_brief(error)}); mend or export it again") from None
+    return _rows({name: table.column(name) for name in wanted}, source)
+
+
+def parse_json(content: bytes, source: str, *, lines: bool = False) -> Rows:
+    """Rows of a JSON list of objects, a list of lists, or an object of columns; JSON Lines with `lines`.
+
+    Raises
+    ------
+    CandleError
+        As `parse_csv`.
+    """
+    if len(content) > MAX_JSON_BYTES:
+        raise candle_error(
+            source, f"{len(content):,} bytes of JSON, expected at most {MAX_JSON_BYTES:,}; use CSV or Parquet"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+        tree = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+    # Deep nesting exhausts the parser's stack; a number of thousands of digits is a ValueError.
+    except (ValueError, RecursionError) as error:
+        raise candle_error(source, f"not readable JSON ({_brief(error)}); export it again") from None
+    columns = _json_columns(tree, source)
+    cells: dict[str, pa.ChunkedArray] = {}
+    for name, column in columns.items():
+        timely = name in (TIME, CLOSE_TIME)
+        read = [(_text if timely else _number)(cell, name, row, source) for row, cell in enumerate(column)]
+        cells[name] = pa.chunked_array([pa.array(read, pa.string() if timely else pa.float64())])
+    return _rows(cells, source)
+
+
+def parse_parquet(content: bytes, source: str) -> Rows:
+    """Rows of a Parquet file; only its columns of candles are read, and none before its row count is known.
+
+    Raises
+    ------
+    CandleError
+        As `parse_csv`.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        schema = file.schema_arrow
+        names = _named(list(schema.names), source)
+        for i, (label, name) in enumerate(zip(schema.names, names, strict=True)):
+            kind = schema.field(i).type
+            if name and not _readable(kind, timely=name in (TIME, CLOSE_TIME)):
+                expected = "a timestamp or a whole number" if name in (TIME, CLOSE_TIME) else "a number"
+                raise candle_error(source, f"column {label!r} is {_brief(kind)}, expected {expected}; cast it")
+        _check_count(file.metadata.num_rows, source)
+        labels = {name: label for label, name in zip(schema.names, names, strict=True) if name}
+        table = file.read(columns=list(labels.values()), use_threads=False)
+        return _rows({name: table.column(label) for name, label in labels.items()}, source)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise candle_error(source, f"not readable Parquet ({_brief(error)}); export it again") from None
+
+
+def _named(fields: Sequence[str], source: str) -> list[str]:
+    """The column that each title stands for, '' for one that is not used."""
+    known = {alias: name for name, aliases in COLUMN_NAMES.items() for alias in aliases}
+    known |= {name: name for name in CHANNELS[:4]}
+    names = [known.get(re.sub(r"[\s\-.]+", "_", field.strip().lower()), "") for field in fields]
+    for name in PLAIN_COLUMNS:
+        titles = [field for field, found in zip(fields, names, strict=True) if found == name]
+        if len(titles) > 1:
+            raise candle_error(source, f"columns {_list(titles)} are all '{name}'; keep one")
+        if not titles and name != AMOUNT_NAME:
+            raise candle_error(source, f"no column '{name}', got {_list(fields)}; rename or add it")
+    if names.count(CLOSE_TIME) > 1:
+        raise candle_error(source, f"{names.count(CLOSE_TIME)} columns are '{CLOSE_TIME}'; keep one")
+    return names
+
+
+def _positional(count: int, source: str) -> list[str]:
+    if count == len(KLINE_COLUMNS):
+        return [name if name in (*PLAIN_COLUMNS, CLOSE_TIME) else "" for name in KLINE_COLUMNS]
+    if count in (len(PLAIN_COLUMNS), len(PLAIN_COLUMNS) - 1):
+        return list(PLAIN_COLUMNS[:count])
+    raise candle_error(
+        source,
+        f"{count} columns and no header, expected {len(KLINE_COLUMNS)} (the Binance archive's) or "
+        f"{len(PLAIN_COLUMNS)} ({','.join(PLAIN_COLUMNS)}); add a header row",
+    )
+
+
+def _rows(columns: Mapping[str, pa.ChunkedArray], source: str) -> Rows:
+    """Columns by their own names to `Rows`."""
+    count = len(columns[TIME])
+    _check_count(count, source)
+    values = np.full((count, len(CHANNELS)), np.nan)
+    try:
+        for channel, name in enumerate(CHANNELS):
+            if name in columns and not pa.types.is_null(columns[name].type):
+                # A missing value becomes NaN; an integer too large for a float is rounded.
+                column = pc.cast(columns[name], pa.float64(), safe=False)
+                values[:, channel] = column.to_numpy(zero_copy_only=False)
+        opened = _times(columns[TIME], TIME, source)
+        closed = np.full(count, UNKNOWN, dtype=np.int64)
+        if CLOSE_TIME in columns:
+            closed = _times(columns[CLOSE_TIME], CLOSE_TIME, source)
+    except (pa.ArrowException, ValueError) as error:
+        raise candle_error(source, f"a column cannot be read ({_brief(error)}); mend the table") from None
+    return Rows(opened, closed, values, source)
+
+
+def _times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
+    """A column of timestamps, counts or text in microseconds."""
+    if column.null_count and name == TIME:
+        raise candle_error(source, f"row {_first(pc.is_null(column))} has no {name}; drop the row")
+    if column.null_count:
+        # An archive never leaves a close time out; a table that does has none to check.
+        return np.full(len(column), UNKNOWN, dtype=np.int64)
+    if pa.types.is_timestamp(column.type):
+        ticks = np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
+        scale = {"s": US * US, "ms": US, "us": 1, "ns": 0}[column.type.unit]
+        if not scale:
+            rest = ticks % US != 0
+            if rest.any() and name == TIME:
+                raise candle_error(
+                    source, f"row {int(np.argmax(rest))}: {name} is not a whole microsecond; drop the row"
+                )
+            return ticks // US
+        bound = UNKNOWN // -scale - 1
+        return np.clip(ticks, -bound, bound) * scale  # beyond the clip no time is plausible anyway
+    if pa.types.is_integer(column.type):
+        return epoch_us(np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64), source)
+    if len(column) and pc.all(pc.match_substring_regex(column, r"^-?\d{1,18}$")).as_py():
+        return epoch_us(np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64), source)
+    return _iso_times(column, name, source)
+
+
+def _iso_times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
+    import pandas as pd
+
+    odd = pc.invert(pc.match_substring_regex(column, _ISO))
+    if pc.any(odd).as_py():
+        row = _first(odd)
+        raise candle_error(
+            source,
+            f"row {row} has {name} {_brief(column[row].as_py())!r}, expected a count since 1970 or ISO 8601 "
+            "(2024-12-31T23:00:00Z); mend the row",
+        )
+    text = pc.replace_substring_regex(column, r" ?(UTC)$", "Z")
+    try:
+        stamps = pd.to_datetime(pd.Series(text.to_pylist(), dtype=object), utc=True, format="ISO8601")
+        return np.asarray(stamps.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64))
+    except (ValueError, OverflowError) as error:
+        raise candle_error(source, f"{name} cannot be read ({_brief(error)}); mend the row") from None
+
+
+def _json_columns(tree: Any, source: str) -> dict[str, list[Any]]:
+    """The columns of a parsed JSON document, by their own names."""
+    if isinstance(tree, dict):
+        names = _named(list(tree), source)
+        columns = {name: cells for name, cells in zip(names, tree.values(), strict=True) if name}
+        if not all(isinstance(cells, list) for cells in columns.values()):
+            raise candle_error(source, "its columns are no lists; give a list of candles")
+        if len({len(cells) for cells in columns.values()}) > 1:
+            raise candle_error(source, "its columns differ in length; give every candle every column")
+        return columns
+    if not isinstance(tree, list) or not tree:
+        raise candle_error(source, "holds no list of candles; give a list of objects or of lists")
+    if isinstance(tree[0], dict):
+        labels = list(tree[0])
+        names = _named(labels, source)
+        _check_rows(tree, dict, set(labels), source)
+        return {name: [row[label] for row in tree] for label, name in zip(labels, names, strict=True) if name}
+    if not isinstance(tree[0], list):
+        raise candle_error(source, f"row 0 is {_brief(tree[0])!r}, expected an object or a list")
+    names = _positional(len(tree[0]), source)
+    _check_rows(tree, list, len(tree[0]), source)
+    return {name: [row[i] for row in tree] for i, name in enumerate(names) if name}
+
+
+def _check_rows(tree: list[Any], kind: type, shape: Any, source: str) -> None:
+    """Every row is of `kind` and has the shape of the first: its keys, or its length."""
+    for i, row in enumerate(tree):
+        found = set(row) if isinstance(row, dict) else len(row) if isinstance(row, list) else None
+        if not isinstance(row, kind) or found != shape:
+            raise candle_error(source, f"row {i} has other columns than row 0; give every candle every column")
+
+
+def _number(cell: Any, name: str, row: int, source: str) -> float | None:
+    if cell is None:
+        return None
+    try:
+        if isinstance(cell, (int, float, str)) and not isinstance(cell, bool):
+            return float(cell)
+    except (ValueError, OverflowError):
+        pass
+    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a number; mend the row")
+
+
+def _text(cell: Any, name: str, row: int, source: str) -> str:
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2.0**53:
+        cell = int(cell)
+    if isinstance(cell, (int, str)) and not isinstance(cell, bool):
+        try:
+            text = str(cell)
+            text.encode()
+            return text
+        except ValueError:  # thousands of digits, or half of a surrogate pair
+            pass
+    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a time; mend the row")
+
+
+def _is_time(field: str) -> bool:
+    return bool(re.match(r"^-?\d", field))
+
+
+def _readable(kind: pa.DataType, *, timely: bool) -> bool:
+    if timely:
+        return bool(pa.types.is_timestamp(kind) or pa.types.is_integer(kind))
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(number or pa.types.is_null(kind))
+
+
+def _check_count(rows: int, source: str) -> None:
+    if not 0 < rows <= MAX_ROWS:
+        raise candle_error(source, f"{rows:,} rows, expected 1 to {MAX_ROWS:,}; split the history into years")
+
+
+def _first(mask: pa.ChunkedArray) -> int:
+    return int(np.argmax(np.asarray(mask.to_numpy())))
+
+
+def _list(names: Sequence[str]) -> str:
+    text = ", ".join(repr(_brief(name)) for name in names[:8])
+    return text + (", ..." if len(names) > 8 else "")
+
+
+def _brief(value: object) -> str:
+    """A short printable form, on one line, of something hostile."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of very many digits"
+    if isinstance(value, (list, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = " ".join("".join(c if c.isprintable() else "?" for c in str(value)[:400]).split())
+    return text if len(text) <= 120 else text[:117] + "..."
