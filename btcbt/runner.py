@@ -38,6 +38,7 @@ from btcbt.report.figures import draw_figures
 from btcbt.report.progress import Progress
 from btcbt.report.provenance import code_version, git_commit, package_versions
 from btcbt.report.stored import Run, load_run
+from btcbt.report.verdict import stored_verdict
 from btcbt.store import (
     NUMERICAL_VERSION,
     ForecastStore,
@@ -347,17 +348,8 @@ class _Walk:
         return load_run(target)
 
     def _digest(self) -> str:
-        """Names the run by all that it was made from, so that no run takes the place of a different one."""
-        content = {
-            "config": self.config.digest(),
-            "candles": self.candles.sha256,
-            "forecasts": {member.name: member.key for member in self.members},
-            "strategies": {trader.name: source_sha256(trader.strategy) for trader in self.traders},
-            "code": code_version(),
-            "numerical_version": NUMERICAL_VERSION,
-        }
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+        keys = {member.name: member.key for member in self.members}
+        return run_digest(self.config, self.candles.sha256, keys, self.traders)
 
     def _manifest(self, digest: str) -> dict[str, Any]:
         windows, candles = self.windows, self.candles
@@ -397,6 +389,7 @@ class _Walk:
                 "commit": git_commit(),
                 "numerical_version": NUMERICAL_VERSION,
             },
+            "audit": stored_verdict(self.root, digest),
             "packages": package_versions(),
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": {
@@ -404,6 +397,23 @@ class _Walk:
                 "total": round((datetime.now(UTC) - self.started).total_seconds(), 3),
             },
         }
+
+
+def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, str], traders: Sequence[Trader]) -> str:
+    """Names a run by all that it is made from, so that no run takes the place of a different one.
+
+    `forecasts` holds the key of each forecaster's forecasts (`btcbt.store.forecast_key`) by its name.
+    """
+    content = {
+        "config": config.digest(),
+        "candles": candles_sha256,
+        "forecasts": dict(forecasts),
+        "strategies": {trader.name: source_sha256(trader.strategy) for trader in traders},
+        "code": code_version(),
+        "numerical_version": NUMERICAL_VERSION,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def make_traders(config: RunConfig) -> list[Trader]:
