@@ -165,10 +165,9 @@ def information_coefficient(
     Returns
     -------
     MeanTest
-        ``mean`` is the coefficient. Its standard error is that of the correlation's influence function ``z_f
-        z_o - ic (z_f^2 + z_o^2) / 2`` by `mean_test`; two-sided; NaN pairs dropped; NaN if either side is
-        constant. For ranks the standard error is that under no association, so it tests zero and is no
-        confidence interval far from it.
+        ``mean`` is the coefficient; the statistic is the mean test of the product of the standardised series. It
+        tests zero, under which the errors of standardising do not matter: its standard error makes no confidence
+        interval far from there. Two-sided; NaN pairs dropped; NaN if either side is constant.
     """
     forecast, outcome = np.asarray(forecast, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
     keep = np.isfinite(forecast) & np.isfinite(outcome)
@@ -176,11 +175,8 @@ def information_coefficient(
     if rank:
         x, y = stats.rankdata(x), stats.rankdata(y)
     zx, zy = _standardised(x), _standardised(y)
-    ic = float(np.mean(zx * zy)) if len(x) else float("nan")
-    influence = zx * zy - 0.5 * ic * (zx**2 + zy**2)
-    # The influence function has mean zero; adding the coefficient makes its mean test the test of it.
-    test = mean_test(influence + ic, overlap)
-    return MeanTest(ic, test.standard_error, test.statistic, test.p_value, test.degrees, len(x))
+    test = mean_test(zx * zy, overlap)
+    return MeanTest(test.mean, test.standard_error, test.statistic, test.p_value, test.degrees, len(x))
 
 
 def _standardised(x: FloatArray) -> FloatArray:

@@ -18,8 +18,8 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
+from btcbt.metrics.inference import bootstrap_widening
 from btcbt.records import FloatArray, IntArray
 
 MAX_STRETCHES = 2000
@@ -249,20 +249,9 @@ def _stretches(table: FloatArray, horizon: int) -> FloatArray:
 
 
 def _widened(sums: FloatArray, block: int, correlation: float) -> FloatArray:
-    """Spread series around their means by what a stationary bootstrap would miss of the variance of a mean.
-
-    With n rows, mean block b and correlation r of neighbours (none beyond), the expected bootstrap variance
-    is a share ``(1 + 2 r (1 - 1/b)) / (1 + 2 r) - (2 b - 1) / n`` of the true one: blocks break some of the
-    correlation, and deviations are from the sample's mean (Politis and Romano, 1994, lemma 1). That it is
-    known from some n / b blocks only widens it by the ratio of Student's to the normal 97.5 % quantile.
-    Both are the counterparts of the Harvey-Leybourne-Newbold factor and of their Student t; without them a
-    true null is rejected at 5 % in up to 28 % of simulations of a 30-day record, with them in 5 to 8 %.
-    """
-    n = len(sums)
-    share = (1.0 + 2.0 * correlation * (1.0 - 1.0 / block)) / (1.0 + 2.0 * correlation) - (2.0 * block - 1.0) / n
-    student = float(stats.t.isf(0.025, n / block) / stats.norm.isf(0.025))
+    """Spread series around their means, so that a bootstrap of them is as wide as it should be."""
     centre = sums.mean(axis=0)
-    return np.asarray(centre + (sums - centre) * student / np.sqrt(share))
+    return np.asarray(centre + (sums - centre) * bootstrap_widening(len(sums), block, correlation))
 
 
 def _halves(n_blocks: int) -> FloatArray:

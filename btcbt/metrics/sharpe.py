@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from btcbt.metrics.inference import bootstrap_widening
 from btcbt.records import FloatArray
 
 _NAN = float("nan")
@@ -111,7 +112,8 @@ def bootstrap_interval(
 
     Stationary bootstrap (Politis and Romano, 1994) by `arch`, blocks of a mean length of at least `block`;
     longer where the automatic choice (Politis and White, 2004; corrected by Patton, Politis and White, 2009)
-    is. Two-sided percentile intervals; resampling takes the record as stationary.
+    is. Two-sided percentile intervals (of the logarithm, for the total return), widened for short records by
+    `inference.bootstrap_widening`; resampling takes the record as stationary.
 
     Parameters
     ----------
@@ -134,13 +136,18 @@ def bootstrap_interval(
         return {"sharpe": (_NAN, _NAN), "total_return": (_NAN, _NAN)}
 
     def both(sample: FloatArray) -> FloatArray:
-        return np.array([sharpe_ratio(sample), compound(sample)])
+        # All but a trillionth is lost at worst, so that ruin keeps a logarithm to take quantiles of.
+        return np.array([sharpe_ratio(sample), np.log1p(np.maximum(sample, 1e-12 - 1.0)).sum()])
 
     bootstrap = StationaryBootstrap(length, r, seed=np.random.default_rng(seed))
     draws = np.asarray(bootstrap.apply(both, reps=reps))
     tail = (1.0 - level) / 2.0
-    low, high = np.nanquantile(draws, [tail, 1.0 - tail], axis=0)
-    return {"sharpe": (float(low[0]), float(high[0])), "total_return": (float(low[1]), float(high[1]))}
+    measured, wider = both(r), bootstrap_widening(len(r), length)
+    low, high = (measured + wider * (end - measured) for end in np.nanquantile(draws, [tail, 1.0 - tail], axis=0))
+    return {
+        "sharpe": (float(low[0]), float(high[0])),
+        "total_return": (float(np.expm1(low[1])), float(np.expm1(high[1]))),
+    }
 
 
 def bootstrap_block(returns: FloatArray, block: int) -> int:
