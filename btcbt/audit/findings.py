@@ -1,0 +1,159 @@
+"""What an audit says: findings, what was compared, and what could not be proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from btcbt.config import time_text
+
+STAGES = (
+    "candles",
+    "windows",
+    "scaling",
+    "forecast",
+    "calibration",
+    "strategy",
+    "portfolio",
+    "split",
+)
+"""Where a leak can show, in the order in which the stages run; `split` is about the ranges of fitted parts."""
+
+MAX_LISTED = 50
+
+LIMITS = (
+    "The file itself: revisions, wrong labels or prices filled in before btcbt read it leave no trace in it.",
+    "Weights: what a checkpoint was trained and selected on is taken at the word of its declaration.",
+    "Choices of people: parameters, names and dates in the experiment's file may have been picked by somebody "
+    "who knew how the test range went.",
+    "Origins that were not drawn: a leak that shows at rare origins alone can be missed; raise the sample.",
+    "Data that a forecaster or strategy fetches by itself: files and connections opened through Python are "
+    "reported, those opened by compiled code are not.",
+)
+"""What no audit of this kind can prove; part of every report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One value that depends on what was not known yet.
+
+    Attributes
+    ----------
+    stage : str
+        One of `STAGES`.
+    component : str
+        Which forecaster, strategy (``name@forecaster``) or part it is.
+    field : str
+        What changed: a channel, ``paths.close``, ``target``, ``orders.price``.
+    origin : int
+        The audited origin, ms UTC: everything after it was made different.
+    time : int
+        When the changed value was known or decided, ms UTC; not after `origin`.
+    world : str
+        How the candles after the origin were changed, or ``none``.
+    objects : str
+        ``fresh`` objects, ``used`` ones that had seen the true future before, or those of a fresh ``process``.
+    difference : float
+        Largest absolute difference; inf where a value is missing, is not a number, or an error was raised.
+    detail : str
+        Where in the field, and both values.
+    """
+
+    stage: str
+    component: str
+    field: str
+    origin: int
+    time: int
+    world: str
+    objects: str
+    difference: float
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values; an infinite difference becomes None."""
+        finite = self.difference < float("inf")
+        return {
+            "stage": self.stage,
+            "component": self.component,
+            "field": self.field,
+            "origin": time_text(self.origin),
+            "time": time_text(self.time),
+            "world": self.world,
+            "objects": self.objects,
+            "difference": self.difference if finite else None,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AuditReport:
+    """The verdict on one experiment.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        Ordered by stage, then as found; empty if nothing looks ahead.
+    origins : tuple of int
+        The audited origins, ms UTC.
+    eligible : int
+        Origins of the experiment, from which they were drawn.
+    comparisons : mapping of str to int
+        Bit-for-bit comparisons, by stage.
+    notes : tuple of str
+        What could not be judged in this experiment.
+    subject : mapping
+        What was audited: digests of the configuration, the candles, the forecasters and the strategies.
+    name : str
+        Of the experiment.
+    seed : int
+        Keys the drawn origins and the changes.
+    seconds : float
+        Wall time.
+    finished : str
+        When, ISO 8601, UTC.
+    """
+
+    findings: tuple[Finding, ...]
+    origins: tuple[int, ...]
+    eligible: int
+    comparisons: Mapping[str, int]
+    notes: tuple[str, ...]
+    subject: Mapping[str, Any]
+    name: str
+    seed: int
+    seconds: float
+    finished: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def caught_at(self) -> str | None:
+        """The first stage with a finding, in the order of `STAGES`; None if there is none."""
+        return self.findings[0].stage if self.findings else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as JSON values, as it is stamped into the manifest of a run."""
+        return {
+            "verdict": "clean" if self.clean else "looks ahead",
+            "findings": len(self.findings),
+            "stages": sorted({f.stage for f in self.findings}, key=STAGES.index),
+            "origins": len(self.origins),
+            "eligible": self.eligible,
+            "comparisons": dict(self.comparisons),
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "finished": self.finished,
+            "subject": dict(self.subject),
+            "notes": list(self.notes),
+            "limits": list(LIMITS),
+            "listed": [finding.as_json() for finding in self.findings[:MAX_LISTED]],
+        }
+
+
+def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Findings by stage; those of one stage as they were found."""
+    return tuple(sorted(findings, key=lambda finding: STAGES.index(finding.stage)))

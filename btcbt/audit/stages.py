@@ -1,0 +1,121 @@
+"""The stages of an experiment as the audit runs them, each of which can be put in the place of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btcbt.candles import read_candles
+from btcbt.config import RANDOM_WALK, CandlesConfig, PortfolioConfig, RandomWalkConfig, RunConfig, WindowsConfig
+from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.portfolio import Simulation, simulate
+from btcbt.records import Candles, DataRange, Float32Array, FloatArray, IntArray, Window
+from btcbt.runner import Trader, make_traders
+from btcbt.strategy import Strategy
+from btcbt.windows import Windows, contamination, make_windows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Simulate = Callable[[Candles, IntArray, FloatArray, Sequence[str], PortfolioConfig], Simulation]
+Label = Callable[[IntArray, Sequence[DataRange] | None], NDArray[np.str_]]
+
+
+def read(config: CandlesConfig) -> Candles:
+    """The history that an experiment names."""
+    return read_candles(config.path, config.interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What an experiment is made of. The defaults are what `btcbt run` does.
+
+    A part that is given a history is built anew for every changed one, and may keep it, as a careless user's
+    would: that is what the audit is about. For the check in a fresh process the parts must be importable
+    (functions and classes of modules).
+
+    Attributes
+    ----------
+    read : callable
+        Config to raw candles.
+    prepare : callable, optional
+        Raw candles to those that the experiment runs on: resampling, merging, filling, smoothing.
+    split : callable
+        Candles and config to windows.
+    forecasters : callable, optional
+        Prepared candles to named forecasters; those of the configuration if left out.
+    strategies : callable, optional
+        Prepared candles to named strategies, each run on each forecaster; those of the configuration if left
+        out. Called once for each pair.
+    simulate : callable
+        As `btcbt.portfolio.simulate`.
+    label : callable
+        As `btcbt.windows.contamination`.
+    """
+
+    read: Callable[[CandlesConfig], Candles] = read
+    prepare: Callable[[Candles], Candles] | None = None
+    split: Callable[[Candles, WindowsConfig], Windows] = make_windows
+    forecasters: Callable[[Candles], Mapping[str, Forecaster]] | None = None
+    strategies: Callable[[Candles], Mapping[str, Strategy]] | None = None
+    simulate: Simulate = simulate
+    label: Label = contamination
+
+    def prepared(self, raw: Candles) -> Candles:
+        """What the windows are cut from."""
+        return raw if self.prepare is None else self.prepare(raw)
+
+
+class Cast:
+    """The forecasters and strategies of one or several histories.
+
+    Those of a configuration know no history and are built once; others are built for each history.
+    """
+
+    def __init__(self, config: RunConfig, stages: Stages) -> None:
+        self._config = config
+        self._stages = stages
+        self._own: Mapping[str, Forecaster] | None = None
+
+    def forecasters(self, candles: Candles) -> Mapping[str, Forecaster]:
+        """Forecasters by name."""
+        if self._stages.forecasters is not None:
+            return self._stages.forecasters(candles)
+        if self._own is None:
+            configs: dict[str, Any] = dict(self._config.forecasters)
+            if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
+                configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")  # `run` scores it, too
+            self._own = {
+                name: create_forecaster(chosen, self._config.windows, self._config.seed)
+                for name, chosen in configs.items()
+            }
+        return self._own
+
+    def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
+        """Each strategy on each forecaster that it trades on, every one a new object."""
+        if self._stages.strategies is None:
+            return make_traders(self._config)
+        traders: list[Trader] = []
+        for forecaster in forecasters:
+            for name, strategy in self._stages.strategies(candles).items():
+                on = forecaster if strategy.uses_forecast else None
+                label = f"{name}@{forecaster}" if strategy.uses_forecast else name
+                if all(trader.name != label for trader in traders):
+                    traders.append(Trader(label, strategy, type(strategy).__qualname__, {}, on))
+        return traders
+
+
+def fill_times(orders: pd.DataFrame) -> IntArray:
+    """Times of the fills in a table of orders, ms UTC."""
+    return np.asarray(orders["time"].dt.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)
+
+
+def answer(forecaster: Forecaster, windows: Sequence[Window]) -> Float32Array:
+    """Ask for the forecasts of some windows, in calls of the size that the forecaster wants."""
+    step = forecaster.batch_size
+    parts = [forecaster.forecast(windows[i : i + step]).paths for i in range(0, len(windows), step)]
+    return np.concatenate(parts)

@@ -1,0 +1,272 @@
+"""What an experiment knew and did at one origin, stage by stage, and how two such records differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btcbt.audit.findings import Finding
+from btcbt.audit.scenes import PROBES, Scene
+from btcbt.audit.stages import Cast, Stages, answer, fill_times
+from btcbt.config import RunConfig, time_text
+from btcbt.errors import BtcbtError
+from btcbt.portfolio import Simulation
+from btcbt.records import CHANNELS, FloatArray, Forecast, IntArray, Window
+from btcbt.runner import Trader
+from btcbt.strategy import decide_all
+from btcbt.windows import Windows
+
+_PATH_AXES = ("path", "step")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """One field of one part, for moments up to the audited origin.
+
+    Attributes
+    ----------
+    stage, component, field : str
+        As in `Finding`.
+    times : int64 (n,)
+        When each row was known, decided or done, ms UTC.
+    values : array (n, ...)
+        What it was.
+    axes : tuple of str
+        Names of the axes after the first; one called ``channel`` is named by channel.
+    needs : tuple of str
+        Components from which this one follows; where they differ it is not judged.
+    error : str
+        What was raised instead.
+    """
+
+    stage: str
+    component: str
+    field: str
+    times: IntArray
+    values: NDArray[Any]
+    axes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    error: str = ""
+
+
+def observe_past(scene: Scene) -> list[Observation]:
+    """What is known and where forecasts are made, up to the origin of the scene."""
+    return [*_candles(scene), *_windows(scene)]
+
+
+def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, strict: bool = False) -> list[Observation]:
+    """Run every stage up to the origin of the scene.
+
+    What a part of the user's raises becomes an observation, for it did not raise on the true history; with
+    `strict`, which is for that one, it goes on to the caller.
+    """
+    found = observe_past(scene)
+    windows = _at(scene.windows, scene.question.asked)
+    if len(windows) < len(scene.question.asked):  # an origin has gone: said by the stage before, and nothing to ask
+        return found
+    forecasters = cast.forecasters(scene.candles)
+    paths: dict[str, NDArray[Any]] = {}
+    for name, forecaster in forecasters.items():
+        try:
+            one = _forecast(name, forecaster, windows, scene)
+        except Exception as error:
+            if strict:
+                raise
+            found.append(_raised("forecast", name, scene, error))
+        else:
+            found += one
+            paths[name] = one[-1].values
+    traders = cast.traders(scene.candles, tuple(forecasters))
+    targets = np.full((len(scene.question.account), len(PROBES) + len(traders)), np.nan)
+    targets[:, : len(PROBES)] = scene.question.probes
+    for column, trader in enumerate(traders, start=len(PROBES)):
+        if trader.forecaster is None or trader.forecaster in paths:
+            try:
+                targets[-len(windows) :, column] = _decide(trader, windows, paths, config.windows.horizon)
+            except BtcbtError as error:
+                if strict:
+                    raise
+                found.append(_raised("strategy", trader.name, scene, error))
+            else:
+                decided = targets[-len(windows) :, column].copy()
+                needs = () if trader.forecaster is None else (trader.forecaster,)
+                found.append(Observation("strategy", trader.name, "target", scene.question.asked, decided, (), needs))
+    names = [*PROBES, *(trader.name for trader in traders)]
+    try:
+        found += _accounts(scene, config, stages, names, targets)
+    except Exception as error:
+        if strict:
+            raise
+        found += [_raised("portfolio", name, scene, error) for name in names]
+    return found
+
+
+def compare(
+    truth: Sequence[Observation], other: Sequence[Observation], origin: int, world: str, objects: str
+) -> Iterator[Finding | str]:
+    """Compare two records bit for bit.
+
+    Yields
+    ------
+    Finding or str
+        A finding for each field that differs, the stage's name for each that was compared and is equal. What
+        follows from a part that differs already is not judged.
+    """
+    answers = {(o.stage, o.component, o.field): o for o in other}
+    errors = {(o.stage, o.component): o for o in other if o.error}
+    tainted: set[str] = set()
+    for expected in truth:
+        if tainted & {"candles", "windows", *expected.needs, _forecaster(expected)}:
+            tainted.add(expected.component)
+            continue
+        got = answers.get((expected.stage, expected.component, expected.field))
+        got = got or errors.get((expected.stage, expected.component)) or errors.get(("forecast", expected.component))
+        found = difference(expected, got)
+        if found is None:
+            yield expected.stage
+            continue
+        tainted.add(expected.component)
+        time, size, field, detail = found
+        stage = expected.stage if got is None or not got.error else got.stage
+        yield Finding(stage, expected.component, field, origin, time, world, objects, size, detail)
+
+
+def difference(expected: Observation, got: Observation | None) -> tuple[int, float, str, str] | None:
+    """Time, size, field and place of the largest difference; None if every bit is equal."""
+    last = int(expected.times[-1]) if len(expected.times) else 0
+    if got is None:
+        return last, float("inf"), expected.field, "nothing was made of it"
+    if got.error:
+        return last, float("inf"), expected.field, got.error
+    if not np.array_equal(expected.times, got.times):
+        gone = np.setxor1d(expected.times, got.times)
+        when = int(gone[0]) if len(gone) else last
+        kind = "is gone" if when in expected.times else "has appeared"
+        return when, float(len(gone)), f"{expected.field}.times", f"{time_text(when)} {kind}, {len(gone)} in all"
+    a, b = expected.values, got.values
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return last, float("inf"), expected.field, f"{a.dtype} {a.shape} became {b.dtype} {b.shape}"
+    if a.tobytes() == b.tobytes():
+        return None
+    return _largest(expected, b)
+
+
+def _largest(expected: Observation, b: NDArray[Any]) -> tuple[int, float, str, str]:
+    a = expected.values
+    if a.dtype.kind not in "fiu":
+        at: tuple[Any, ...] = tuple(axis[0] for axis in np.nonzero(a != b)) or (0,) * a.ndim
+        return int(expected.times[at[0]]), float("inf"), expected.field, f"{a[at]} became {b[at]}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    size = np.where(np.isnan(size), np.where(np.isnan(a) & np.isnan(b), 0.0, np.inf), size)
+    at = np.unravel_index(int(np.argmax(size)), size.shape)
+    field, places = expected.field, []
+    for name, index in zip(expected.axes, at[1:], strict=True):
+        if name == "channel":
+            field = f"{field}.{CHANNELS[index]}" if field != "values" else CHANNELS[index]
+        else:
+            places.append(f"{name} {index}")
+    count = f"{np.count_nonzero(size):,} of {size.size:,} values"
+    detail = f"{', '.join([*places, '']) if places else ''}{a[at]:.9g} became {b[at]:.9g}; {count} differ"
+    return int(expected.times[at[0]]), float(size[at]), field, detail
+
+
+def _forecaster(observation: Observation) -> str:
+    """What a forecast and a scaling taint: later stages of the same forecaster."""
+    return observation.component if observation.stage in ("forecast", "calibration") else ""
+
+
+def _candles(scene: Scene) -> Iterator[Observation]:
+    """Everything that is known at the origin, not only what its window holds."""
+    closes = scene.candles.open_time + scene.candles.interval_ms
+    known = closes <= scene.question.origin
+    yield Observation("candles", "candles", "values", closes[known], scene.candles.values[known], ("channel",))
+
+
+def _windows(scene: Scene) -> Iterator[Observation]:
+    windows = _at(scene.windows, scene.question.asked)
+    origins = scene.windows.origins[scene.windows.origins <= scene.question.origin]
+    yield Observation("windows", "windows", "origins", origins, np.zeros((len(origins), 0)), ("nothing",))
+    if len(windows) == len(scene.question.asked):
+        times = np.stack([window.open_time for window in windows])
+        values = np.stack([window.values for window in windows])
+        yield Observation("windows", "windows", "open_time", scene.question.asked, times, ("candle",))
+        yield Observation("windows", "windows", "values", scene.question.asked, values, ("candle", "channel"))
+
+
+def _at(windows: Windows, origins: IntArray) -> list[Window]:
+    """The windows of those origins that there are."""
+    rows = np.searchsorted(windows.origins, origins)
+    inside = np.minimum(rows, max(len(windows.origins) - 1, 0))
+    if not len(windows.origins):
+        return []
+    return [windows[int(row)] for row in inside[windows.origins[inside] == origins]]
+
+
+def _scaling(name: str, forecaster: Any, windows: Sequence[Window]) -> Iterable[Observation]:
+    """The numbers that windows are scaled with, where a forecaster tells them."""
+    scaling = getattr(forecaster, "scaling", None)
+    if scaling is None:
+        return ()
+    values = np.asarray(scaling(windows))
+    axes = tuple(f"axis {i}" for i in range(1, values.ndim))
+    origins = np.array([window.origin for window in windows], dtype=np.int64)
+    return (Observation("scaling", name, "scaling", origins, values, axes),)
+
+
+def _forecast(name: str, forecaster: Any, windows: Sequence[Window], scene: Scene) -> list[Observation]:
+    """Scaling, where a forecaster tells it, and paths; later windows go into the same call."""
+    later = _at(scene.windows, scene.question.companions)
+    later += [windows[-1]] * (len(scene.question.companions) - len(later))
+    paths = answer(forecaster, [*windows, *later])[: len(windows)]
+    return [
+        *_scaling(name, forecaster, windows),
+        Observation("forecast", name, "paths", scene.question.asked, paths, (*_PATH_AXES, "channel")),
+    ]
+
+
+def _decide(trader: Trader, windows: Sequence[Window], paths: Mapping[str, NDArray[Any]], horizon: int) -> FloatArray:
+    none = np.empty((len(windows), 0, horizon, len(CHANNELS)), dtype=np.float32)
+    sampled = none if trader.forecaster is None else paths[trader.forecaster].copy()
+    sampled.flags.writeable = False
+    asked = [Forecast(window, one) for window, one in zip(windows, sampled, strict=True)]
+    return decide_all(trader.strategy, asked, name=trader.name)
+
+
+def _accounts(
+    scene: Scene, config: RunConfig, stages: Stages, names: Sequence[str], targets: FloatArray
+) -> list[Observation]:
+    """Accounts up to the origin. The fill of the last decision is of the candle after it, and left out."""
+    account, candles = scene.question.account, scene.candles
+    if len(account) < 2:
+        return []
+    if candles.open_time[-1] < scene.question.origin:
+        account, targets = account[:-1], targets[:-1]
+    elif not np.isfinite(candles.values[candles.open_time >= scene.question.origin]).all():
+        targets = targets.copy()
+        targets[-1] = np.nan  # an account cannot trade at a price that is no number
+    done = stages.simulate(candles, account, targets, names, config.portfolio)
+    # With or without its last decision, an account runs for one stride after the one before.
+    until = int(scene.question.account[-2] + np.diff(scene.question.account).min())
+    return [one for column, name in enumerate(names) for one in _account(done, column, name, until)]
+
+
+def _account(done: Simulation, column: int, name: str, until: int) -> Iterator[Observation]:
+    closes = done.open_time + done.interval_ms
+    known = closes <= until
+    yield Observation("portfolio", name, "equity", closes[known], done.equity[known, column], (), (name,))
+    orders = done.orders[done.orders["strategy"] == name]
+    times = fill_times(orders)
+    before = times < until
+    for field in ("price", "size", "fee"):
+        values = orders[field].to_numpy(dtype=np.float64)[before]
+        yield Observation("portfolio", name, f"orders.{field}", times[before], values, (), (name,))
+
+
+def _raised(stage: str, component: str, scene: Scene, error: Exception) -> Observation:
+    text = " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
+    return Observation(stage, component, "", scene.question.asked, np.empty(0), error=text)
