@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,15 @@ from typing import Any
 import numpy as np
 
 from btcbt.candles import read_candles
-from btcbt.config import RANDOM_WALK, STORE_FOLDER, RandomWalkConfig, RunConfig, load_config, time_text
+from btcbt.config import (
+    RANDOM_WALK,
+    STORE_FOLDER,
+    ForecasterConfig,
+    RandomWalkConfig,
+    RunConfig,
+    load_config,
+    time_text,
+)
 from btcbt.errors import BtcbtError, CandleError, ConfigError
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
@@ -41,6 +50,7 @@ from btcbt.report.stored import Run, load_run
 from btcbt.report.verdict import stored_verdict
 from btcbt.store import (
     NUMERICAL_VERSION,
+    Digests,
     ForecastStore,
     Plan,
     ShardWriter,
@@ -48,7 +58,7 @@ from btcbt.store import (
     window_digests,
 )
 from btcbt.strategy import Strategy, decide_all, load_strategy
-from btcbt.windows import contamination, make_windows
+from btcbt.windows import Windows, contamination, make_windows
 
 READ_BATCH = 168
 DIGEST_LENGTH = 16
@@ -65,6 +75,9 @@ class Member:
     name: str
     kind: str
     forecaster: Forecaster
+    build: Callable[[], Forecaster]
+    windows: Windows
+    digests: Digests
     key: str
     meaning: Mapping[str, object]
     store: ForecastStore
@@ -142,17 +155,15 @@ class _Walk:
         """All stages, in order."""
         with self.clock("read candles"):
             self.candles = read_candles(self.config.candles.path, self.config.candles.interval)
-            self.windows = make_windows(self.candles, self.config.windows)
         # Everything that can be wrong with an experiment shows before the first forecast is paid for.
         self.traders = make_traders(self.config)
+        with self.clock("load forecasters"):
+            self._make_members()
         if self.traders and self.windows.origins[0] > self.candles.open_time[-1]:
             raise CandleError(
                 f"candles {self.candles.source}: none follows the first origin, "
                 f"{time_text(int(self.windows.origins[0]))}, so nothing trades; move windows.start back"
             )
-        with self.clock("load forecasters"):
-            self.digests = window_digests(self.windows)
-            self.members = self._make_members()
         for member in self.members:
             with self.clock(f"forecast {member.name}"):
                 self._forecast(member)
@@ -169,16 +180,27 @@ class _Walk:
 
     # -- forecasts ------------------------------------------------------------------------------------
 
-    def _make_members(self) -> list[Member]:
-        configs = dict(self.config.forecasters)
+    def _make_members(self) -> None:
+        configs: dict[str, ForecasterConfig] = dict(self.config.forecasters)
         if all(c.kind != RANDOM_WALK for c in configs.values()):
             configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
         # The random walk comes first: the others are compared with it.
         names = sorted(configs, key=lambda name: configs[name].kind != RANDOM_WALK)
-        return [self._make_member(name, configs[name]) for name in names]
+        builds = {
+            name: partial(create_forecaster, configs[name], self.config.windows, self.config.seed) for name in names
+        }
+        make_windows(self.candles, self.config.windows)  # a wrong range shows before weights are read
+        forecasters = {name: build() for name, build in builds.items()}
+        # Forecasters are compared at the same origins, so an origin must suit the one that looks back farthest.
+        longest = max(forecaster.context for forecaster in forecasters.values())
+        self.windows = make_windows(self.candles, self.config.windows, context=longest)
+        contexts = {self.windows.context, *(forecaster.context for forecaster in forecasters.values())}
+        self.digests = {context: window_digests(self.windows.with_context(context)) for context in sorted(contexts)}
+        self.members = [self._make_member(name, configs[name], forecasters[name], builds[name]) for name in names]
 
-    def _make_member(self, name: str, config: Any) -> Member:
-        forecaster = create_forecaster(config, self.config.windows, self.config.seed)
+    def _make_member(
+        self, name: str, config: ForecasterConfig, forecaster: Forecaster, build: Callable[[], Forecaster]
+    ) -> Member:
         key, meaning = forecast_key(
             forecaster.identity(),
             interval_ms=self.candles.interval_ms,
@@ -189,14 +211,18 @@ class _Walk:
         )
         folder = self.root / STORE_FOLDER / key
         store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon)
+        digests = self.digests[forecaster.context]
         return Member(
             name=name,
             kind=config.kind,
             forecaster=forecaster,
+            build=build,
+            windows=self.windows.with_context(forecaster.context),
+            digests=digests,
             key=key,
             meaning=meaning,
             store=store,
-            plan=store.plan(self.windows.origins, self.digests),
+            plan=store.plan(self.windows.origins, digests),
             labels=contamination(self.windows.origins, forecaster.data_ranges()),
             traded=name in self.config.forecasters,
         )
@@ -212,10 +238,10 @@ class _Walk:
                 shards = [missing[start : start + size] for start in range(0, len(missing), size)]
                 with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
                     for rows, batch in self._forecast_shards(member, shards, advance):
-                        writer.put(self.digests[rows], batch)
+                        writer.put(member.digests[rows], batch)
                         stop()
                 member.computed = len(missing)
-                member.plan = member.store.plan(self.windows.origins, self.digests)
+                member.plan = member.store.plan(self.windows.origins, member.digests)
         first = member.store.read(member.plan.part(slice(0, 1)), self.windows.origins[:1], 1)
         member.provenance = next(first).provenance
 
@@ -224,10 +250,10 @@ class _Walk:
     ) -> Iterator[tuple[IntArray, ForecastBatch]]:
         """The forecasts of each shard, made in batches that do not cross from one shard to the next."""
         forecaster, count = member.forecaster, sum(map(len, shards))
-        step = batch_size(forecaster, count)
+        step = batch_size(forecaster)
         parts = [[rows[start : start + step] for start in range(0, len(rows), step)] for rows in shards]
-        asked = ([self.windows[int(row)] for row in part] for shard in parts for part in shard)
-        batches = forecast_in_order(forecaster, asked, processes(forecaster, count))
+        asked = ([member.windows[int(row)] for row in part] for shard in parts for part in shard)
+        batches = forecast_in_order(forecaster, asked, processes(forecaster, count), key=member.key, build=member.build)
         for rows, shard in zip(shards, parts, strict=True):
             paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
             provenance: Mapping[str, str] = {}
@@ -326,7 +352,9 @@ class _Walk:
         target = self.root / self.config.name / digest
         windows = self.windows
         with stored.new_directory(target) as folder:
-            columns = {"window": stored.digest_column(self.digests), "scored": windows.scored}
+            columns: dict[str, Any] = {"scored": windows.scored}
+            for context, digests in self.digests.items():
+                columns[f"window.{context}"] = stored.digest_column(digests)
             columns |= {f"label.{member.name}": member.labels for member in self.members}
             stored.write_columns(folder / "origins.parquet", "origin", windows.origins, columns)
             for member in self.members:
@@ -458,6 +486,7 @@ def _describe(member: Member) -> dict[str, Any]:
     return {
         "kind": member.kind,
         "key": member.key,
+        "context": member.forecaster.context,
         "n_paths": member.forecaster.n_paths,
         "identity": dict(member.forecaster.identity()),
         "traded": member.traded,

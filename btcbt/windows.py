@@ -7,7 +7,7 @@ nothing after an origin can make it come or go, for that would select origins by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import overload
 
@@ -68,6 +68,12 @@ class Windows(Sequence[Window]):
         rows = slice(stop - self.context, stop)
         return Window(self.candles.open_time[rows], self.candles.values[rows], self.candles.interval_ms)
 
+    def with_context(self, context: int) -> Windows:
+        """The same origins with windows of another length."""
+        if len(self) and context > int(self.last[0]) + 1:
+            raise ValueError(f"the first origin has {int(self.last[0]) + 1} candles before it, not {context}")
+        return replace(self, context=context)
+
     def contexts(self, index: slice | IntArray) -> FloatArray:
         """The windows of some origins as one array, (B, T, 6): a copy, so of a batch at a time."""
         rows: IntArray = self.last[index][:, None] + np.arange(1 - self.context, 1)
@@ -87,8 +93,17 @@ class Windows(Sequence[Window]):
         return self.candles.values[rows]
 
 
-def make_windows(candles: Candles, config: WindowsConfig) -> Windows:
+def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None = None) -> Windows:
     """Find the eligible origins.
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    config : WindowsConfig
+        The range, the stride, T and H.
+    context : int, optional
+        Candles that an origin needs, where some forecaster looks at more than T; windows still hold T.
 
     The origins asked for are the candle closes in [start, end) that are multiples of ``stride`` intervals
     since the epoch, so that a longer range keeps the origins of a shorter one.
@@ -105,7 +120,8 @@ def make_windows(candles: Candles, config: WindowsConfig) -> Windows:
     last, present = _rows_closing_at(candles, grid)
     run_start = _run_starts(candles)
     known = np.arange(len(candles)) - run_start + 1  # contiguous candles up to and including each row
-    enough = present & (known[last] >= config.context)
+    needed = max(config.context, context or 0)
+    enough = present & (known[last] >= needed)
     skipped = {
         NO_CANDLE: int(np.count_nonzero(~present)),
         GAP: int(np.count_nonzero(present & ~enough & (run_start[last] > 0))),
@@ -116,7 +132,7 @@ def make_windows(candles: Candles, config: WindowsConfig) -> Windows:
         why = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "none lies in it"
         raise CandleError(
             f"candles {candles.source}: no origin in windows.start {time_text(config.start)} .. windows.end "
-            f"{time_text(config.end)} has {config.context} contiguous candles before it ({why}); "
+            f"{time_text(config.end)} has {needed} contiguous candles before it ({why}); "
             "shorten windows.context or move the range"
         )
     last = last[enough]

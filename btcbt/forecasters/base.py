@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from btcbt.records import DataRange, ForecastBatch, Window
 
@@ -24,8 +23,8 @@ class Forecaster(ABC):
         Keys the random numbers (`btcbt.randomness.uniforms`).
     """
 
-    single_threaded: ClassVar[bool] = False
-    """True if a forecast is so slow, and keeps to one core, that several processes pay."""
+    single_threaded: bool = False
+    """True if a forecast is slow and does best on one core: several processes then share the work."""
 
     def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int) -> None:
         self.context = context

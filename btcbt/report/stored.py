@@ -4,7 +4,7 @@ Layout of ``runs/<name>/<digest>/``::
 
     manifest.json      where every number came from
     metrics.json       dotted keys to numbers; null where a number does not exist
-    origins.parquet    origin, window digest, scored, and one label per forecaster
+    origins.parquet    origin, scored, window.T (digest of the T candles before it), label.FORECASTER
     forecasts/<name>/  the shards of each forecaster: hard links into the store, or copies
     targets.parquet    decided weights by origin, one column per strategy
     equity.parquet     equity at each candle's close in quote units, one column per strategy
@@ -95,7 +95,7 @@ class Run:
     metrics: Mapping[str, float]
 
     def origins(self) -> pd.DataFrame:
-        """One row per origin: window digest, whether it is scored, one label per forecaster."""
+        """One row per origin: whether it is scored, digests of its windows, one label per forecaster."""
         return self._table("origins", index="origin")
 
     def targets(self) -> pd.DataFrame:
@@ -127,9 +127,10 @@ class Run:
             has = ", ".join(sorted(known))
             raise StoreError(f"{self.directory}: no forecaster '{name}'; it has {has}")
         entry = known[name]
-        table = pq.read_table(self.directory / "origins.parquet", columns=["origin", "window"])
+        window = f"window.{entry['context']}"
+        table = pq.read_table(self.directory / "origins.parquet", columns=["origin", window])
         origins = table.column("origin").cast(pa.int64()).to_numpy()
-        digests = np.frombuffer(b"".join(table.column("window").to_pylist()), dtype="V16")
+        digests = np.frombuffer(b"".join(table.column(window).to_pylist()), dtype="V16")
         store = ForecastStore(
             self.directory / "forecasts" / name,
             entry["key"],
@@ -174,14 +175,10 @@ def load_run(directory: str | Path) -> Run:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         config = RunConfig.model_validate_json(json.dumps(manifest["config"]))
     except OSError as error:
-        raise StoreError(
-            f"{directory}: not a run ({error.strerror}: {error.filename}); give runs/NAME"
-        ) from None
+        raise StoreError(f"{directory}: not a run ({error.strerror}: {error.filename}); give runs/NAME") from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         problem = " ".join(str(error).split())[:200]
-        raise StoreError(
-            f"{folder}: the run is damaged or of another version ({problem}); run it again"
-        ) from None
+        raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
     numbers = {key: math.nan if value is None else float(value) for key, value in metrics.items()}
     return Run(folder, config, manifest, numbers)
 
@@ -209,9 +206,7 @@ def new_directory(target: Path) -> Iterator[Path]:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         temporary.mkdir()
     except OSError as error:
-        raise StoreError(
-            f"{target}: cannot be written ({error.strerror}); choose another store.root"
-        ) from None
+        raise StoreError(f"{target}: cannot be written ({error.strerror}); choose another store.root") from None
     try:
         yield temporary
         _replace_folder(temporary, target)

@@ -143,14 +143,10 @@ def test_candles_after_an_origin_never_decide_on_it(make_history: History, rng: 
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 20), (10, 42), (100, 200), (-200, -100)])
-def test_a_range_outside_the_candles_is_told_with_both_ranges(
-    make_history: History, first: int, last: int
-) -> None:
+def test_a_range_outside_the_candles_is_told_with_both_ranges(make_history: History, first: int, last: int) -> None:
     with pytest.raises(CandleError) as caught:
         make_windows(make_history(40), config(first, last))
-    assert "simulated: they span 2019-01-01T00:00Z .. 2019-01-02T16:00Z, but windows.start" in str(
-        caught.value
-    )
+    assert "simulated: they span 2019-01-01T00:00Z .. 2019-01-02T16:00Z, but windows.start" in str(caught.value)
 
 
 def test_no_eligible_origin_is_an_error_with_its_reasons(make_history: History) -> None:
@@ -191,3 +187,23 @@ def test_selection_is_told_apart_from_fitting_and_the_worse_label_wins() -> None
     assert label(150, *ranges) == "clean"
     assert label(99, *ranges) == "seen"
     assert label(120, ("selection", 0, 200), ("finetuning", 110, 130)) == "seen"
+
+
+def test_an_origin_must_suit_the_forecaster_that_looks_back_farthest(make_history: History) -> None:
+    candles = make_history(40, missing=[9])
+    windows = make_windows(candles, config(13, 25), context=8)
+    assert hours(windows) == list(range(18, 25))
+    assert windows.context == 5
+    assert windows.skipped == {GAP: 5}
+    longer = windows.with_context(8)
+    assert hours(longer) == hours(windows)
+    np.testing.assert_array_equal(longer[0].values[3:], windows[0].values)
+    assert len(longer[0].values) == 8
+    assert hours(make_windows(candles, config(13, 25), context=2)) == list(range(15, 25))
+
+
+def test_windows_cannot_reach_before_the_history(make_history: History) -> None:
+    windows = make_windows(make_history(40), config(10, 20))
+    assert len(windows.with_context(10)[0].values) == 10
+    with pytest.raises(ValueError, match="10 candles before it, not 11"):
+        windows.with_context(11)

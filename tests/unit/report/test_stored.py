@@ -33,13 +33,13 @@ def fill(folder: Path, rng: np.random.Generator) -> ForecastBatch:
     digests = np.frombuffer(rng.bytes(16 * 5), dtype="V16")
     batch = ForecastBatch(origins, rng.normal(size=(5, 3, 2, 6)).astype(np.float32))
     ForecastStore(folder / "forecasts" / "walk", KEY, n_paths=3, horizon=2).write(digests, batch)
-    columns = {"window": stored.digest_column(digests), "scored": np.ones(5, dtype=bool)}
+    columns = {"window.4": stored.digest_column(digests), "scored": np.ones(5, dtype=bool)}
     stored.write_columns(folder / "origins.parquet", "origin", origins, columns)
     stored.write_columns(folder / "targets.parquet", "origin", origins, {"mine@walk": np.linspace(0, 1, 5)})
     config = RunConfig.model_validate_json(json.dumps(CONFIG))
     manifest = {
         "config": config.model_dump(mode="json"),
-        "forecasters": {"walk": {"key": KEY, "n_paths": 3}},
+        "forecasters": {"walk": {"key": KEY, "context": 4, "n_paths": 3}},
     }
     stored.write_json(folder / "manifest.json", manifest)
     stored.write_json(folder / "metrics.json", {"a.b": np.float64(1.5), "a.c": math.nan, "a.d": math.inf})
