@@ -15,7 +15,7 @@ import numpy as np
 from btcbt.candles.archive import MAX_ZIP_BYTES, unzip_table
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.candles.check import Inspection, inspect_rows, repair_rows
-from btcbt.candles.parquet import read_bytes, read_notes, write_rows
+from btcbt.candles.parquet import check_rows_note, read_bytes, read_candles, read_notes, write_rows
 from btcbt.candles.rows import Rows, join_rows, same_rows
 from btcbt.candles.schema import candle_error
 from btcbt.candles.tables import parse_csv, parse_json, parse_parquet
@@ -186,6 +186,8 @@ def check_history(
         If the file cannot be read, is of a longer interval, cannot be repaired, or may not be replaced.
     """
     rows = read_rows(path)
+    notes = read_notes(path) if Path(path).suffix.lower() == ".parquet" else {}
+    check_rows_note(notes, rows.open_ms, rows.values, rows.source)
     before = inspect_rows(rows, interval)
     if not (repair or drop_placeholders):
         if not before.problems:
@@ -201,7 +203,6 @@ def check_history(
     target = check_output(Path(path) if output is None else output)
     if target.exists() and output is not None and target.resolve() != Path(path).resolve():
         raise candle_error(target.name, "exists already; name a new file, or append with 'btcbt data import'")
-    notes = read_notes(path) if Path(path).suffix.lower() == ".parquet" else {}
     write_rows(kept, target, interval, notes=notes)
     return Checked(before, after, dropped, target)
 
@@ -241,9 +242,9 @@ def stored_rows(output: Path, interval: str) -> Rows:
     """
     if not output.exists():
         return join_rows([], output.name)
-    rows = parse_parquet(read_bytes(output, output.name, "a Parquet file"), output.name)
-    rows.to_candles(interval)
-    return rows
+    read_candles(output, interval)
+    # Read once more as it is stored: Candles have the missing amounts filled, and an estimate is not to be stored.
+    return parse_parquet(read_bytes(output, output.name, "a Parquet file"), output.name)
 
 
 def check_output(output: str | Path) -> Path:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.candles.rows import Rows
-from btcbt.candles.schema import candle_error, check_interval, make_candles, name_interval
+from btcbt.candles.schema import candle_error, check_interval, digest_arrays, make_candles, name_interval
 from btcbt.candles.tables import MAX_ROWS
 from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
@@ -29,6 +29,9 @@ MAX_FILE_BYTES = 1 << 30
 TIME = "open_time"
 NOTE_PREFIX = "btcbt."
 """What the names of notes start with among the key-value metadata of a file."""
+ROWS_NOTE = f"{NOTE_PREFIX}rows"
+"""The note that holds the SHA-256 of a file's rows. Parquet protects its pages by checksums but not its footer: a
+flipped bit in the name of a column would go unnoticed without it."""
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00"})
 _TIME_TYPE = pa.timestamp("ms", tz="UTC")
 # How many of a unit make one ms.
@@ -61,13 +64,10 @@ def read_candles(path: str | Path, interval: str = "1h") -> Candles:
     source = str(path) if bundled else place.name or str(place)
     content = read_bytes(place, source, "a Parquet file or bundled:NAME")
     # Parsing the very bytes that were hashed leaves no moment in which the file could change.
-    table = _read_table(content, source)
-    values = np.full((table.num_rows, len(CHANNELS)), np.nan)
-    for channel, name in enumerate(CHANNELS):
-        if name in table.column_names:
-            values[:, channel] = _floats(table, name, source)
+    times, values, notes = _read_columns(content, source)
+    check_rows_note(notes, times, values, source)
     digest = hashlib.sha256(content).hexdigest()
-    candles = make_candles(_times(table, source), values, interval=interval, source=source, sha256=digest)
+    candles = make_candles(times, values, interval=interval, source=source, sha256=digest)
     check_interval(candles)
     return candles
 
@@ -141,11 +141,34 @@ def read_notes(path: str | Path) -> dict[str, str]:
     path = Path(path)
     content = read_bytes(path, path.name, "a Parquet file")
     try:
-        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+        return _notes(pq.read_schema(pa.BufferReader(content)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path.name, error) from None
-    texts = {key.decode("utf-8", "replace"): text.decode("utf-8", "replace") for key, text in metadata.items()}
-    return {key: text for key, text in texts.items() if key.startswith(NOTE_PREFIX)}
+
+
+def check_rows_note(notes: Mapping[str, str], times: IntArray, values: FloatArray, source: str) -> None:
+    """Compare rows with the digest that was kept when they were written, if there is one.
+
+    Parameters
+    ----------
+    notes : mapping of str to str
+        Of the file.
+    times : int64 (N,)
+        Open times, ms UTC.
+    values : float64 (N, 6)
+        The channels as stored, NaN where `amount` is missing.
+    source : str
+        What messages call the file.
+
+    Raises
+    ------
+    CandleError
+        If they differ.
+    """
+    if notes.get(ROWS_NOTE, _digest(times, values)) != _digest(times, values):
+        raise candle_error(
+            source, "its rows are not those it was written with; restore it, or accept them with 'btcbt data import'"
+        )
 
 
 def read_bytes(place: Path, source: str, wanted: str) -> bytes:
@@ -190,7 +213,8 @@ def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, not
     names = CHANNELS if amount else CHANNELS[:AMOUNT]
     columns = {TIME: pa.array(times, type=pa.int64()).cast(_TIME_TYPE)}
     columns |= {name: pa.array(values[:, channel]) for channel, name in enumerate(names)}
-    content = _encode(pa.table(columns, metadata=dict(notes) or None))
+    stored = values if amount else np.where(np.arange(len(CHANNELS)) == AMOUNT, np.nan, values)
+    content = _encode(pa.table(columns, metadata={**notes, ROWS_NOTE: _digest(times, stored)}))
     try:
         replace_file(path, content)
     except OSError as error:
@@ -198,6 +222,31 @@ def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, not
             path.name, f"cannot be written to {path.parent} ({error.strerror}); give a writable folder"
         ) from None
     return hashlib.sha256(content).hexdigest()
+
+
+def _digest(times: IntArray, values: FloatArray) -> str:
+    # One kind of NaN, so that a writer's choice of its bits does not matter.
+    return digest_arrays(times, np.where(np.isnan(values), np.nan, values), 0)
+
+
+def _notes(schema: pa.Schema) -> dict[str, str]:
+    pairs = (schema.metadata or {}).items()
+    texts = {key.decode("utf-8", "replace"): text.decode("utf-8", "replace") for key, text in pairs}
+    return {key: text for key, text in texts.items() if key.startswith(NOTE_PREFIX)}
+
+
+def _read_columns(content: bytes, source: str) -> tuple[IntArray, FloatArray, dict[str, str]]:
+    """Open times (N,) in ms, values (N, 6) with NaN for what is missing, and notes."""
+    table = _read_table(content, source)
+    values = np.full((table.num_rows, len(CHANNELS)), np.nan)
+    try:
+        for channel, name in enumerate(CHANNELS):
+            if name in table.column_names:
+                values[:, channel] = _floats(table, name, source)
+        return _times(table, source), values, _notes(table.schema)
+    # The name of a timezone, for one, is decoded only when it is asked for.
+    except (pa.ArrowException, ValueError) as error:
+        raise _unreadable(source, error) from None
 
 
 def _read_table(content: bytes, source: str) -> pa.Table:

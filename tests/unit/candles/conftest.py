@@ -1,31 +1,22 @@
 """Candle tables to break."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from archive_server import HOUR, ArchiveServer, Clock, walk
 
 from btcbt.records import CHANNELS, FloatArray, IntArray
 
-HOUR = 3_600_000
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
 
 
 def hours(n: int) -> IntArray:
     return START + HOUR * np.arange(n, dtype=np.int64)
-
-
-def walk(rng: np.random.Generator, n: int) -> FloatArray:
-    """Consistent candles (n, 6) around 100, with an exact amount."""
-    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, n)))
-    opened = close * np.exp(rng.normal(0, 0.005, n))
-    high = np.maximum(opened, close) * (1 + rng.uniform(0, 0.01, n))
-    low = np.minimum(opened, close) * (1 - rng.uniform(0, 0.01, n))
-    volume = rng.uniform(0, 50, n)
-    return np.stack([opened, high, low, close, volume, volume * close], axis=1)
 
 
 @pytest.fixture
@@ -55,3 +46,19 @@ def save(tmp_path: Path) -> Callable[[dict[str, pa.Array]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def archive_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArchiveServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ArchiveServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

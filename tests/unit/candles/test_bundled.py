@@ -61,9 +61,7 @@ def test_the_samples_are_small_and_carry_their_licence():
     "name", ["bundled:DOGEUSD_1h", "bundled:", "bundled:../sample/BTCUSD_1h", "bundled:/etc/passwd"]
 )
 def test_an_unknown_sample_lists_the_known_ones(name):
-    with pytest.raises(
-        CandleError, match="no such sample; use bundled:NAME with one of BTCUSD_1h, EOSUSD_1h"
-    ):
+    with pytest.raises(CandleError, match="no such sample; use bundled:NAME with one of BTCUSD_1h, EOSUSD_1h"):
         read_candles(name)
 
 

@@ -103,9 +103,7 @@ def test_a_resampled_history_has_a_digest_and_a_name_of_its_own(sample_candles):
 
 @pytest.mark.parametrize("interval", ["30m", "1m"])
 def test_candles_cannot_be_made_shorter(sample_candles, interval):
-    with pytest.raises(
-        CandleError, match=f"1h candles cannot be merged into {interval}; give a multiple of 1h"
-    ):
+    with pytest.raises(CandleError, match=f"1h candles cannot be merged into {interval}; give a multiple of 1h"):
         resample(sample_candles, interval)
 
 

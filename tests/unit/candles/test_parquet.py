@@ -19,9 +19,7 @@ from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles
 
 HOUR = 3_600_000
-NO_DEADLINE = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+NO_DEADLINE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refusal(path, interval="1h") -> str:
@@ -158,9 +156,7 @@ def test_a_missing_column_is_named(columns, save, name):
 def test_a_file_without_amount_gets_the_estimate(columns, save, values):
     del columns["amount"]
     candles = read_candles(save(columns))
-    np.testing.assert_allclose(
-        candles.values[:, AMOUNT], values[:, VOLUME] * values[:, :4].sum(axis=1) / 4, rtol=1e-15
-    )
+    np.testing.assert_allclose(candles.values[:, AMOUNT], values[:, VOLUME] * values[:, :4].sum(axis=1) / 4, rtol=1e-15)
 
 
 @pytest.mark.parametrize("kind", ["null", "some nulls", "nan"])

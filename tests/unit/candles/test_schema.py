@@ -61,9 +61,7 @@ def test_a_missing_amount_is_volume_times_the_mean_price(times, values):
 def test_a_value_that_is_no_finite_number_is_named(times, values, channel, value):
     values[7, channel] = value
     message = refusal(times, values)
-    assert (
-        f"row 7 (2019-01-01T07:00:00Z) has {CHANNELS[channel]} {value!r}, expected a finite number" in message
-    )
+    assert f"row 7 (2019-01-01T07:00:00Z) has {CHANNELS[channel]} {value!r}, expected a finite number" in message
 
 
 def test_an_infinite_amount_is_refused(times, values):
@@ -75,18 +73,15 @@ def test_an_infinite_amount_is_refused(times, values):
 @pytest.mark.parametrize("price", [0.0, -3.5])
 def test_a_price_that_is_not_positive_is_named(times, values, channel, price):
     values[9, channel] = price
-    assert (
-        f"row 9 (2019-01-01T09:00:00Z) has {CHANNELS[channel]} {price}, expected a price above 0"
-        in refusal(times, values)
+    assert f"row 9 (2019-01-01T09:00:00Z) has {CHANNELS[channel]} {price}, expected a price above 0" in refusal(
+        times, values
     )
 
 
 @pytest.mark.parametrize("channel", [VOLUME, AMOUNT])
 def test_a_negative_volume_or_amount_is_named(times, values, channel):
     values[2, channel] = -1e-9
-    assert f"row 2 (2019-01-01T02:00:00Z) has {CHANNELS[channel]} -1e-09, expected 0 or more" in refusal(
-        times, values
-    )
+    assert f"row 2 (2019-01-01T02:00:00Z) has {CHANNELS[channel]} -1e-09, expected 0 or more" in refusal(times, values)
 
 
 def test_zero_volume_is_allowed(times, values):
@@ -98,15 +93,13 @@ def test_zero_volume_is_allowed(times, values):
 def test_a_price_outside_high_and_low_is_named(times, values, channel):
     above = values.copy()
     above[4, channel] = above[4, HIGH] * 1.001
-    assert (
-        f"row 4 (2019-01-01T04:00:00Z) has {CHANNELS[channel]} {float(above[4, channel])!r} above its high"
-        in (refusal(times, above))
+    assert f"row 4 (2019-01-01T04:00:00Z) has {CHANNELS[channel]} {float(above[4, channel])!r} above its high" in (
+        refusal(times, above)
     )
     below = values.copy()
     below[4, channel] = below[4, LOW] * 0.999
-    assert (
-        f"row 4 (2019-01-01T04:00:00Z) has {CHANNELS[channel]} {float(below[4, channel])!r} below its low"
-        in (refusal(times, below))
+    assert f"row 4 (2019-01-01T04:00:00Z) has {CHANNELS[channel]} {float(below[4, channel])!r} below its low" in (
+        refusal(times, below)
     )
 
 
@@ -151,9 +144,7 @@ def test_extreme_times_are_refused_without_overflow(times, values):
     assert "is outside 1970 .. 2200" in refusal(times, values)
 
 
-@pytest.mark.parametrize(
-    ("rows", "length"), [(slice(0, None, 4), "4h"), ([0, 2, 6, 8], "2h"), ([0, 24], "1d")]
-)
+@pytest.mark.parametrize(("rows", "length"), [(slice(0, None, 4), "4h"), ([0, 2, 6, 8], "2h"), ([0, 24], "1d")])
 def test_longer_candles_than_the_interval_are_found_out(times, values, rows, length):
     candles = make_candles(times[rows], values[rows], interval="1h", source="history.parquet")
     with pytest.raises(CandleError) as caught:
@@ -203,9 +194,7 @@ def test_without_a_file_the_digest_is_that_of_the_arrays(times, values):
     assert make_candles(times, values, interval="1h", sha256="ab").sha256 == "ab"
 
 
-@pytest.mark.parametrize(
-    ("length", "name"), [(60_000, "1m"), (14_400_000, "4h"), (86_400_000, "1d"), (1500, "1.5s")]
-)
+@pytest.mark.parametrize(("length", "name"), [(60_000, "1m"), (14_400_000, "4h"), (86_400_000, "1d"), (1500, "1.5s")])
 def test_lengths_have_short_names(length, name):
     assert name_interval(length) == name
 
