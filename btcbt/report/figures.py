@@ -105,9 +105,7 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     for column, (name, paths) in enumerate(fans.items()):
         future = window.future_open_time(paths.shape[1]) + window.interval_ms
         colour = COLOURS[column]
-        for row, (channel, label) in enumerate(
-            ((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))
-        ):
+        for row, (channel, label) in enumerate(((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))):
             axes = panels[row, column]
             axes.plot(_dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
             _fan(axes, future, paths[:, :, channel], window, known[-1, channel], colour)

@@ -190,9 +190,7 @@ def test_a_file_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_config_or_one_line_of_error(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_text_is_a_config_or_one_line_of_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.mktemp("fuzz") / "any.yaml"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(ConfigError) as caught:
@@ -201,9 +199,7 @@ def test_any_text_is_a_config_or_one_line_of_error(
 
 
 def test_times_are_utc_unless_they_say_otherwise(file: Path) -> None:
-    file.write_text(
-        GOOD.replace("2019-06-01", "2019-06-01T02:30:00+02:00").replace("2019-06-08", '"2019-06-08"')
-    )
+    file.write_text(GOOD.replace("2019-06-01", "2019-06-01T02:30:00+02:00").replace("2019-06-08", '"2019-06-08"'))
     windows = load_config(file).windows
     assert time_text(windows.start) == "2019-06-01T00:30Z"
     assert time_text(windows.end) == "2019-06-08T00:00Z"

@@ -188,9 +188,7 @@ def test_a_file_with_another_name_is_left_alone_and_named(
     assert stranger.exists()
 
 
-def test_a_file_that_changes_after_the_plan_is_not_used(
-    store: ForecastStore, rng: np.random.Generator
-) -> None:
+def test_a_file_that_changes_after_the_plan_is_not_used(store: ForecastStore, rng: np.random.Generator) -> None:
     digests, batch = forecasts(rng, 2)
     path = store.write(digests, batch)
     plan = store.plan(batch.origins, digests)
@@ -224,17 +222,13 @@ def test_a_write_that_fails_leaves_nothing(
     assert list(store.folder.iterdir()) == []
 
 
-def test_paths_of_another_shape_are_a_programming_error(
-    store: ForecastStore, rng: np.random.Generator
-) -> None:
+def test_paths_of_another_shape_are_a_programming_error(store: ForecastStore, rng: np.random.Generator) -> None:
     digests, batch = forecasts(rng, 2)
     with pytest.raises(ValueError, match="not those of the store"):
         store.write(digests, ForecastBatch(batch.origins, batch.paths[:, :2]))
 
 
-def test_the_background_writer_has_written_all_when_it_is_left(
-    store: ForecastStore, rng: np.random.Generator
-) -> None:
+def test_the_background_writer_has_written_all_when_it_is_left(store: ForecastStore, rng: np.random.Generator) -> None:
     shards = [forecasts(rng, 3, first) for first in range(0, 30, 3)]
     with ShardWriter(store) as writer:
         for digests, batch in shards:
