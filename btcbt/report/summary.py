@@ -41,9 +41,7 @@ def _head(run: Run) -> Text:
     skipped = origins["skipped"]
     text = Text()
     text.append(f"{run.config.name}", style="bold")
-    text.append(
-        f"  {candles['path']} {candles['interval']}, origins {origins['first']} .. {origins['last']}\n"
-    )
+    text.append(f"  {candles['path']} {candles['interval']}, origins {origins['first']} .. {origins['last']}\n")
     text.append(f"{origins['eligible']:,} origins forecast, {origins['scored']:,} with a known outcome; ")
     if skipped:
         why = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
@@ -51,8 +49,7 @@ def _head(run: Run) -> Text:
     else:
         text.append("none skipped\n")
     text.append(
-        f"context {windows.context}, horizon {windows.horizon} candles; decided at the close, "
-        "filled at the next open"
+        f"context {windows.context}, horizon {windows.horizon} candles; decided at the close, filled at the next open"
     )
     return text
 
@@ -97,9 +94,7 @@ def _labels(run: Run) -> Text:
         what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
         text.append(f"{name}: {what} origins; its scores are not an answer about new data\n", style="yellow")
     if not text.plain:
-        text.append(
-            "Every forecast is out-of-sample: nothing fitted had looked at a candle after its origin."
-        )
+        text.append("Every forecast is out-of-sample: nothing fitted had looked at a candle after its origin.")
     text.rstrip()
     return text
 
@@ -154,17 +149,14 @@ def _luck(run: Run) -> Text:
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
     return Text(
-        f"{good} of {tried} accounts have a Sharpe interval above zero; chance alone gives about "
-        f"{0.025 * tried:.1f}."
+        f"{good} of {tried} accounts have a Sharpe interval above zero; chance alone gives about {0.025 * tried:.1f}."
     )
 
 
 def _foot(run: Run) -> Text:
     seconds = run.manifest["seconds"]
     stages = sorted(((value, key) for key, value in seconds.items() if key != "total"), reverse=True)[:4]
-    text = Text(
-        f"{seconds['total']:.0f} s (" + ", ".join(f"{key} {value:.1f} s" for value, key in stages) + ")\n"
-    )
+    text = Text(f"{seconds['total']:.0f} s (" + ", ".join(f"{key} {value:.1f} s" for value, key in stages) + ")\n")
     text.append(f"{run.directory}", style="cyan")
     return text
 
