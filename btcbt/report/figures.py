@@ -30,6 +30,7 @@ BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
 """Central intervals of a fan, widest first, and how opaque each is."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 """Told apart by the colour-blind too (Okabe and Ito, 2008), in order of use."""
+BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
 INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
 
 
@@ -73,10 +74,10 @@ def draw_figures(run: Run, windows: Windows) -> list[Path]:
 
 
 def primary(run: Run) -> str:
-    """The forecaster that a run is about: its first Kronos, else its first."""
+    """The forecaster that a run is about: the first that is no baseline, else the first."""
     forecasters: Mapping[str, Any] = run.manifest["forecasters"]
     order = [*run.config.forecasters, *forecasters]
-    return min(order, key=lambda name: forecasters[name]["kind"] != "kronos")
+    return min(order, key=lambda name: forecasters[name]["kind"] in BASELINES)
 
 
 def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:

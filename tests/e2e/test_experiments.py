@@ -1,0 +1,37 @@
+"""The experiments that ship can be run as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import btcbt
+from btcbt.config import load_config
+from btcbt.runner import make_traders
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+# Those that walk; the others train.
+EXPERIMENTS = [file for file in sorted(FOLDER.glob("*.yaml")) if "\nwindows:" in file.read_text()]
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_an_experiment_is_valid_and_its_strategies_can_be_built(file: Path) -> None:
+    config = load_config(file)
+    assert config.name == file.stem
+    accounts = {trader.name.partition("@")[0] for trader in make_traders(config)}
+    assert accounts == set(config.strategies)
+
+
+def test_the_main_experiment_is_the_one_that_the_makefile_runs() -> None:
+    assert FOLDER / "walkforward.yaml" in EXPERIMENTS
+    assert "experiments/walkforward.yaml" in (FOLDER.parent / "Makefile").read_text()
+
+
+def test_the_quickstart_runs_as_it_is(tmp_path: Path) -> None:
+    config = load_config(FOLDER / "quickstart.yaml")
+    store = config.store.model_copy(update={"root": str(tmp_path)})
+    run = btcbt.run(config.model_copy(update={"store": store}))
+    assert run.manifest["origins"]["eligible"] == 336
+    assert run.directory.parent == tmp_path / "quickstart"
+    assert 0 < run.metrics["forecast.random_walk.crps_bps.close.h24"] < 1000
