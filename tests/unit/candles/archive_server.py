@@ -152,7 +152,8 @@ def short(answers: Answers, content: bytes) -> None:
 
 def flipped(answers: Answers, content: bytes) -> None:
     """Flip a bit."""
-    answers.reply(200, content[:-1] + bytes([content[-1] ^ 1]))
+    half = len(content) // 2
+    answers.reply(200, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
 
 
 def foreign_digest(answers: Answers, content: bytes) -> None:
