@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -41,7 +42,7 @@ def _head(run: Run) -> Text:
     skipped = origins["skipped"]
     text = Text()
     text.append(f"{run.config.name}", style="bold")
-    text.append(f"  {candles['path']} {candles['interval']}, origins {origins['first']} .. {origins['last']}\n")
+    text.append(f"  {candles['path']} {candles['interval']}, {origins['first']} .. {origins['last']}\n")
     text.append(f"{origins['eligible']:,} origins forecast, {origins['scored']:,} with a known outcome; ")
     if skipped:
         why = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
@@ -56,16 +57,11 @@ def _head(run: Run) -> Text:
 
 def _forecast_table(run: Run) -> Table:
     last = f"h{run.config.windows.horizon}"
-    table = Table(
-        title=f"Forecast errors of the close, 1 and {last[1:]} candles ahead (bps; lower is better)",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("forecaster")
-    for column in ("CRPS 1", f"CRPS {last[1:]}", "better than RW", "p (DM)", f"MAE {last[1:]}", "direction"):
-        table.add_column(column, justify="right")
-    table.add_column("in 90 % interval", justify="right")
-    table.add_column("origins")
+    table = _table(f"Forecast errors of the close, 1 and {last[1:]} candles ahead, in bps: lower is better")
+    table.add_column("forecaster", no_wrap=True)
+    for column in ("CRPS 1", f"CRPS {last[1:]}", "vs RW", "p", f"MAE {last[1:]}", "sign", "in 90%"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("data")
     for name, entry in run.manifest["forecasters"].items():
         get = _getter(run.metrics, f"forecast.{name}")
         reference = f"versus.crps_bps.close.{last}"
@@ -73,15 +69,39 @@ def _forecast_table(run: Run) -> Table:
             name,
             _number(get("crps_bps.close.h1"), ".1f"),
             _number(get(f"crps_bps.close.{last}"), ".1f"),
-            _number(100 * get(f"{reference}.skill"), "+.2f", " %"),
+            _number(0.0 - 100 * get(f"{reference}.skill"), "+.2f", "%"),
             _number(get(f"{reference}.dm_p"), ".3f"),
             _number(get(f"mae_bps.close.{last}"), ".1f"),
-            _number(100 * get(f"direction.close.{last}"), ".1f", " %"),
-            _number(get(f"coverage90.close.{last}"), ".1f", " %"),
-            ", ".join(f"{count:,} {label}" for label, count in sorted(entry["labels"].items())),
+            _number(100 * get(f"direction.close.{last}"), ".1f", "%"),
+            _number(get(f"coverage90.close.{last}"), ".1f", "%"),
+            _label(entry["labels"]),
             style="bold" if name == primary(run) else "",
         )
+    table.caption = (
+        f"vs RW: CRPS at {last[1:]} against the random walk's, p: Diebold-Mariano; sign: how often right; "
+        "in 90%: outcomes inside that interval; data: whether anything fitted had seen it"
+    )
     return table
+
+
+def _label(labels: Mapping[str, int]) -> str:
+    if len(labels) == 1:
+        return next(iter(labels))
+    return ", ".join(f"{count:,} {label}" for label, count in sorted(labels.items()))
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        caption_style="dim",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
 
 
 def _labels(run: Run) -> Text:
@@ -102,28 +122,28 @@ def _labels(run: Run) -> Text:
 def _account_table(run: Run) -> Table:
     main = primary(run)
     fees, slippage = run.config.portfolio.fee_bps, run.config.portfolio.slippage_bps
-    table = Table(
-        title=f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side",
-        title_justify="left",
-        title_style="bold",
+    table = _table(f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side")
+    table.add_column("strategy", no_wrap=True)
+    for column in ("return", "Sharpe", "95% interval", "max DD", "x/year", "costs", "trades"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.caption = (
+        "Sharpe a year, with its bootstrap interval; max DD: largest drawdown; x/year: turnover over equity; "
+        "costs: fees and slippage, summed as shares of the equity"
     )
-    table.add_column("strategy")
-    for column in ("return", "Sharpe", "95 % interval", "max drawdown", "turnover/yr", "costs", "trades"):
-        table.add_column(column, justify="right")
     for account in _accounts(run):
         name, _, forecaster = account.partition("@")
         if forecaster not in ("", main):
             continue
         get = _getter(run.metrics, f"strategy.{account}")
-        low, high = (_number(get(key), "+.2f") for key in ("sharpe_low", "sharpe_high"))
+        low, high = (_number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))
         table.add_row(
             name,
-            _number(100 * get("total_return"), "+.1f", " %"),
+            _number(100 * get("total_return"), "+.1f", "%"),
             _number(get("sharpe"), "+.2f"),
             NONE if NONE in (low, high) else f"{low} .. {high}",
-            _number(100 * get("max_drawdown"), ".1f", " %"),
-            _number(get("turnover"), ",.0f", "x"),
-            _number(100 * get("costs"), ".1f", " %"),
+            _number(100 * get("max_drawdown"), ".1f", "%"),
+            _number(get("turnover"), ",.0f"),
+            _number(100 * get("costs"), ".1f", "%"),
             _number(get("trades"), ",.0f"),
             style="bold" if name == BUY_AND_HOLD else "",
         )
@@ -132,14 +152,14 @@ def _account_table(run: Run) -> Table:
 
 def _return_matrix(run: Run) -> Table:
     columns = list(run.config.forecasters)
-    table = Table(title="Net return by forecaster", title_justify="left", title_style="bold")
-    table.add_column("strategy")
+    table = _table("Net return by forecaster")
+    table.add_column("strategy", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     rows = dict.fromkeys(account.partition("@")[0] for account in _accounts(run) if "@" in account)
     for name in rows:
         values = [run.metrics.get(f"strategy.{name}@{column}.total_return", math.nan) for column in columns]
-        table.add_row(name, *(_number(100 * value, "+.1f", " %") for value in values))
+        table.add_row(name, *(_number(100 * value, "+.1f", "%") for value in values))
     return table
 
 

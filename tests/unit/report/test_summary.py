@@ -1,0 +1,149 @@
+"""The summary: which numbers it shows, and that a narrow terminal does not cut them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from btcbt.config import RunConfig
+from btcbt.report.stored import Run
+from btcbt.report.summary import summary
+
+FORECASTERS = ("random_walk", "ewma_volatility", "kronos")
+STRATEGIES = ("threshold", "volatility_target")
+
+
+def make_run(**changes: Any) -> Run:
+    """A run as it is read from disk, with numbers that can be told apart."""
+    config = RunConfig.model_validate_json(
+        json.dumps(
+            {
+                "name": "main",
+                "candles": {"path": "bundled:BTCUSD_1h"},
+                "windows": {"context": 360, "horizon": 24, "start": "2019-06-01", "end": "2019-10-01"},
+                "forecasters": {name: {"kind": name} for name in FORECASTERS},
+            }
+        )
+    )
+    metrics = {}
+    for k, name in enumerate(FORECASTERS):
+        metrics |= {
+            f"forecast.{name}.crps_bps.close.h1": 31.5 + k,
+            f"forecast.{name}.crps_bps.close.h24": 181.5 + k,
+            f"forecast.{name}.mae_bps.close.h24": 251.5 + k,
+            f"forecast.{name}.direction.close.h24": 0.515 + k / 100,
+            f"forecast.{name}.coverage90.close.h24": 88.5 + k,
+            f"forecast.{name}.versus.crps_bps.close.h24.skill": 0.0123 * k,
+            f"forecast.{name}.versus.crps_bps.close.h24.dm_p": 0.041 * k,
+        }
+    accounts = [f"{strategy}@{name}" for strategy in STRATEGIES for name in FORECASTERS]
+    for k, account in enumerate([*accounts, "buy_and_hold"]):
+        metrics |= {
+            f"strategy.{account}.total_return": -0.631 + k / 10,
+            f"strategy.{account}.sharpe": -8.02 + k,
+            f"strategy.{account}.sharpe_low": -12.25 + 2 * k,
+            f"strategy.{account}.sharpe_high": -4.65 + k,
+            f"strategy.{account}.max_drawdown": 0.642,
+            f"strategy.{account}.turnover": 2631.0,
+            f"strategy.{account}.costs": 1.053,
+            f"strategy.{account}.trades": 439.0,
+        }
+    manifest = {
+        "candles": {"path": "bundled:BTCUSD_1h", "interval": "1h"},
+        "origins": {
+            "eligible": 2204,
+            "scored": 2157,
+            "skipped": {"gap in the window": 718, "candle missing at the origin": 6},
+            "first": "2019-06-01T00:00Z",
+            "last": "2019-09-30T23:00Z",
+        },
+        "forecasters": {name: {"kind": name, "labels": {"clean": 2204}} for name in FORECASTERS},
+        "strategies": {account: {} for account in accounts},
+        "seconds": {"forecast kronos": 101.26, "score": 12.7, "total": 151.4},
+    }
+    return Run(Path("runs/main/abc"), config, manifest | changes, metrics)
+
+
+def text(run: Run, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary(run))
+    return console.export_text()
+
+
+def row(of: str, name: str) -> list[str]:
+    return next(line for line in of.splitlines() if line.strip().startswith(f"{name} ")).split()
+
+
+def test_forecast_errors_stand_beside_the_random_walk() -> None:
+    shown = text(make_run())
+    assert row(shown, "random_walk") == [
+        "random_walk",
+        "31.5",
+        "181.5",
+        "+0.00%",
+        "0.000",
+        "251.5",
+        "51.5%",
+        "88.5%",
+        "clean",
+    ]
+    assert row(shown, "kronos") == ["kronos", "33.5", "183.5", "-2.46%", "0.082", "253.5", "53.5%", "90.5%", "clean"]
+
+
+def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> None:
+    shown = text(make_run())
+    assert "Net results on 'kronos', fees 10 bps and slippage 2 bps a side" in shown
+    assert row(shown, "threshold") == [
+        "threshold",
+        "-43.1%",
+        "-6.02",
+        "-8.2",
+        "..",
+        "-2.7",
+        "64.2%",
+        "2,631",
+        "105.3%",
+        "439",
+    ]
+    assert row(shown, "buy_and_hold")[1:3] == ["-3.1%", "-2.02"]
+    matrix = shown[shown.index("Net return by forecaster") :]
+    assert row(matrix, "volatility_target") == ["volatility_target", "-33.1%", "-23.1%", "-13.1%"]
+
+
+def test_luck_is_counted_over_all_accounts() -> None:
+    assert "0 of 7 accounts have a Sharpe interval above zero; chance alone gives about 0.2." in text(make_run())
+
+
+def test_skipped_origins_and_the_time_are_told() -> None:
+    shown = text(make_run())
+    assert "2,204 origins forecast, 2,157 with a known outcome" in shown
+    assert "724 skipped (718 gap in the window, 6 candle missing at the origin)" in shown
+    assert "151 s (forecast kronos 101.3 s, score 12.7 s)" in shown
+    assert "runs/main/abc" in shown
+
+
+def test_out_of_sample_is_said_of_clean_origins_alone() -> None:
+    assert "Every forecast is out-of-sample" in text(make_run())
+    labels = {name: {"kind": name, "labels": {"clean": 2204}} for name in FORECASTERS}
+    labels["kronos"] = {"kind": "kronos", "labels": {"clean": 1000, "seen": 1204}}
+    shown = text(make_run(forecasters=labels))
+    assert "out-of-sample" not in shown
+    assert "kronos: 1,204 seen origins; its scores are not an answer about new data" in shown
+    assert "1,000 clean, 1,204 seen" in shown
+
+
+def test_numbers_that_do_not_exist_are_dashes() -> None:
+    run = make_run()
+    run.metrics["strategy.threshold@kronos.sharpe"] = float("nan")  # type: ignore[index]
+    run.metrics["strategy.threshold@kronos.sharpe_low"] = float("nan")  # type: ignore[index]
+    assert row(text(run), "threshold")[1:4] == ["-43.1%", "–", "–"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_terminal_cuts_a_number(width: int) -> None:
+    assert "…" not in text(make_run(), width)
