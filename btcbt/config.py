@@ -11,7 +11,7 @@ import json
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -34,7 +34,7 @@ MAX_DEPTH = 32
 MAX_FORECAST_BYTES = 1 << 28
 STORE_FOLDER = "store"
 RANDOM_WALK = "random_walk"
-KINDS = ("kronos", "random_walk", "drift", "ewma_volatility", "garch")
+CALIBRATED = "calibrated"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -164,6 +164,17 @@ class KronosConfig(PathForecasterConfig):
     """Tokens that the model attends to; that of the published size of its shape (512 for others) if left out."""
 
 
+class AnchoredKronosConfig(KronosConfig):
+    """Kronos with one scaling for all hours of a block, a different and cheaper forecast.
+
+    The scaling is fitted on the `context` candles before the block's first origin, and the context grows from there to
+    context + block - 1 candles. Blocks lie on the grid of `block` intervals since the epoch (days, for 24 hours).
+    """
+
+    kind: Literal["kronos_anchored"]  # type: ignore[assignment]
+    block: int = Field(24, ge=1, le=1024)
+
+
 class RandomWalkConfig(PathForecasterConfig):
     """No drift; hourly returns (with their whole candle) drawn from the context with replacement."""
 
@@ -189,10 +200,31 @@ class GarchConfig(PathForecasterConfig):
     kind: Literal["garch"]
 
 
+class CalibratedConfig(Section):
+    """The forecaster named `base`, its paths widened, narrowed and shifted by what became of its earlier ones.
+
+    A log scale moves by at least one of `rates` for each outcome outside of an interval; which of them is learned.
+    """
+
+    kind: Literal["calibrated"]
+    base: Name
+    rates: tuple[Annotated[float, Field(ge=0, le=0.1)], ...] = Field((0.005, 0.01, 0.02), min_length=1, strict=False)
+
+
 ForecasterConfig = Annotated[
-    KronosConfig | RandomWalkConfig | DriftConfig | EwmaVolatilityConfig | GarchConfig,
+    KronosConfig
+    | AnchoredKronosConfig
+    | RandomWalkConfig
+    | DriftConfig
+    | EwmaVolatilityConfig
+    | GarchConfig
+    | CalibratedConfig,
     Field(discriminator="kind"),
 ]
+KINDS = tuple(
+    str(get_args(part.model_fields["kind"].annotation)[0]) for part in get_args(get_args(ForecasterConfig)[0])
+)
+"""What a forecaster can be."""
 
 
 class StrategyConfig(Section):
@@ -253,10 +285,12 @@ class RunConfig(Section):
             unknown = set(strategy.forecasters or ()) - set(self.forecasters)
             if unknown:
                 raise ValueError(
-                    f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are "
-                    f"{sorted(self.forecasters)}"
+                    f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are {sorted(self.forecasters)}"
                 )
         for name, forecaster in self.forecasters.items():
+            if isinstance(forecaster, CalibratedConfig):
+                self._check_base(name, forecaster.base)
+                continue
             size = forecaster.n_paths * self.windows.horizon * 24  # six float32 a candle
             if size > MAX_FORECAST_BYTES:
                 raise ValueError(
@@ -265,6 +299,11 @@ class RunConfig(Section):
                 )
         return self
 
+    def _check_base(self, name: str, base: str) -> None:
+        known = sorted(key for key, value in self.forecasters.items() if not isinstance(value, CalibratedConfig))
+        if base not in known:
+            raise ValueError(f"forecaster '{name}': its base '{base}' is none of {known}; name one of them")
+
     def digest(self) -> str:
         """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted.
 
@@ -272,7 +311,7 @@ class RunConfig(Section):
         """
         tree = self.model_dump(mode="json", exclude={"store"})
         for forecaster in tree["forecasters"].values():
-            del forecaster["batch_size"]
+            forecaster.pop("batch_size", None)
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

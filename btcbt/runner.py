@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 
 from btcbt.candles import read_candles
 from btcbt.config import (
+    CALIBRATED,
     RANDOM_WALK,
     STORE_FOLDER,
     ForecasterConfig,
@@ -37,6 +39,7 @@ from btcbt.config import (
 )
 from btcbt.errors import BtcbtError, CandleError, ConfigError
 from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
 from btcbt.metrics import LossPanel, score_batch, summarise
 from btcbt.portfolio import Simulation, simulate
@@ -55,6 +58,7 @@ from btcbt.store import (
     Plan,
     ShardWriter,
     forecast_key,
+    history_digests,
     window_digests,
 )
 from btcbt.strategy import Strategy, decide_all, load_strategy
@@ -78,6 +82,7 @@ class Member:
     build: Callable[[], Forecaster]
     windows: Windows
     digests: Digests
+    column: str
     key: str
     meaning: Mapping[str, object]
     store: ForecastStore
@@ -185,12 +190,15 @@ class _Walk:
         if all(c.kind != RANDOM_WALK for c in configs.values()):
             configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
         # The random walk comes first: the others are compared with it.
-        names = sorted(configs, key=lambda name: configs[name].kind != RANDOM_WALK)
-        builds = {
-            name: partial(create_forecaster, configs[name], self.config.windows, self.config.seed) for name in names
-        }
+        # One that is calibrated comes last: it needs the forecasts of its base.
+        names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].kind == CALIBRATED))
         make_windows(self.candles, self.config.windows)  # a wrong range shows before weights are read
-        forecasters = {name: build() for name, build in builds.items()}
+        builds: dict[str, Callable[[], Forecaster]] = {}
+        forecasters: dict[str, Forecaster] = {}
+        for name in names:
+            build = partial(create_forecaster, configs[name], self.config.windows, self.config.seed)
+            builds[name] = partial(build, dict(forecasters)) if configs[name].kind == CALIBRATED else build
+            forecasters[name] = builds[name]()
         # Forecasters are compared at the same origins, so an origin must suit the one that looks back farthest.
         longest = max(forecaster.context for forecaster in forecasters.values())
         self.windows = make_windows(self.candles, self.config.windows, context=longest)
@@ -211,7 +219,9 @@ class _Walk:
         )
         folder = self.root / STORE_FOLDER / key
         store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon)
-        digests = self.digests[forecaster.context]
+        digests, column = self.digests[forecaster.context], f"window.{forecaster.context}"
+        if isinstance(forecaster, Calibrated):
+            digests, column = history_digests(self.windows.origins, digests), f"history.{name}"
         return Member(
             name=name,
             kind=config.kind,
@@ -219,6 +229,7 @@ class _Walk:
             build=build,
             windows=self.windows.with_context(forecaster.context),
             digests=digests,
+            column=column,
             key=key,
             meaning=meaning,
             store=store,
@@ -249,6 +260,9 @@ class _Walk:
         self, member: Member, shards: Sequence[IntArray], advance: Callable[[int], None]
     ) -> Iterator[tuple[IntArray, ForecastBatch]]:
         """The forecasts of each shard, made in batches that do not cross from one shard to the next."""
+        if isinstance(member.forecaster, Calibrated):
+            yield from self._calibrate_shards(member, member.forecaster, shards, advance)
+            return
         forecaster, count = member.forecaster, sum(map(len, shards))
         step = batch_size(forecaster)
         parts = [[rows[start : start + step] for start in range(0, len(rows), step)] for rows in shards]
@@ -264,6 +278,24 @@ class _Walk:
                 provenance = batch.provenance
                 done += len(part)
                 advance(len(part))
+            yield rows, ForecastBatch(self.windows.origins[rows], paths, provenance)
+
+    def _calibrate_shards(
+        self, member: Member, forecaster: Calibrated, shards: Sequence[IntArray], advance: Callable[[int], None]
+    ) -> Iterator[tuple[IntArray, ForecastBatch]]:
+        """Walk over the stored forecasts of the base from the first origin on, and hand over what is missing."""
+        base = next(one for one in self.members if one.forecaster is forecaster.base)
+        batches = base.store.read(base.plan, self.windows.origins, READ_BATCH)
+        walk = (
+            (batch.provenance, paths) for batch in forecaster.follow(member.windows, batches) for paths in batch.paths
+        )
+        at = 0
+        for rows in shards:
+            paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
+            for slot, row in enumerate(rows.tolist()):
+                provenance, paths[slot] = next(islice(walk, row - at, None))
+                at = row + 1
+            advance(len(rows))
             yield rows, ForecastBatch(self.windows.origins[rows], paths, provenance)
 
     # -- scores ---------------------------------------------------------------------------------------
@@ -355,6 +387,11 @@ class _Walk:
             columns: dict[str, Any] = {"scored": windows.scored}
             for context, digests in self.digests.items():
                 columns[f"window.{context}"] = stored.digest_column(digests)
+            columns |= {
+                member.column: stored.digest_column(member.digests)
+                for member in self.members
+                if member.column not in columns
+            }
             columns |= {f"label.{member.name}": member.labels for member in self.members}
             stored.write_columns(folder / "origins.parquet", "origin", windows.origins, columns)
             for member in self.members:
@@ -487,6 +524,7 @@ def _describe(member: Member) -> dict[str, Any]:
         "kind": member.kind,
         "key": member.key,
         "context": member.forecaster.context,
+        "digests": member.column,
         "n_paths": member.forecaster.n_paths,
         "identity": dict(member.forecaster.identity()),
         "traded": member.traded,

@@ -78,6 +78,26 @@ def window_digests(windows: Iterable[Window]) -> Digests:
     return np.frombuffer(b"".join(digests), dtype=_DIGEST)
 
 
+def history_digests(origins: IntArray, windows: Digests) -> Digests:
+    """Digests for forecasts that depend on the whole walk so far, (B,): of each origin and window up to there.
+
+    Two walks agree on them up to the first origin or window in which they differ, and nowhere after it.
+
+    Parameters
+    ----------
+    origins : int64 (B,)
+        From the first of the walk on, ms UTC.
+    windows : void (B,)
+        `window_digests` of the same origins.
+    """
+    chain, digests = b"", []
+    for origin, window in zip(origins.tolist(), windows.tolist(), strict=True):
+        link = chain + origin.to_bytes(8, "little", signed=True) + bytes(window)
+        chain = hashlib.blake2b(link, digest_size=DIGEST_BYTES, person=b"btcbt-history").digest()
+        digests.append(chain)
+    return np.frombuffer(b"".join(digests), dtype=_DIGEST)
+
+
 class Shard(NamedTuple):
     """A shard file, named by the range of its origins and the checksum of its bytes."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from btcbt.config import (
+    AnchoredKronosConfig,
+    CalibratedConfig,
     DriftConfig,
     EwmaVolatilityConfig,
     ForecasterConfig,
@@ -18,7 +21,9 @@ from btcbt.forecasters.base import Forecaster
 __all__ = ["Forecaster", "create_forecaster"]
 
 
-def create_forecaster(config: ForecasterConfig, windows: WindowsConfig, seed: int) -> Forecaster:
+def create_forecaster(
+    config: ForecasterConfig, windows: WindowsConfig, seed: int, built: Mapping[str, Forecaster] | None = None
+) -> Forecaster:
     """Build the forecaster that a part of an experiment describes.
 
     What a forecaster needs (torch, arch) is imported when one is built, not before.
@@ -31,16 +36,24 @@ def create_forecaster(config: ForecasterConfig, windows: WindowsConfig, seed: in
         Gives the context and the horizon.
     seed : int
         Keys the random numbers.
+    built : mapping, optional
+        Other forecasters of the experiment by name; one that is calibrated must find its base there.
 
     Raises
     ------
     BtcbtError
         If a checkpoint is missing, broken or does not fit.
     """
-    if isinstance(config, KronosConfig):
-        from btcbt.forecasters.kronos import KronosForecaster
+    if isinstance(config, CalibratedConfig):
+        from btcbt.forecasters.calibrated import Calibrated
+        from btcbt.forecasters.conformal import Rates
 
-        return KronosForecaster.from_config(config, windows, seed)
+        return Calibrated((built or {})[config.base], Rates(floors=config.rates))
+    if isinstance(config, KronosConfig):
+        from btcbt.forecasters.kronos import AnchoredKronos, KronosForecaster
+
+        cls = AnchoredKronos if isinstance(config, AnchoredKronosConfig) else KronosForecaster
+        return cls.from_config(config, windows, seed)
 
     common: dict[str, Any] = {
         "context": windows.context,

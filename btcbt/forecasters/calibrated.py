@@ -7,6 +7,7 @@ from itertools import islice
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from btcbt.forecasters.base import Forecaster
 from btcbt.forecasters.conformal import Adjustment, Calibration, Layout, Rates, Skeleton, adjust
@@ -146,9 +147,10 @@ class _Walk:
 
     def calibrate(self, windows: Sequence[Window], paths: Float32Array) -> Float32Array:
         """Calibrate the next paths (B, S, H, 6) of the walk."""
-        prices = paths[..., :VOLUME]
-        sound = np.isfinite(paths).all(axis=(1, 2, 3)) & (prices > 0.0).all(axis=(1, 2, 3))
-        safe = np.where(sound[:, None, None, None], paths, np.float32(1.0))
+        positive = (paths[..., :VOLUME] > 0.0).all(axis=(1, 2, 3))
+        sound: NDArray[np.bool_] = np.logical_and(positive, np.isfinite(paths).all(axis=(1, 2, 3)))
+        usable = sound[:, None, None, None]
+        safe = np.where(usable, paths, np.float32(1.0))
         volume_scale = _volume_scale(safe)
         samples = _coordinates(safe, volume_scale)
         skeleton = self._layout.skeleton(samples)
@@ -160,7 +162,7 @@ class _Walk:
             np.stack([one.shift for one in adjustments]), np.stack([one.log_scale for one in adjustments])
         )
         calibrated = _candles(adjust(samples, skeleton, whole), safe, volume_scale)
-        return np.where(sound[:, None, None, None], calibrated, paths)
+        return np.where(usable, calibrated, paths)
 
     def _next(self, window: Window, skeleton: Skeleton, volume_scale: float, sound: bool) -> Adjustment:
         """Take in what has become known by an origin, and say what to do to its forecast."""

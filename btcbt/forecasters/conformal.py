@@ -28,7 +28,6 @@ aggregation") of their linearised pinball losses, as AgACI does (Zaffran, Dieule
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -4,7 +4,8 @@ Layout of ``runs/<name>/<digest>/``::
 
     manifest.json      where every number came from
     metrics.json       dotted keys to numbers; null where a number does not exist
-    origins.parquet    origin, scored, window.T (digest of the T candles before it), label.FORECASTER
+    origins.parquet    origin, scored, window.T (digest of the T candles before it), history.NAME (digest of
+                       the whole walk up to it), label.NAME of each forecaster
     forecasts/<name>/  the shards of each forecaster: hard links into the store, or copies
     targets.parquet    decided weights by origin, one column per strategy
     equity.parquet     equity at each candle's close in quote units, one column per strategy
@@ -127,7 +128,7 @@ class Run:
             has = ", ".join(sorted(known))
             raise StoreError(f"{self.directory}: no forecaster '{name}'; it has {has}")
         entry = known[name]
-        window = f"window.{entry['context']}"
+        window = str(entry["digests"])
         table = pq.read_table(self.directory / "origins.parquet", columns=["origin", window])
         origins = table.column("origin").cast(pa.int64()).to_numpy()
         digests = np.frombuffer(b"".join(table.column(window).to_pylist()), dtype="V16")
