@@ -25,8 +25,9 @@ _PRICES = (OPEN, HIGH, LOW, CLOSE)
 
 
 def candle_error(source: str, what: str) -> CandleError:
-    """The error that says `what` about the history called `source`, on one line."""
-    return CandleError(" ".join(f"candles {source}: {what}".split()))
+    """The error that says `what` about the history called `source`, on one line without control characters."""
+    line = " ".join(f"candles {source}: {what}".split())
+    return CandleError("".join(character if character.isprintable() else "?" for character in line))
 
 
 def parse_interval(interval: str) -> int:

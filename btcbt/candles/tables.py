@@ -88,7 +88,7 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
             pa.BufferReader(content),
             read_options=pyarrow.csv.ReadOptions(column_names=labels, skip_rows=int(titled), use_threads=False),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=wanted, include_columns=list(wanted), null_values=_MISSING
+                column_types=wanted, include_columns=list(wanted), null_values=_MISSING, strings_can_be_null=True
             ),
         )
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -217,7 +217,7 @@ def _times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
         return np.clip(ticks, -bound, bound) * scale  # beyond the clip no time is plausible anyway
     if pa.types.is_integer(column.type):
         return epoch_us(np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64), source)
-    if len(column) and pc.all(pc.match_substring_regex(column, r"^-?\d{1,18}$")).as_py():
+    if len(column) and pc.all(pc.match_substring_regex(column, r"^-?\d{1,19}$")).as_py():
         return epoch_us(np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64), source)
     return _iso_times(column, name, source)
 
