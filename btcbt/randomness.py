@@ -58,3 +58,26 @@ def uniforms(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon
             philox.state = state
             fill(out=row)
     return out.reshape(len(origins), n_paths, horizon, LANES)
+
+
+def systematic(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon: int) -> FloatArray:
+    """Uniform numbers that are spread evenly over the paths of an origin.
+
+    At each (step, lane) the unit interval is cut into S equal strata, and every path gets one of them, in an order
+    that is drawn anew, at one common offset (systematic sampling; Madow and Madow, 1944). Each number is uniform,
+    and those of one path are independent, so a path's distribution is what `uniforms` gives; the paths together
+    cover it more evenly, so that means and quantiles over them vary less.
+
+    Parameters
+    ----------
+    seed, origins, n_paths, horizon
+        As for `uniforms`.
+
+    Returns
+    -------
+    float64 (B, S, H, 2)
+        Depends on S (other than that of `uniforms`), not on B or H.
+    """
+    numbers = uniforms(seed, origins, n_paths + 1, horizon)
+    strata = numbers[:, :n_paths].argsort(axis=1).argsort(axis=1)
+    return np.minimum((strata + numbers[:, n_paths:]) / n_paths, 1 - 2.0**-53)  # the sum may round up to S

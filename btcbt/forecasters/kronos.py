@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
-from btcbt.config import KronosConfig, WindowsConfig
+from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster
 from btcbt.models.kronos.calendar import stamps
@@ -23,8 +22,8 @@ from btcbt.models.kronos.published import known_ranges, known_tokenizer
 from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
-from btcbt.randomness import uniforms
-from btcbt.records import DataRange, ForecastBatch, Window
+from btcbt.randomness import systematic, uniforms
+from btcbt.records import DataRange, Float32Array, ForecastBatch, IntArray, Window
 
 NUMERICS = 1
 """Raised whenever the same weights, windows and seed give other paths than before."""
@@ -95,6 +94,8 @@ class KronosForecaster(Forecaster):
         Of the model; the tokenizer stays float32.
     context, horizon, n_paths, seed
         As in `Forecaster`.
+    sampling : str
+        ``independent`` or ``systematic`` uniform numbers across the paths of an origin (`btcbt.randomness`).
     batch_size : int, optional
         Chosen from the device's free memory if left out.
     """
@@ -112,11 +113,13 @@ class KronosForecaster(Forecaster):
         horizon: int,
         n_paths: int,
         seed: int,
+        sampling: str = "independent",
         batch_size: int | None = None,
     ) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
-        self.keep, self.clip = keep, clip
+        self.keep, self.clip, self.sampling = keep, clip, sampling
         self.checkpoint, self.device, self.dtype, self.max_context = checkpoint, device, dtype, max_context
+        self.single_threaded = device.type == "cpu"  # two processes of one thread beat one of two
         self._batch_size = batch_size
         self._digests = {
             "model": weights_digest(checkpoint.model),
@@ -127,7 +130,7 @@ class KronosForecaster(Forecaster):
         )
 
     @classmethod
-    def from_config(cls, config: KronosConfig, windows: WindowsConfig, seed: int) -> KronosForecaster:
+    def from_config(cls, config: KronosConfig, windows: WindowsConfig, seed: int) -> Self:
         """Build from a part of an experiment.
 
         Raises
@@ -140,11 +143,7 @@ class KronosForecaster(Forecaster):
         checkpoint = load_checkpoint(config.checkpoint, config.tokenizer)
         device = resolve_device(config.device)
         max_context = config.max_context or _trained_context(checkpoint.model)
-        if config.overflow == "refuse" and windows.context + windows.horizon - 1 > max_context:
-            raise ConfigError(
-                f"context {windows.context} + horizon {windows.horizon} - 1 exceeds max_context {max_context} and "
-                f"'overflow' is 'refuse'; use a context of at most {max_context - windows.horizon + 1}"
-            )
+        cls._check(config, windows, max_context)
         return cls(
             checkpoint,
             keep=Filter(config.temperature, config.top_k, config.top_p),
@@ -156,22 +155,39 @@ class KronosForecaster(Forecaster):
             horizon=windows.horizon,
             n_paths=config.n_paths,
             seed=seed,
+            sampling=config.sampling,
             batch_size=None if config.batch_size == "auto" else config.batch_size,
+            **cls._extra(config),
         )
+
+    @classmethod
+    def _extra(cls, config: KronosConfig) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+        """Arguments of a subclass's own."""
+        return {}
+
+    @classmethod
+    def _check(cls, config: KronosConfig, windows: WindowsConfig, max_context: int) -> None:
+        """Refuse what cannot fit before weights are placed."""
+        if windows.horizon >= max_context:
+            raise ConfigError(f"windows.horizon {windows.horizon} does not fit max_context {max_context}; shorten it")
+        if config.overflow == "refuse" and windows.context + windows.horizon - 1 > max_context:
+            raise ConfigError(
+                f"context {windows.context} + horizon {windows.horizon} - 1 exceeds max_context {max_context} and "
+                f"'overflow' is 'refuse'; use a context of at most {max_context - windows.horizon + 1}"
+            )
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window; see `Forecaster.forecast`."""
-        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        origins = _origins(windows)
         context = np.stack([window.values for window in windows]).astype(np.float32)
         times = np.stack([np.concatenate((w.open_time, w.future_open_time(self.horizon))) for w in windows])
         scaling = Scaling.fit(context)
-        numbers = torch.from_numpy(uniforms(self.seed, origins, self.n_paths, self.horizon))
         scaled = self.generator.generate(
             torch.from_numpy(scaling.apply(context, self.clip)),
             torch.from_numpy(stamps(times)),
             horizon=self.horizon,
             n_paths=self.n_paths,
-            draw=KeyedDraw(numbers.to(self.device)),
+            draw=KeyedDraw(self._numbers(origins)),
             keep=self.keep,
         )
         paths = scaling.invert(scaled[:, 0].cpu().numpy())
@@ -190,6 +206,7 @@ class KronosForecaster(Forecaster):
             "clip": self.clip,
             "max_context": self.max_context,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "sampling": self.sampling,
         }
 
     @property
@@ -206,6 +223,11 @@ class KronosForecaster(Forecaster):
         """Candles that the checkpoint declares; None if it does not know them."""
         return self.checkpoint.ranges
 
+    def _numbers(self, origins: IntArray) -> torch.Tensor:
+        """Uniform numbers (B, S, H, 2) of the paths of some origins."""
+        source = systematic if self.sampling == "systematic" else uniforms
+        return torch.from_numpy(source(self.seed, origins, self.n_paths, self.horizon)).to(self.device)
+
     def _bytes_per_origin(self) -> int:
         """Caches and scores of one origin at their largest, in bytes."""
         shape = self.checkpoint.model.config
@@ -216,16 +238,99 @@ class KronosForecaster(Forecaster):
         logits = 4 * self.n_paths * 2 ** max(shape.s1_bits, shape.s2_bits) * 4
         return caches + scores + logits + 16 * self.context * shape.ff_dim
 
-    def _provenance(self) -> Mapping[str, str]:
-        return MappingProxyType(
-            {
-                "forecaster": "kronos",
-                "model_sha256": self._digests["model"],
-                "tokenizer_sha256": self._digests["tokenizer"],
-                "device": str(self.device),
-                "dtype": str(self.dtype).removeprefix("torch."),
-            }
+    def _provenance(self) -> dict[str, str]:
+        return {
+            "forecaster": "kronos",
+            "model_sha256": self._digests["model"],
+            "tokenizer_sha256": self._digests["tokenizer"],
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+class AnchoredKronos(KronosForecaster):
+    """Kronos with one scaling and one prefill for all origins of a block.
+
+    Origin j of a block (j = 0 at the block's first origin) sees context + j candles, scaled on the first `context` of
+    them. Nothing looks ahead, but it is another forecast than that of `KronosForecaster`, which scales each origin's
+    window on itself.
+
+    Parameters
+    ----------
+    block : int
+        Candles of a block; blocks lie on the grid of `block` intervals since the epoch.
+    context : int
+        Candles that the scaling is fitted on. Windows must hold block - 1 more.
+    others
+        As in `KronosForecaster`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, block: int, context: int, **options: Any) -> None:
+        super().__init__(checkpoint, context=context + block - 1, **options)
+        self.block, self.scaled_on = block, context
+
+    @classmethod
+    def _extra(cls, config: KronosConfig) -> dict[str, Any]:
+        assert isinstance(config, AnchoredKronosConfig)  # noqa: S101 - the registry pairs them
+        return {"block": config.block}
+
+    @classmethod
+    def _check(cls, config: KronosConfig, windows: WindowsConfig, max_context: int) -> None:
+        assert isinstance(config, AnchoredKronosConfig)  # noqa: S101 - the registry pairs them
+        needed = windows.context + config.block - 1 + windows.horizon
+        if needed > max_context:
+            raise ConfigError(
+                f"context {windows.context} + block {config.block} - 1 + horizon {windows.horizon} is {needed} tokens, "
+                f"max_context is {max_context}; shorten the context, the block or the horizon"
+            )
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        """Sample the H candles after each window; windows of one block share its scaling and prefill."""
+        origins = _origins(windows)
+        interval = windows[0].interval_ms if len(windows) else 1
+        blocks, steps = origins // (self.block * interval), origins // interval % self.block
+        paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
+        # Blocks of which the same steps are asked for go through the network together.
+        alike: dict[tuple[int, ...], list[IntArray]] = {}
+        for block in np.unique(blocks):
+            rows = np.flatnonzero(blocks == block)
+            rows = rows[np.argsort(steps[rows], kind="stable")]
+            alike.setdefault(tuple(int(step) for step in steps[rows]), []).append(rows)
+        for asked, groups in alike.items():
+            rows = np.stack(groups)
+            paths[rows] = self._forecast_blocks([windows[row] for row in rows[:, -1]], asked, origins[rows])
+        return ForecastBatch(origins, paths, self._provenance() | {"forecaster": "kronos_anchored"})
+
+    def _forecast_blocks(self, newest: Sequence[Window], steps: Sequence[int], origins: IntArray) -> Float32Array:
+        """Paths (G, J, S, H, 6) of G blocks at J steps each, from the window of each block's newest origin."""
+        length = self.scaled_on + steps[-1]
+        context = np.stack([window.values[-length:] for window in newest]).astype(np.float32)
+        times = np.stack([np.concatenate((w.open_time[-length:], w.future_open_time(self.horizon))) for w in newest])
+        scaling = Scaling.fit(context[:, : self.scaled_on])
+        numbers = self._numbers(origins.ravel()).view(len(newest), -1, self.horizon, 2)
+        scaled = self.generator.generate(
+            torch.from_numpy(scaling.apply(context, self.clip)),
+            torch.from_numpy(stamps(times)),
+            horizon=self.horizon,
+            n_paths=self.n_paths,
+            draw=KeyedDraw(numbers),
+            keep=self.keep,
+            ends=[self.scaled_on + step for step in steps],
         )
+        return scaling.invert(scaled.cpu().numpy())
+
+    def identity(self) -> Mapping[str, object]:
+        """As of `KronosForecaster`, and the block."""
+        return {**super().identity(), "kind": "kronos_anchored", "block": self.block, "scaled_on": self.scaled_on}
+
+    @property
+    def batch_size(self) -> int:
+        """A whole number of blocks, so that prefixes are shared."""
+        return max(1, super().batch_size * 4 // self.block) * self.block
+
+
+def _origins(windows: Sequence[Window]) -> IntArray:
+    return np.array([window.origin for window in windows], dtype=np.int64)
 
 
 def _trained_context(model: Kronos) -> int:
