@@ -32,8 +32,9 @@ class Question:
     ----------
     origin : int
         ms UTC; what follows it is changed.
-    asked, companions, account : int64
-        Origins of the true history: the last `TAIL` up to `origin`, the next `COMPANIONS` after it, and the
+    asked, learned, companions, account : int64
+        Origins of the true history: the last `TAIL` up to `origin`; for forecasters that learn as they go, those
+        and some before them, whose outcomes are known in part and in full; the next `COMPANIONS` after it; and the
         last `ACCOUNT` up to it.
     probes : float64 (len(account), len(PROBES))
         Targets of the probes.
@@ -41,6 +42,7 @@ class Question:
 
     origin: int
     asked: IntArray
+    learned: IntArray
     companions: IntArray
     account: IntArray
     probes: FloatArray
@@ -55,7 +57,11 @@ class Question:
         probes = rng.uniform(-1, 1, (len(account), len(PROBES)))
         probes[:, 0] = np.abs(probes[:, 0])
         asked, companions = true[max(stop - TAIL, 0) : stop], true[stop : stop + COMPANIONS]
-        return cls(origin, asked, companions, account, probes)
+        ago = windows.horizon // np.array([1, 2]) * windows.candles.interval_ms
+        before = [true[(true >= origin - 2 * span) & (true <= origin - span)][-1:] for span in ago]
+        first = true[true >= origin - 2 * windows.horizon * windows.candles.interval_ms][:1]
+        learned = np.unique(np.concatenate([first, *before, asked]))
+        return cls(origin, asked, learned, companions, account, probes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.candles import read_candles
-from btcbt.config import RANDOM_WALK, CandlesConfig, PortfolioConfig, RandomWalkConfig, RunConfig, WindowsConfig
+from btcbt.config import (
+    CALIBRATED,
+    RANDOM_WALK,
+    CandlesConfig,
+    PortfolioConfig,
+    RandomWalkConfig,
+    RunConfig,
+    WindowsConfig,
+)
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.portfolio import Simulation, simulate
-from btcbt.records import Candles, DataRange, Float32Array, FloatArray, IntArray, Window
+from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
 from btcbt.runner import Trader, make_traders
 from btcbt.strategy import Strategy
 from btcbt.windows import Windows, contamination, make_windows
@@ -70,33 +78,60 @@ class Stages:
         return raw if self.prepare is None else self.prepare(raw)
 
 
+@runtime_checkable
+class Sequential(Protocol):
+    """A forecaster that corrects a `base` as outcomes become known, as `btcbt.forecasters.calibrated` does."""
+
+    base: Forecaster
+
+    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
+        """Correct a walk from its first origin on; `batches` are the base's forecasts for `windows`."""
+        ...
+
+
 class Cast:
     """The forecasters and strategies of one or several histories.
 
-    Those of a configuration know no history and are built once; others are built for each history.
+    Parameters
+    ----------
+    config : RunConfig
+    stages : Stages
+    keep : bool
+        Whether those that were built for the first history serve all others, too. If not, all are built for
+        each history, but for the forecasters of a configuration: they know no history, and are costly.
     """
 
-    def __init__(self, config: RunConfig, stages: Stages) -> None:
+    def __init__(self, config: RunConfig, stages: Stages, *, keep: bool = False) -> None:
         self._config = config
         self._stages = stages
-        self._own: Mapping[str, Forecaster] | None = None
+        self._keep = keep
+        self._forecasters: Mapping[str, Forecaster] | None = None
+        self._traders: list[Trader] | None = None
 
     def forecasters(self, candles: Candles) -> Mapping[str, Forecaster]:
         """Forecasters by name."""
+        if self._forecasters is not None and (self._keep or self._stages.forecasters is None):
+            return self._forecasters
         if self._stages.forecasters is not None:
-            return self._stages.forecasters(candles)
-        if self._own is None:
+            self._forecasters = self._stages.forecasters(candles)
+        else:
             configs: dict[str, Any] = dict(self._config.forecasters)
             if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
                 configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")  # `run` scores it, too
-            self._own = {
-                name: create_forecaster(chosen, self._config.windows, self._config.seed)
-                for name, chosen in configs.items()
-            }
-        return self._own
+            built: dict[str, Forecaster] = {}
+            # One that is calibrated needs its base.
+            for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
+                built[name] = create_forecaster(configs[name], self._config.windows, self._config.seed, built)
+            self._forecasters = built
+        return self._forecasters
 
     def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
-        """Each strategy on each forecaster that it trades on, every one a new object."""
+        """Each strategy on each forecaster that it trades on, every one an object of its own."""
+        if self._traders is None or not self._keep:
+            self._traders = self._new_traders(candles, forecasters)
+        return self._traders
+
+    def _new_traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
         if self._stages.strategies is None:
             return make_traders(self._config)
         traders: list[Trader] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
 from btcbt.audit.scenes import PROBES, Scene
-from btcbt.audit.stages import Cast, Stages, answer, fill_times
+from btcbt.audit.stages import Cast, Sequential, Stages, answer, fill_times
 from btcbt.config import RunConfig, time_text
-from btcbt.errors import BtcbtError
+from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
-from btcbt.records import CHANNELS, FloatArray, Forecast, IntArray, Window
+from btcbt.records import CHANNELS, Forecast, ForecastBatch, IntArray, Window
 from btcbt.runner import Trader
 from btcbt.strategy import decide_all
 from btcbt.windows import Windows
 
+PAST = ("candles", "windows")
+"""Stages before anything is forecast."""
 _PATH_AXES = ("path", "step")
 
 
@@ -59,50 +62,42 @@ def observe_past(scene: Scene) -> list[Observation]:
 
 
 def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, strict: bool = False) -> list[Observation]:
-    """Run every stage up to the origin of the scene.
+    """Run every later stage up to the origin of the scene.
 
     What a part of the user's raises becomes an observation, for it did not raise on the true history; with
     `strict`, which is for that one, it goes on to the caller.
     """
-    found = observe_past(scene)
-    windows = _at(scene.windows, scene.question.asked)
-    if len(windows) < len(scene.question.asked):  # an origin has gone: said by the stage before, and nothing to ask
-        return found
+    question = scene.question
+    windows = windows_at(scene.windows, question.asked)
+    if len(windows) < len(question.asked):  # one has gone: `observe_past` says so, and there is nothing to ask
+        return []
+    run = partial(attempt, scene=scene, strict=strict)
     forecasters = cast.forecasters(scene.candles)
-    paths: dict[str, NDArray[Any]] = {}
+    found = []
     for name, forecaster in forecasters.items():
-        try:
-            one = _forecast(name, forecaster, windows, scene)
-        except Exception as error:
-            if strict:
-                raise
-            found.append(_raised("forecast", name, scene, error))
-        else:
-            found += one
-            paths[name] = one[-1].values
-    traders = cast.traders(scene.candles, tuple(forecasters))
-    targets = np.full((len(scene.question.account), len(PROBES) + len(traders)), np.nan)
-    targets[:, : len(PROBES)] = scene.question.probes
-    for column, trader in enumerate(traders, start=len(PROBES)):
+        found += run("forecast", name, partial(_forecast, name, forecaster, scene))
+    # Of a forecaster that learns, the later of its two observations counts.
+    paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
+    decided = []
+    for trader in cast.traders(scene.candles, tuple(forecasters)):
         if trader.forecaster is None or trader.forecaster in paths:
-            try:
-                targets[-len(windows) :, column] = _decide(trader, windows, paths, config.windows.horizon)
-            except BtcbtError as error:
-                if strict:
-                    raise
-                found.append(_raised("strategy", trader.name, scene, error))
-            else:
-                decided = targets[-len(windows) :, column].copy()
-                needs = () if trader.forecaster is None else (trader.forecaster,)
-                found.append(Observation("strategy", trader.name, "target", scene.question.asked, decided, (), needs))
-    names = [*PROBES, *(trader.name for trader in traders)]
+            ask = partial(decide, trader, windows, paths, config.windows.horizon)
+            decided += run("strategy", trader.name, ask)
+    accounts = partial(_accounts, scene, config, stages, [one for one in decided if not one.error])
+    return [*found, *decided, *run("portfolio", "", accounts)]
+
+
+def attempt(
+    stage: str, component: str, work: Callable[[], list[Observation]], *, scene: Scene, strict: bool
+) -> list[Observation]:
+    """Do a stage's work; what a part of the user's raises becomes an observation, unless `strict`."""
     try:
-        found += _accounts(scene, config, stages, names, targets)
+        return work()
     except Exception as error:
         if strict:
             raise
-        found += [_raised("portfolio", name, scene, error) for name in names]
-    return found
+        text = " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
+        return [Observation(stage, component, "", scene.question.asked, np.empty(0), error=text)]
 
 
 def compare(
@@ -120,11 +115,16 @@ def compare(
     errors = {(o.stage, o.component): o for o in other if o.error}
     tainted: set[str] = set()
     for expected in truth:
-        if tainted & {"candles", "windows", *expected.needs, _forecaster(expected)}:
+        if tainted & {*PAST, *expected.needs, _forecaster(expected)}:
             tainted.add(expected.component)
             continue
         got = answers.get((expected.stage, expected.component, expected.field))
-        got = got or errors.get((expected.stage, expected.component)) or errors.get(("forecast", expected.component))
+        for stage, component in (
+            (expected.stage, expected.component),
+            (expected.stage, ""),
+            ("forecast", expected.component),
+        ):
+            got = got or errors.get((stage, component))
         found = difference(expected, got)
         if found is None:
             yield expected.stage
@@ -188,7 +188,7 @@ def _candles(scene: Scene) -> Iterator[Observation]:
 
 
 def _windows(scene: Scene) -> Iterator[Observation]:
-    windows = _at(scene.windows, scene.question.asked)
+    windows = windows_at(scene.windows, scene.question.asked)
     origins = scene.windows.origins[scene.windows.origins <= scene.question.origin]
     yield Observation("windows", "windows", "origins", origins, np.zeros((len(origins), 0)), ("nothing",))
     if len(windows) == len(scene.question.asked):
@@ -198,7 +198,7 @@ def _windows(scene: Scene) -> Iterator[Observation]:
         yield Observation("windows", "windows", "values", scene.question.asked, values, ("candle", "channel"))
 
 
-def _at(windows: Windows, origins: IntArray) -> list[Window]:
+def windows_at(windows: Windows, origins: IntArray) -> list[Window]:
     """The windows of those origins that there are."""
     rows = np.searchsorted(windows.origins, origins)
     inside = np.minimum(rows, max(len(windows.origins) - 1, 0))
@@ -207,7 +207,7 @@ def _at(windows: Windows, origins: IntArray) -> list[Window]:
     return [windows[int(row)] for row in inside[windows.origins[inside] == origins]]
 
 
-def _scaling(name: str, forecaster: Any, windows: Sequence[Window]) -> Iterable[Observation]:
+def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> Iterable[Observation]:
     """The numbers that windows are scaled with, where a forecaster tells them."""
     scaling = getattr(forecaster, "scaling", None)
     if scaling is None:
@@ -218,40 +218,59 @@ def _scaling(name: str, forecaster: Any, windows: Sequence[Window]) -> Iterable[
     return (Observation("scaling", name, "scaling", origins, values, axes),)
 
 
-def _forecast(name: str, forecaster: Any, windows: Sequence[Window], scene: Scene) -> list[Observation]:
-    """Scaling, where a forecaster tells it, and paths; later windows go into the same call."""
-    later = _at(scene.windows, scene.question.companions)
-    later += [windows[-1]] * (len(scene.question.companions) - len(later))
-    paths = answer(forecaster, [*windows, *later])[: len(windows)]
-    return [
-        *_scaling(name, forecaster, windows),
-        Observation("forecast", name, "paths", scene.question.asked, paths, (*_PATH_AXES, "channel")),
+def _forecast(name: str, forecaster: Forecaster, scene: Scene) -> list[Observation]:
+    """Scaling, where a forecaster tells it, and paths; of one that learns, those of its base and its own."""
+    question, axes = scene.question, (*_PATH_AXES, "channel")
+    learns = isinstance(forecaster, Sequential)
+    base = forecaster.base if isinstance(forecaster, Sequential) else forecaster
+    origins = question.learned if learns else question.asked
+    windows, later = windows_at(scene.windows, origins), windows_at(scene.windows, question.companions)
+    # Calls of one size, for the last digit of a product of matrices may hang on it.
+    copies = [windows[-1]] * (len(question.companions) - len(later))
+    paths = answer(base, [*windows, *later, *copies])[: len(windows) + len(later)]
+    found = [
+        *_scaling(name, base, windows),
+        Observation("forecast", name, "paths", origins, paths[: len(windows)], axes),
     ]
+    if isinstance(forecaster, Sequential):
+        asked = [*windows, *later]
+        batch = ForecastBatch(np.array([window.origin for window in asked], dtype=np.int64), paths)
+        own = np.concatenate([one.paths for one in forecaster.follow(asked, [batch])])[: len(windows)]
+        found.append(Observation("calibration", name, "paths", origins, own, axes))
+    return found
 
 
-def _decide(trader: Trader, windows: Sequence[Window], paths: Mapping[str, NDArray[Any]], horizon: int) -> FloatArray:
+def decide(
+    trader: Trader, windows: Sequence[Window], paths: Mapping[str, NDArray[Any]], horizon: int
+) -> list[Observation]:
+    """Ask a strategy at the last origins of its forecaster's paths."""
     none = np.empty((len(windows), 0, horizon, len(CHANNELS)), dtype=np.float32)
     sampled = none if trader.forecaster is None else paths[trader.forecaster].copy()
     sampled.flags.writeable = False
     asked = [Forecast(window, one) for window, one in zip(windows, sampled, strict=True)]
-    return decide_all(trader.strategy, asked, name=trader.name)
+    targets = decide_all(trader.strategy, asked, name=trader.name)
+    origins = np.array([forecast.origin for forecast in asked], dtype=np.int64)
+    needs = () if trader.forecaster is None else (trader.forecaster,)
+    return [Observation("strategy", trader.name, "target", origins, targets, (), needs)]
 
 
-def _accounts(
-    scene: Scene, config: RunConfig, stages: Stages, names: Sequence[str], targets: FloatArray
-) -> list[Observation]:
+def _accounts(scene: Scene, config: RunConfig, stages: Stages, decided: Sequence[Observation]) -> list[Observation]:
     """Accounts up to the origin. The fill of the last decision is of the candle after it, and left out."""
     account, candles = scene.question.account, scene.candles
     if len(account) < 2:
         return []
+    targets = np.full((len(account), len(PROBES) + len(decided)), np.nan)
+    targets[:, : len(PROBES)] = scene.question.probes
+    for column, one in enumerate(decided, start=len(PROBES)):
+        targets[-len(one.values) :, column] = one.values
+    names = [*PROBES, *(one.component for one in decided)]
+    # With or without its last decision, an account runs for one stride after the one before.
+    until = int(account[-2] + np.diff(account).min())
     if candles.open_time[-1] < scene.question.origin:
         account, targets = account[:-1], targets[:-1]
     elif not np.isfinite(candles.values[candles.open_time >= scene.question.origin]).all():
-        targets = targets.copy()
         targets[-1] = np.nan  # an account cannot trade at a price that is no number
     done = stages.simulate(candles, account, targets, names, config.portfolio)
-    # With or without its last decision, an account runs for one stride after the one before.
-    until = int(scene.question.account[-2] + np.diff(scene.question.account).min())
     return [one for column, name in enumerate(names) for one in _account(done, column, name, until)]
 
 
@@ -265,8 +284,3 @@ def _account(done: Simulation, column: int, name: str, until: int) -> Iterator[O
     for field in ("price", "size", "fee"):
         values = orders[field].to_numpy(dtype=np.float64)[before]
         yield Observation("portfolio", name, f"orders.{field}", times[before], values, (), (name,))
-
-
-def _raised(stage: str, component: str, scene: Scene, error: Exception) -> Observation:
-    text = " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
-    return Observation(stage, component, "", scene.question.asked, np.empty(0), error=text)

@@ -1,0 +1,252 @@
+"""Every planted leak is caught, at the stage where it was planted; honest parts pass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import leaks
+import numpy as np
+import pytest
+
+from btcbt.audit import STAGES, Stages, audit_experiment
+from btcbt.candles import make_candles, write_candles
+from btcbt.config import RunConfig
+
+HOUR_MS = 3_600_000
+START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
+HOURS = 1440
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A planted leak.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    stage : str
+        Where it is caught first.
+    parts : dict
+        What is put in the place of the experiment's own stages.
+    objects : str
+        Which objects give it away: ``fresh`` ones, ``used`` ones, or those of a fresh ``process`` alone.
+    """
+
+    what: str
+    stage: str
+    parts: dict[str, Any] = field(default_factory=dict)
+    objects: str = "fresh"
+
+
+# Each of these is audited by itself.
+ALONE = {
+    "centred_mean": Leak("a centred rolling mean", "candles", {"prepare": leaks.centred_mean}),
+    "left_labelled_resample": Leak(
+        "4h bars labelled at the left, so visible before they close",
+        "candles",
+        {"prepare": leaks.left_labelled_resample},
+    ),
+    "same_day_merge": Leak(
+        "the daily close merged on its own day, not as of", "candles", {"prepare": leaks.same_day_merge}
+    ),
+    "next_return": Leak("the next return left among the features", "candles", {"prepare": leaks.next_return}),
+    "fourier_filter": Leak(
+        "smoothing by a Fourier filter over the whole series", "candles", {"prepare": leaks.fourier_filter}
+    ),
+    "winsorise": Leak("winsorising by quantiles of the full sample", "candles", {"prepare": leaks.winsorise}),
+    "standardise_everything": Leak(
+        "standardising by moments of the full sample", "candles", {"prepare": leaks.standardise_everything}
+    ),
+    "backward_fill": Leak("a gap filled backward", "candles", {"prepare": leaks.backward_fill}),
+    "keep_last_revision": Leak(
+        "duplicates resolved by the last revision",
+        "candles",
+        {"prepare": leaks.keep_last_revision, "read": leaks.read_revised},
+    ),
+    "off_by_one": Leak("a window that includes the next candle", "windows", {"split": leaks.off_by_one}),
+    "without_future_gaps": Leak("eligibility decided by gaps to come", "windows", {"split": leaks.without_future_gaps}),
+    "without_crashes": Leak("origins before large moves removed", "windows", {"split": leaks.without_crashes}),
+    "same_bar": Leak("a fill in the candle that was decided on", "portfolio", {"simulate": leaks.same_bar}),
+    "at_current_close": Leak("a fill at the current close", "portfolio", {"simulate": leaks.at_current_close}),
+    "at_best_price": Leak("a fill at the low of the next candle", "portfolio", {"simulate": leaks.at_best_price}),
+    "skips_losers": Leak("orders dropped where they would lose", "portfolio", {"simulate": leaks.skips_losers}),
+    "overlap": Leak(
+        "training that overlaps the origins, labelled clean",
+        "split",
+        {"forecasters": partial(leaks.build, ["Trained"]), "label": leaks.label_by_start},
+    ),
+    "undeclared": Leak(
+        "undeclared training data, labelled clean",
+        "split",
+        {"forecasters": partial(leaks.build, ["Undeclared"]), "label": leaks.label_clean},
+    ),
+}
+READER = Leak("a strategy that looks candles up in a file of its own", "strategy")
+# These are classes of `leaks`, audited together: each is named, and none hides another.
+FORECASTERS = {
+    "ScaledOverHorizon": Leak("normalisation over context and horizon", "scaling"),
+    "ScaledOnEverything": Leak("a scaler fitted on everything", "scaling"),
+    "DriftOfEverything": Leak("a model fitted on the whole file", "forecast"),
+    "NearestFeature": Leak("features joined by nearest time", "forecast"),
+    "BatchNormalised": Leak("normalisation over a batch that holds later windows", "forecast"),
+    "CountsCalls": Leak("an answer that depends on earlier calls", "forecast", objects="used"),
+    "CachedByIndex": Leak("features of the whole history cached by row", "forecast", objects="process"),
+    "SeesOutcome": Leak("a calibrator that sees the current outcome", "calibration"),
+    "CorrectsTheWholeWalk": Leak("a calibrator fitted on all origins of the walk", "calibration"),
+}
+STRATEGIES = {
+    "TunedOnTest": Leak("a threshold tuned on the test range", "strategy"),
+    "LooksBehindTheView": Leak("a strategy that looks behind the view that is its window", "strategy"),
+    "Remembers": Leak("a strategy that remembers what an earlier pass showed it", "strategy", objects="used"),
+    "KeepsGlobal": Leak("a strategy that keeps the candles in a global", "strategy"),
+}
+# These show in a fresh process alone, and have one each.
+PROCESS = {
+    "scale_by_first_call": Leak(
+        "statistics of the first history that was met, kept in a global",
+        "candles",
+        {"prepare": leaks.scale_by_first_call},
+        "process",
+    ),
+    "ReadsThroughPython": Leak("a strategy that opens the candles' file", "strategy", objects="process"),
+}
+LEAKS = {**ALONE, **FORECASTERS, **STRATEGIES, **PROCESS, "ReadsTheFile": READER}
+
+HONEST = {
+    "trailing_mean": Stages(prepare=leaks.trailing_mean),
+    "right_labelled_resample": Stages(prepare=leaks.right_labelled_resample),
+    "forward_fill": Stages(prepare=leaks.forward_fill),
+    "first_revision": Stages(read=leaks.read_revised, prepare=leaks.keep_first_revision),
+    "history_kept_but_past_used": Stages(
+        forecasters=partial(leaks.build, ["Honest", "Corrects"]), strategies=partial(leaks.rules, ["HonestRule"])
+    ),
+    "ranges_owned_up_to": Stages(forecasters=partial(leaks.build, ["Trained", "Undeclared"])),
+}
+
+
+@pytest.fixture(scope="module")
+def candle_file(tmp_path_factory):
+    """Sixty days of simulated hours with gaps, and a crash."""
+    rng = np.random.default_rng(11)
+    steps = rng.standard_t(4, HOURS) * 0.006
+    steps[[700, 1100]] = -0.12
+    close = 4000 * np.exp(np.cumsum(steps))
+    opening = np.concatenate([[4000], close[:-1]]) * np.exp(0.001 * rng.standard_normal(HOURS))
+    high = np.maximum(opening, close) * np.exp(0.002 * rng.exponential(size=HOURS))
+    low = np.minimum(opening, close) * np.exp(-0.002 * rng.exponential(size=HOURS))
+    volume = np.exp(3 + rng.standard_normal(HOURS))
+    values = np.stack([opening, high, low, close, volume, volume * close], axis=1)
+    times = START_MS + HOUR_MS * np.arange(HOURS, dtype=np.int64)
+    keep = np.setdiff1d(np.arange(HOURS), [*range(600, 603), *range(900, 906), 1200])
+    file = tmp_path_factory.mktemp("candles") / "simulated.parquet"
+    write_candles(make_candles(times[keep], values[keep], interval="1h"), file)
+    return file
+
+
+def experiment(file, **changes):
+    tree = {
+        "name": "audited",
+        "candles": {"path": str(file)},
+        "windows": {"context": leaks.CONTEXT, "horizon": leaks.HORIZON, "start": "2019-01-10", "end": "2019-02-25"},
+        "forecasters": {"random_walk": {"kind": "random_walk", "n_paths": leaks.N_PATHS}},
+        "strategies": {"momentum": {"use": "strategies.momentum:Momentum", "params": {"lookback": 5}}},
+        "portfolio": {"max_short": 1.0},
+        **changes,
+    }
+    return RunConfig.model_validate_json(json.dumps(tree))
+
+
+def assert_exact(report):
+    """Every finding says where, what and by how much."""
+    assert [found.stage for found in report.findings] == sorted((f.stage for f in report.findings), key=STAGES.index)
+    for found in report.findings:
+        assert found.origin in report.origins or found.world in ("none", "noise", "gaps", "truncate")
+        assert found.time <= found.origin or found.stage == "portfolio"
+        assert found.difference > 0
+        assert found.component
+        assert found.field
+        assert found.detail
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_planted_leak_is_caught_at_its_stage(name, candle_file):
+    leak = LEAKS[name]
+    report = audit_experiment(experiment(candle_file), stages=Stages(**leak.parts), sample=4, fresh_process=False)
+    assert report.caught_at == leak.stage, report.findings[:3]
+    assert "fresh" in {found.objects for found in report.findings if found.stage == leak.stage}
+    assert_exact(report)
+
+
+@pytest.fixture(scope="module")
+def together(candle_file):
+    """One audit of all planted forecasters and strategies, with honest ones among them."""
+    stages = Stages(
+        forecasters=partial(leaks.build, ["Honest", "Corrects", *FORECASTERS]),
+        strategies=partial(leaks.rules, ["HonestRule", *STRATEGIES]),
+    )
+    return audit_experiment(experiment(candle_file), stages=stages, sample=6)
+
+
+@pytest.mark.parametrize("name", [*FORECASTERS, *STRATEGIES])
+def test_a_planted_forecaster_or_strategy_is_caught_by_name(name, together):
+    leak = LEAKS[name]
+    found = [one for one in together.findings if one.component == name]
+    assert found
+    assert found[0].stage == leak.stage
+    assert {one.stage for one in found} == {leak.stage}
+    objects = {one.objects for one in found}
+    assert leak.objects in objects
+    if leak.objects == "process":
+        assert objects == {"process"}
+
+
+def test_honest_parts_beside_leaking_ones_are_not_accused(together):
+    accused = {one.component for one in together.findings}
+    assert accused == {*FORECASTERS, *STRATEGIES}
+    assert_exact(together)
+
+
+@pytest.mark.parametrize("stages", HONEST.values(), ids=HONEST.keys())
+def test_honest_parts_pass(stages, candle_file):
+    report = audit_experiment(experiment(candle_file), stages=stages, sample=4, fresh_process=False)
+    assert report.clean, report.findings[:3]
+    assert {stage for stage, count in report.comparisons.items() if count} >= {
+        "candles",
+        "windows",
+        "forecast",
+        "strategy",
+        "portfolio",
+        "split",
+    }
+
+
+def test_state_of_a_module_shows_in_a_fresh_process(candle_file):
+    leak = PROCESS["scale_by_first_call"]
+    config, stages = experiment(candle_file), Stages(**leak.parts)
+    report = audit_experiment(config, stages=stages, sample=3)
+    assert report.caught_at == leak.stage
+    assert {found.objects for found in report.findings} == {leak.objects}
+
+
+def reader(kind, file):
+    return {"reader": {"use": f"leaks:{kind}", "params": {"path": str(file)}}}
+
+
+def test_a_strategy_that_opens_the_candle_file_is_named(candle_file):
+    leak = PROCESS["ReadsThroughPython"]
+    config = experiment(candle_file, strategies=reader("ReadsThroughPython", candle_file))
+    (found,) = audit_experiment(config, sample=3).findings
+    assert (found.stage, found.field, found.objects) == (leak.stage, "file", leak.objects)
+    assert found.component.startswith("leaks.py:")
+    assert str(candle_file) in found.detail
+
+
+def test_a_strategy_that_looks_candles_up_by_date_does_not_find_them_in_another_year(candle_file):
+    config = experiment(candle_file, strategies=reader("ReadsTheFile", candle_file))
+    report = audit_experiment(config, sample=3, fresh_process=False)
+    assert report.caught_at == READER.stage
+    assert {found.world for found in report.findings} == {"displaced"}
