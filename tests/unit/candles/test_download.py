@@ -19,6 +19,7 @@ from archive_server import (
     hung_up,
     kline_csv,
     midnight_ms,
+    month,
     page,
     short,
     silent,
@@ -28,7 +29,7 @@ from archive_server import (
 )
 
 from btcbt.candles import find_gaps, read_candles, write_candles
-from btcbt.candles.archive import ArchiveFile, plan_files
+from btcbt.candles.archive import plan_files
 from btcbt.candles.download import ARCHIVES_NOTE, State, download_candles
 from btcbt.candles.parquet import read_notes
 from btcbt.candles.transport import Client, Patience
@@ -37,10 +38,6 @@ from btcbt.errors import CandleError
 TODAY = date(2025, 3, 10)
 SWITCH = date(2025, 1, 1)  # microseconds since
 QUICK = Patience(silence_s=0.15)
-
-
-def month(year: int, number: int) -> ArchiveFile:
-    return ArchiveFile("BTCUSDT", "1h", date(year, number, 1), date(year + number // 12, number % 12 + 1, 1))
 
 
 @pytest.fixture
