@@ -103,11 +103,14 @@ class _Audit:
     def run(self, *, fresh_process: bool) -> AuditReport:
         """All checks."""
         began = time.perf_counter()
+        used = Cast(self.config, self.stages, keep=True)
+        forecasters = used.forecasters(self.histories.candles)
+        self.histories.reach = max(forecaster.context for forecaster in forecasters.values())
         origins = self._draw()
         questions = [self._question(origin) for origin in origins.tolist()]
         with self._elsewhere(questions, wanted=fresh_process) as answers:
             self._execution()
-            subject = self._walk(questions)
+            subject = self._walk(questions, used)
             self._wide(origins)
             self._compare_process(answers)
         return AuditReport(
@@ -158,9 +161,9 @@ class _Audit:
 
     # -- changed futures ------------------------------------------------------------------------------
 
-    def _walk(self, questions: Sequence[Question]) -> dict[str, Any]:
+    def _walk(self, questions: Sequence[Question], used: Cast) -> dict[str, Any]:
         """The truth first; then objects that saw it, and others that did not, in changed worlds."""
-        used, fresh = Cast(self.config, self.stages, keep=True), Cast(self.config, self.stages)
+        fresh = Cast(self.config, self.stages)
         forecasters = used.forecasters(self.histories.candles)
         self._labels(forecasters)
         with self.progress.stage("audit", len(questions) * (3 + len(WORLDS)), unit="scenes") as advance:
@@ -173,7 +176,6 @@ class _Audit:
                 self._meet(question, process.WORLD, used, "used")
                 advance(1)
             subject = self._subject(forecasters, used)
-            del used, forecasters
             for question in questions:
                 self._displace(question, fresh)
                 advance(1)
@@ -284,7 +286,7 @@ class _Audit:
             yield None
             return
         with new_process() as pool:
-            job = pool.submit(answer_elsewhere, self.config, self.stages, self.seed, questions)
+            job = pool.submit(answer_elsewhere, self.config, self.stages, self.seed, self.histories.reach, questions)
             try:
                 yield job
             finally:
@@ -306,11 +308,14 @@ class _Audit:
             self.findings.append(found)
 
 
-def answer_elsewhere(config: RunConfig, stages: Stages, seed: int, questions: Sequence[Question]) -> Answers:
+def answer_elsewhere(
+    config: RunConfig, stages: Stages, seed: int, reach: int, questions: Sequence[Question]
+) -> Answers:
     """What a fresh process makes of changed histories, by origin, and what its parts opened meanwhile."""
     witness = Witness()
     witness.install()
     histories, cast = Histories(config, stages, seed), Cast(config, stages)
+    histories.reach = reach
     answers: dict[int, list[Observation]] = {}
     for question in questions:
         with witness.watch():

@@ -74,11 +74,15 @@ class Scene:
 
 
 class Histories:
-    """The true history of an experiment, and its changed ones."""
+    """The true history of an experiment, and its changed ones.
+
+    `reach` is the context of the forecaster that looks back farthest: what must lie before an origin.
+    """
 
     def __init__(self, config: RunConfig, stages: Stages, seed: int) -> None:
         self.config, self.stages, self.seed = config, stages, seed
         self.raw = stages.read(config.candles)
+        self.reach = config.windows.context
 
     @cached_property
     def candles(self) -> Candles:
@@ -88,7 +92,7 @@ class Histories:
     @cached_property
     def windows(self) -> Windows:
         """The true windows."""
-        return self.stages.split(self.candles, self.config.windows)
+        return self._split(self.candles, self.config.windows)
 
     def true(self, question: Question) -> Scene:
         """The question asked of the true history."""
@@ -96,7 +100,7 @@ class Histories:
 
     def true_until(self, question: Question) -> Scene:
         """The same of an experiment whose range ends at the origin."""
-        return Scene(question, self.candles, self.stages.split(self.candles, self._until(question.origin)))
+        return Scene(question, self.candles, self._split(self.candles, self._until(question.origin)))
 
     def changed(self, question: Question, world: str) -> Scene:
         """The question asked of a history with another future."""
@@ -107,7 +111,10 @@ class Histories:
         else:
             candles = self.stages.prepared(change_future(self.raw, origin, world, self.seed))
         asked = self._until(origin) if world == SHORT else self.config.windows
-        return Scene(question, candles, self.stages.split(candles, asked))
+        return Scene(question, candles, self._split(candles, asked))
+
+    def _split(self, candles: Candles, asked: WindowsConfig) -> Windows:
+        return self.stages.split(candles, asked, self.reach)
 
     def _until(self, origin: int) -> WindowsConfig:
         end = datetime.fromtimestamp((origin + self.candles.interval_ms) / 1000, UTC)

@@ -30,12 +30,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Simulate = Callable[[Candles, IntArray, FloatArray, Sequence[str], PortfolioConfig], Simulation]
+Split = Callable[[Candles, WindowsConfig, int], Windows]
 Label = Callable[[IntArray, Sequence[DataRange] | None], NDArray[np.str_]]
 
 
 def read(config: CandlesConfig) -> Candles:
     """The history that an experiment names."""
     return read_candles(config.path, config.interval)
+
+
+def split(candles: Candles, config: WindowsConfig, reach: int) -> Windows:
+    """Windows at the origins that have `reach` candles before them."""
+    return make_windows(candles, config, context=reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Stages:
     prepare : callable, optional
         Raw candles to those that the experiment runs on: resampling, merging, filling, smoothing.
     split : callable
-        Candles and config to windows.
+        Candles, config and the context of the forecaster that looks back farthest to windows.
     forecasters : callable, optional
         Prepared candles to named forecasters; those of the configuration if left out.
     strategies : callable, optional
@@ -67,7 +73,7 @@ class Stages:
 
     read: Callable[[CandlesConfig], Candles] = read
     prepare: Callable[[Candles], Candles] | None = None
-    split: Callable[[Candles, WindowsConfig], Windows] = make_windows
+    split: Split = split
     forecasters: Callable[[Candles], Mapping[str, Forecaster]] | None = None
     strategies: Callable[[Candles], Mapping[str, Strategy]] | None = None
     simulate: Simulate = simulate
@@ -115,14 +121,7 @@ class Cast:
         if self._stages.forecasters is not None:
             self._forecasters = self._stages.forecasters(candles)
         else:
-            configs: dict[str, Any] = dict(self._config.forecasters)
-            if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
-                configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")  # `run` scores it, too
-            built: dict[str, Forecaster] = {}
-            # One that is calibrated needs its base.
-            for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
-                built[name] = create_forecaster(configs[name], self._config.windows, self._config.seed, built)
-            self._forecasters = built
+            self._forecasters = _build(self._config)
         return self._forecasters
 
     def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
@@ -142,6 +141,17 @@ class Cast:
                 if all(trader.name != label for trader in traders):
                     traders.append(Trader(label, strategy, type(strategy).__qualname__, {}, on))
         return traders
+
+
+def _build(config: RunConfig) -> Mapping[str, Forecaster]:
+    """The forecasters of a configuration; as for `btcbt run`, a random walk is among them, and bases come first."""
+    configs: dict[str, Any] = dict(config.forecasters)
+    if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
+        configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
+    built: dict[str, Forecaster] = {}
+    for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
+        built[name] = create_forecaster(configs[name], config.windows, config.seed, built)
+    return built
 
 
 def fill_times(orders: pd.DataFrame) -> IntArray:

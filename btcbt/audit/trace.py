@@ -220,24 +220,36 @@ def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> It
 
 def _forecast(name: str, forecaster: Forecaster, scene: Scene) -> list[Observation]:
     """Scaling, where a forecaster tells it, and paths; of one that learns, those of its base and its own."""
-    question, axes = scene.question, (*_PATH_AXES, "channel")
-    learns = isinstance(forecaster, Sequential)
+    axes, learns = (*_PATH_AXES, "channel"), isinstance(forecaster, Sequential)
     base = forecaster.base if isinstance(forecaster, Sequential) else forecaster
-    origins = question.learned if learns else question.asked
-    windows, later = windows_at(scene.windows, origins), windows_at(scene.windows, question.companions)
-    # Calls of one size, for the last digit of a product of matrices may hang on it.
-    copies = [windows[-1]] * (len(question.companions) - len(later))
-    paths = answer(base, [*windows, *later, *copies])[: len(windows) + len(later)]
+    origins = scene.question.learned if learns else scene.question.asked
+    windows = windows_at(scene.windows.with_context(forecaster.context), origins)
+    asked = [*windows, *_companions(windows[-1], scene)]
+    paths = answer(base, asked)
     found = [
         *_scaling(name, base, windows),
         Observation("forecast", name, "paths", origins, paths[: len(windows)], axes),
     ]
     if isinstance(forecaster, Sequential):
-        asked = [*windows, *later]
         batch = ForecastBatch(np.array([window.origin for window in asked], dtype=np.int64), paths)
-        own = np.concatenate([one.paths for one in forecaster.follow(asked, [batch])])[: len(windows)]
-        found.append(Observation("calibration", name, "paths", origins, own, axes))
+        corrected = np.concatenate([one.paths for one in forecaster.follow(asked, [batch])])
+        found.append(Observation("calibration", name, "paths", origins, corrected[: len(windows)], axes))
     return found
+
+
+def _companions(last: Window, scene: Scene) -> Iterator[Window]:
+    """Later windows for the same call; where this history has none of candles, those of a price that stands still.
+
+    So every call has as many windows, at the same origins: the last digit of a product of matrices may hang on it.
+    """
+    for origin in scene.question.companions.tolist():
+        there = windows_at(scene.windows.with_context(len(last.values)), np.array([origin]))
+        if there and np.isfinite(there[0].values).all():
+            yield there[0]
+            continue
+        open_time = last.open_time + (origin - last.origin)
+        rows = (origin - last.origin) // last.interval_ms + np.arange(len(last.values))
+        yield Window(open_time, last.values[np.minimum(rows, len(last.values) - 1)], last.interval_ms)
 
 
 def decide(

@@ -154,8 +154,8 @@ def _replace(windows, **changes):
     return Windows(**{**fields, **changes})
 
 
-def off_by_one(candles, config):
-    windows = make_windows(candles, config)
+def off_by_one(candles, config, reach):
+    windows = make_windows(candles, config, context=reach)
     return _replace(windows, last=np.minimum(windows.last + 1, len(candles) - 1))
 
 
@@ -164,15 +164,15 @@ def _keep(windows, keep):
     return _replace(windows, **{name: getattr(windows, name)[keep] for name in names})
 
 
-def without_future_gaps(candles, config):
+def without_future_gaps(candles, config, reach):
     """Only origins whose outcome is whole: a gap to come removes the decision before it."""
-    windows = make_windows(candles, config)
+    windows = make_windows(candles, config, context=reach)
     return _keep(windows, windows.scored)
 
 
-def without_crashes(candles, config):
+def without_crashes(candles, config, reach):
     """Outliers removed from the test set."""
-    windows = make_windows(candles, config)
+    windows = make_windows(candles, config, context=reach)
     close = candles.values[:, CLOSE]
     ahead = np.minimum(windows.last + 1, len(candles) - 1)
     return _keep(windows, np.abs(np.log(close[ahead] / close[windows.last])) < 0.03)
