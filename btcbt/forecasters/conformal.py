@@ -44,7 +44,6 @@ LEAST_SLOPE = 0.1
 """Between two knots paths keep at least this share of their distance, times the scale, so that ranks remain."""
 
 _NEVER = -(2**62)
-_EMPTY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +282,7 @@ class Calibration:
         self._evidence, self._last = np.zeros(horizon), np.full(horizon, _NEVER)
         self._pooled_evidence = 0.0
         self._issued = _Issued(
-            time=np.full(slots, _EMPTY),
+            time=np.full(slots, _NEVER),
             median=np.zeros((slots, *places)),
             unit=np.zeros((slots, *places)),
             knots=np.zeros((slots, *places, 2, n_levels)),
