@@ -2,6 +2,6 @@
 
 from btcbt.metrics.panel import LossPanel, score_batch
 from btcbt.metrics.returns import summarise_returns
-from btcbt.metrics.summary import compare, summarise
+from btcbt.metrics.summary import compare, confidence_sets, summarise
 
-__all__ = ["LossPanel", "compare", "score_batch", "summarise", "summarise_returns"]
+__all__ = ["LossPanel", "compare", "confidence_sets", "score_batch", "summarise", "summarise_returns"]

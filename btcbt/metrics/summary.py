@@ -13,7 +13,7 @@ score                  meaning (unit: that of the channel; ``_bps``: scale-free,
 mae, mape, mase        absolute error of the median; percent of the outcome; multiple of no change
 rmse, r2, bias         error of the mean; out-of-sample R2 against no change; mean of forecast - outcome
 crps, pinball          CRPS; mean pinball loss over the quantiles of `distribution.PROBABILITIES`
-coverage50 .. 95       percent of outcomes in the central interval
+coverage50 .. 95       percent of outcomes in the central interval; ``_attainable``: if calibrated, with so few paths
 width50_bps .. 95      mean width of that interval
 direction              share of right signs of the median's change from the naive forecast
 ic, rank_ic            correlation over time of forecast and realised change
@@ -28,13 +28,15 @@ scored                 share of origins that could be scored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import accuracy, distribution, volatility
+from btcbt.metrics.comparison import model_confidence_set
 from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SANITY, SCORED, LossPanel
 from btcbt.records import CLOSE, FloatArray
@@ -65,6 +67,8 @@ def summarise(panel: LossPanel, reference: LossPanel | None = None, *, splits: b
         raise ValueError("a panel without origins has no scores")
     out = {"origins": float(len(panel)), **_flatten(scores(panel), panel.horizon)}
     out.update(_flatten(_tests(panel), panel.horizon))
+    for level in distribution.LEVELS:
+        out[f"coverage{level}_attainable"] = distribution.attainable_level(panel.n_paths, level)
     if splits:
         ends = {1, panel.horizon}
         thresholds, groups = _splits(panel)
@@ -147,6 +151,37 @@ def compare(panel: LossPanel, reference: LossPanel) -> dict[str, float]:
     _put(out, f"qlike.h{last}", ours, theirs, overlap)
     test = diebold_mariano(a.crps_bps[:, -1, CLOSE], b.crps_bps[:, -1, CLOSE], overlap, "hln")
     out[f"crps_bps.close.h{last}.hln"], out[f"crps_bps.close.h{last}.hln_p"] = test.statistic, test.p_value
+    return out
+
+
+def confidence_sets(panels: Mapping[str, LossPanel], *, reps: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Model confidence sets over forecasters, at the origins that all of them have.
+
+    Keys are ``score.name``: the p-value with which a forecaster stays in the set (see
+    `comparison.model_confidence_set`), for the CRPS of the close at the first and the last step and for the energy
+    score of its path, say ``crps_bps.close.h24.kronos``.
+
+    Raises
+    ------
+    ValueError
+        If there are no panels, horizons differ, or no origin is shared.
+    """
+    if len({panel.horizon for panel in panels.values()}) != 1:
+        raise ValueError(f"horizons differ: { {name: panel.horizon for name, panel in panels.items()} }")
+    shared = reduce(np.intersect1d, [panel.origins for panel in panels.values()])
+    if len(shared) == 0:
+        raise ValueError("the panels share no origin")
+    members = {name: panel.select(np.isin(panel.origins, shared)) for name, panel in panels.items()}
+    first = next(iter(members.values()))
+    losses: dict[str, tuple[int, list[Any]]] = {}
+    for step in sorted({1, first.horizon}):
+        table = [panel.crps_bps[:, step - 1, CLOSE] for panel in members.values()]
+        losses[f"crps_bps.close.h{step}"] = (first.overlap(step), table)
+    losses["energy_bps"] = (first.overlap(first.horizon), [panel.energy_bps for panel in members.values()])
+    out: dict[str, float] = {}
+    for score, (overlap, table) in losses.items():
+        p_values = model_confidence_set(np.column_stack(table), list(members), overlap, reps=reps, seed=seed)
+        out.update({f"{score}.{name}": p_value for name, p_value in p_values.items()})
     return out
 
 

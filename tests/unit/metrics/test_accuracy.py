@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from btcbt.metrics import accuracy
+from btcbt.metrics.inference import mean_test
 
 
 def test_errors_equal_those_of_scikit_learn(rng):
@@ -48,8 +49,9 @@ def test_nan_is_left_out_on_every_side_of_a_ratio():
     assert accuracy.mean_absolute_error(forecast, outcome) == 1.0
     assert accuracy.mean_absolute_scaled_error(forecast, outcome, naive) == 1.0
     assert accuracy.r2_out_of_sample(forecast, outcome, naive) == 0.0
-    broken_naive = np.array([np.nan, 1.0, 1.0, 1.0])
-    assert accuracy.mean_absolute_scaled_error(forecast, outcome, broken_naive) == 1.0
+    broken_naive = np.array([np.nan, 1.0, 0.0, 1.0])
+    assert accuracy.mean_absolute_scaled_error(5 * forecast, outcome, broken_naive) == 6.5  # |15 - 2| / |0 - 2|
+    assert accuracy.r2_out_of_sample(5 * forecast, outcome, broken_naive) == 1 - 6.5**2
 
 
 @pytest.mark.filterwarnings("error")
@@ -100,6 +102,17 @@ def test_pesaran_timmermann_squared_is_near_chi_squared_of_the_sign_table(rng):
     assert test.statistic**2 == pytest.approx(chi2, rel=0.01)
     assert test.p_value < 0.01
     assert accuracy.pesaran_timmermann(-x, y, 1).p_value > 0.99
+
+
+def test_overlap_weakens_a_run_of_right_signs(rng):
+    """Thirty days of one trend in forecast and outcome are one hit, not seven hundred."""
+    outcome = np.convolve(rng.normal(size=743), np.ones(24), "valid")
+    forecast = outcome + np.convolve(rng.normal(size=743), np.ones(24), "valid")
+    independent, honest = (accuracy.pesaran_timmermann(forecast, outcome, overlap) for overlap in (1, 24))
+    assert independent.statistic == honest.statistic
+    assert 0.0 < honest.statistic_overlap < 0.6 * honest.statistic
+    products = (forecast > 0) - np.mean(forecast > 0), (outcome > 0) - np.mean(outcome > 0)
+    assert honest.statistic_overlap == pytest.approx(mean_test(products[0] * products[1], 24).statistic)
 
 
 def test_a_forecast_that_always_rises_has_no_direction_test():

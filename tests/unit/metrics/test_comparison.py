@@ -63,20 +63,34 @@ def test_spa_with_one_configuration_agrees_with_a_t_test(rng):
     assert test.n == 200
 
 
-def test_a_wild_loser_does_not_hide_a_steady_winner(rng):
+def with_statistic(noise, t):
+    """Shift hourly returns so that the t-statistic of their daily sums is t."""
+    days = noise.reshape(-1, 24).sum(axis=1)
+    return noise + (t * days.std(ddof=1) / np.sqrt(len(days)) - days.mean()) / 24
+
+
+def test_a_wild_configuration_does_not_hide_a_steady_winner(rng):
     r = rng.normal(size=(4800, 3))
-    r[:, 1] += 0.08
-    r[:, 2] = 30.0 * r[:, 2] - 1.0
+    r[:, 1] = with_statistic(r[:, 1], 5.0)
+    r[:, 2] = with_statistic(30.0 * r[:, 2], -0.5)
     test = superior_predictive_ability(r, reps=300)
     assert test.best == 1
     assert test.superior == (1,)
     assert test.p_value < 0.01
 
 
+def test_a_second_winner_is_found_once_the_first_is_out_of_the_way(rng):
+    """At 5 % the larger of two must exceed about 1.95, one alone about 1.65."""
+    r = rng.normal(size=(24_000, 2))
+    r = np.column_stack([with_statistic(r[:, 0], 8.0), with_statistic(r[:, 1], 1.8)])
+    assert superior_predictive_ability(r, reps=2000).superior == (0, 1)
+    loser = with_statistic(r[:, 0], 0.0)
+    assert superior_predictive_ability(np.column_stack([loser, r[:, 1]]), reps=2000).superior == ()
+
+
 def test_trying_more_costs_more(rng):
     r = rng.normal(size=(2400, 200))
-    days = r[:, 0].reshape(100, 24).sum(axis=1)
-    r[:, 0] += (2.0 * days.std() / 10 - days.mean()) / 24  # a t-statistic of two
+    r[:, 0] = with_statistic(r[:, 0], 2.0)
     alone = superior_predictive_ability(r[:, :1], reps=500).p_value
     among = superior_predictive_ability(r, reps=500).p_value
     assert alone < 0.05 < among

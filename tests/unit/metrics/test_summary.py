@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btcbt.metrics import compare, score_batch, summarise
+from btcbt.metrics import compare, confidence_sets, score_batch, summarise
+from btcbt.metrics.comparison import model_confidence_set
 from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SCORED
 from btcbt.metrics.summary import scores, volatility_regimes
-from btcbt.records import CLOSE
+from btcbt.records import CLOSE, VOLUME
 
 SPLIT = ["seen"] * 100 + ["clean"] * 300
 
@@ -47,10 +48,15 @@ def test_the_headline_numbers_equal_those_of_pandas(given, panel):
     assert numbers["mae_bps.close.h4"] == pytest.approx(1e4 * (logs["median"] - logs["outcome"]).abs().mean(), rel=1e-4)
     hits = np.sign(logs["median"]) == np.sign(logs["outcome"])
     assert numbers["direction.close.h4"] == pytest.approx(hits.mean())
+    volume = np.median(paths[:, :, 3, VOLUME], axis=1), outcome[:, 3, VOLUME]
+    changes = [np.sign(v - given["context"][:, -1, VOLUME]) for v in volume]
+    moved = (changes[0] != 0) & (changes[1] != 0)
+    assert numbers["direction.volume.h4"] == pytest.approx(np.mean((changes[0] == changes[1])[moved]), abs=1e-6)
     log_mean = np.log(paths[:, :, 3, CLOSE] / frame["naive"].to_numpy()[:, None]).mean(axis=1)
     assert numbers["ic.close.h4"] == pytest.approx(np.corrcoef(log_mean, logs["outcome"])[0, 1], rel=1e-3)
     assert numbers["scored.close.h4"] == 1.0
     assert numbers["origins"] == 400.0
+    assert numbers["coverage95_attainable"] == 75.0  # seven paths: 6 / 8
 
 
 def test_every_score_has_every_step_and_channel(panel):
@@ -109,20 +115,36 @@ def test_a_constant_volatility_makes_one_regime():
     assert thresholds == (5.0, 5.0)
 
 
-def test_comparison_is_the_test_of_paired_losses(given, simulate, panel):
-    wide = score_batch(**{**given, "paths": simulate(400, sharpness=3.0)["paths"]})
+def test_comparison_is_the_test_of_paired_losses(simulate):
+    given = simulate(400, horizon=12)
+    panel = score_batch(**given)
+    wide = score_batch(**{**given, "paths": simulate(400, horizon=12, sharpness=3.0)["paths"]})
     numbers = compare(panel, wide.select(np.arange(50, 400)))
-    ours, theirs = (p.crps_bps[50:, 3, CLOSE].astype(float) for p in (panel, wide))
-    test = diebold_mariano(ours, theirs, 4)
+    ours, theirs = (p.crps_bps[50:, 11, CLOSE].astype(float) for p in (panel, wide))
+    test = diebold_mariano(ours, theirs, 12)
+    assert test.statistic != diebold_mariano(ours, theirs, 1).statistic
     assert numbers["origins"] == 350.0
-    assert numbers["crps_bps.close.h4.dm"] == pytest.approx(test.statistic)
-    assert numbers["crps_bps.close.h4.dm_p"] == pytest.approx(test.p_value)
-    assert numbers["crps_bps.close.h4.skill"] == pytest.approx(1 - ours.mean() / theirs.mean())
-    assert numbers["crps_bps.close.h4.hln"] == pytest.approx(diebold_mariano(ours, theirs, 4, "hln").statistic)
-    assert numbers["crps_bps.close.h4.dm"] < 0 < numbers["crps_bps.close.h4.skill"]
-    assert {"abs_bps.volume.h1.dm_p", "energy_bps.skill", "qlike.h4.dm"} <= set(numbers)
+    assert numbers["crps_bps.close.h12.dm"] == pytest.approx(test.statistic)
+    assert numbers["crps_bps.close.h12.dm_p"] == pytest.approx(test.p_value)
+    assert numbers["crps_bps.close.h12.skill"] == pytest.approx(1 - ours.mean() / theirs.mean())
+    assert numbers["crps_bps.close.h12.hln"] == pytest.approx(diebold_mariano(ours, theirs, 12, "hln").statistic)
+    assert numbers["crps_bps.close.h12.dm"] < 0 < numbers["crps_bps.close.h12.skill"]
+    assert {"abs_bps.volume.h1.dm_p", "energy_bps.skill", "qlike.h12.dm"} <= set(numbers)
     mirrored = compare(wide, panel)
     assert mirrored["energy_bps.dm"] > 0
+
+
+def test_confidence_sets_are_over_the_shared_origins(given, simulate, panel):
+    wide = score_batch(**{**given, "paths": simulate(400, sharpness=4.0)["paths"]})
+    p = confidence_sets({"sharp": panel, "wide": wide.select(np.arange(50, 400))}, reps=200)
+    assert p["crps_bps.close.h4.sharp"] == p["energy_bps.sharp"] == 1.0
+    losses = np.column_stack([panel.crps_bps[50:, 3, CLOSE], wide.crps_bps[50:, 3, CLOSE]])
+    assert p["crps_bps.close.h4.wide"] == model_confidence_set(losses, ["a", "b"], 4, reps=200)["b"] < 0.05
+    assert len(p) == 6
+    with pytest.raises(ValueError, match="horizons differ"):
+        confidence_sets({"a": panel, "b": score_batch(**simulate(3, horizon=2))})
+    with pytest.raises(ValueError, match="share no origin"):
+        confidence_sets({"a": panel.select(np.arange(9)), "b": panel.select(np.arange(9, 20))})
 
 
 def test_a_forecast_that_fails_now_and_then_cannot_hide_it(given):
