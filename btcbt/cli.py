@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints.
 
-Exit codes: 0 done; 2 bad usage, configuration, data or checkpoint; 130 interrupted, resumable.
+Exit codes: 0 done; 1 a check found something; 2 bad usage, configuration, data or checkpoint; 130 interrupted,
+resumable.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from btcbt.cli_audit import audit_command
 from btcbt.cli_data import data_app
+from btcbt.cli_finetune import finetune_command
 from btcbt.terminal import console, guarded
 
 app = typer.Typer(
@@ -22,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.command("finetune")(finetune_command)
+app.command("audit")(audit_command)
 
 
 @app.callback()

@@ -1,0 +1,84 @@
+"""A verdict as a person reads it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from btcbt.audit.findings import LIMITS, STAGES, AuditReport, Finding
+from btcbt.config import time_text
+
+MAX_ROWS = 25
+
+
+def verdict(report: AuditReport) -> RenderableType:
+    """What was compared, what was found, and what could not be proven, for a rich console."""
+    parts: list[RenderableType] = [_head(report), "", _stages(report), ""]
+    if report.findings:
+        parts += [_findings(report), ""]
+    parts += [_doubts(report)]
+    return Group(*parts)
+
+
+def _head(report: AuditReport) -> Text:
+    text = Text()
+    text.append(report.name, style="bold")
+    text.append(f"  {len(report.origins):,} of {report.eligible:,} origins audited in {report.seconds:.0f} s: ")
+    if report.clean:
+        text.append("clean", style="bold green")
+        text.append("\nNothing known, forecast, decided or filled by then changed with what came after it.")
+    else:
+        count = f"{len(report.findings):,} finding" + "s" * (len(report.findings) > 1)
+        text.append("looks ahead", style="bold red")
+        text.append(f"\n{count}, the first at the stage '{report.caught_at}'.")
+    return text
+
+
+def _stages(report: AuditReport) -> Table:
+    table = Table(title="Comparisons, bit for bit", title_justify="left", title_style="bold")
+    for column in ("stage", "equal", "different"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    found = Counter(finding.stage for finding in report.findings)
+    for stage in STAGES:
+        equal = report.comparisons.get(stage, 0)
+        if equal or found[stage]:
+            style = "red" if found[stage] else ""
+            table.add_row(stage, f"{equal:,}", f"{found[stage]:,}", style=style)
+    return table
+
+
+def _findings(report: AuditReport) -> Table:
+    worst: dict[tuple[str, str, str], Finding] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for finding in report.findings:
+        key = (finding.stage, finding.component, finding.field)
+        counts[key] += 1
+        if key not in worst or finding.difference > worst[key].difference:
+            worst[key] = finding
+    table = Table(title="What looks ahead: the largest difference of each field", title_justify="left")
+    table.title_style = "bold"
+    for column in ("stage", "part", "field", "origin", "future", "objects"):
+        table.add_column(column, overflow="fold")
+    table.add_column("difference", justify="right")
+    table.add_column("times", justify="right")
+    table.add_column("where")
+    for key, finding in list(worst.items())[:MAX_ROWS]:
+        size = f"{finding.difference:.4g}" if math.isfinite(finding.difference) else "–"
+        cells = (finding.stage, finding.component, finding.field, time_text(finding.origin), finding.world)
+        where = finding.detail if finding.time == finding.origin else f"{time_text(finding.time)}: {finding.detail}"
+        table.add_row(*map(Text, (*cells, finding.objects, size, f"{counts[key]:,}", where)))
+    if len(worst) > MAX_ROWS:
+        table.caption = f"and {len(worst) - MAX_ROWS:,} more fields"
+    return table
+
+
+def _doubts(report: AuditReport) -> Text:
+    text = Text("What this does not prove\n", style="bold")
+    for note in (*report.notes, *LIMITS):
+        text.append(f"- {note}\n", style="not bold")
+    text.rstrip()
+    return text
