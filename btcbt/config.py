@@ -11,7 +11,7 @@ import json
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, overload
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
 MAX_FORECAST_BYTES = 1 << 28
 STORE_FOLDER = "store"
+LEDGER_FILE = "trials.jsonl"
 RANDOM_WALK = "random_walk"
 CALIBRATED = "calibrated"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -100,6 +101,9 @@ class Section(BaseModel):
     """Base of every part of an experiment: closed and frozen, and finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class CandlesConfig(Section):
@@ -278,6 +282,8 @@ class RunConfig(Section):
     def _consistent(self) -> Self:
         if self.name == STORE_FOLDER:
             raise ValueError(f"the name '{STORE_FOLDER}' is the folder of stored forecasts; choose another")
+        if self.name == LEDGER_FILE:
+            raise ValueError(f"the name '{LEDGER_FILE}' is the ledger of trials; choose another")
         walk = self.forecasters.get(RANDOM_WALK)
         if walk is not None and walk.kind != RANDOM_WALK:
             raise ValueError(f"the forecaster named '{RANDOM_WALK}' is of kind '{walk.kind}'; rename it")
@@ -316,8 +322,12 @@ class RunConfig(Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_config(path: str | Path) -> RunConfig:
-    """Read an experiment file.
+@overload
+def load_config(path: str | Path) -> RunConfig: ...
+@overload
+def load_config(path: str | Path, kind: type[SectionT]) -> SectionT: ...
+def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
+    """Read an experiment file, or one of another kind.
 
     Raises
     ------
@@ -327,7 +337,7 @@ def load_config(path: str | Path) -> RunConfig:
     path = Path(path)
     tree = read_yaml(path)
     try:
-        return RunConfig.model_validate(_plain(tree))
+        return (kind or RunConfig).model_validate(_plain(tree))
     except ValidationError as error:
         raise ConfigError(_explain(path, tree, error)) from None
 

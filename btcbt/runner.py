@@ -29,6 +29,7 @@ import numpy as np
 from btcbt.candles import read_candles
 from btcbt.config import (
     CALIBRATED,
+    LEDGER_FILE,
     RANDOM_WALK,
     STORE_FOLDER,
     ForecasterConfig,
@@ -41,11 +42,12 @@ from btcbt.errors import BtcbtError, CandleError, ConfigError
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
+from btcbt.ledger import Ledger, Trial
 from btcbt.metrics import LossPanel, score_batch, summarise
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import Float32Array, FloatArray, Forecast, ForecastBatch, IntArray
 from btcbt.report import stored
-from btcbt.report.accounts import BUY_AND_HOLD, account_numbers
+from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
 from btcbt.report.figures import draw_figures
 from btcbt.report.progress import Progress
 from btcbt.report.provenance import code_version, git_commit, package_versions
@@ -180,7 +182,8 @@ class _Walk:
         if self.traders:
             with self.clock("simulate"):
                 simulation = self._simulate(targets)
-                numbers |= account_numbers(simulation, self.windows.horizon)
+                trials = self._trials(simulation)
+                numbers |= account_numbers(simulation, self.windows.horizon, trials)
         return self._write(numbers, targets, simulation)
 
     # -- forecasts ------------------------------------------------------------------------------------
@@ -376,6 +379,25 @@ class _Walk:
             simulation = simulate(self.candles, self.windows.origins, targets, names, self.config.portfolio)
             advance(len(names))
         return simulation
+
+    def _trials(self, simulation: Simulation) -> list[Trial]:
+        """Leave this run's configurations in the ledger; all that were ever tried on these candles."""
+        keys = {member.name: member.key for member in self.members}
+        made_of = {
+            trader.name: {
+                "strategy": trader.use,
+                "params": trader.strategy.params.model_dump(mode="json"),
+                "source_sha256": source_sha256(trader.strategy),
+                "forecasts": keys.get(trader.forecaster or ""),
+                "windows": {"context": self.windows.context, "stride": self.config.windows.stride},
+                "portfolio": self.config.portfolio.model_dump(mode="json"),
+            }
+            for trader in self.traders
+        }
+        ledger = Ledger(self.root / LEDGER_FILE)
+        ours = account_trials(simulation, self.candles, self.config.name, made_of)
+        ledger.record(ours)
+        return ledger.related(ours)
 
     # -- the directory --------------------------------------------------------------------------------
 

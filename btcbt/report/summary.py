@@ -168,9 +168,19 @@ def _luck(run: Run) -> Text:
     lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in _accounts(run)]
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
-    return Text(
+    text = Text(
         f"{good} of {tried} accounts have a Sharpe interval above zero; chance alone gives about {0.025 * tried:.1f}."
     )
+    names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
+    sharpes = {account: run.metrics.get(f"strategy.{account}.sharpe", math.nan) for account in names}
+    best = max((account for account in sharpes if math.isfinite(sharpes[account])), key=sharpes.__getitem__, default="")
+    get = _getter(run.metrics, f"strategy.{best}")
+    if math.isfinite(get("deflated_sharpe")):
+        text.append(
+            f" The best, {best}, beats the best of {get('trials'):,.0f} worthless ones with probability "
+            f"{get('deflated_sharpe'):.2f}: as many configurations were ever tried on these candles."
+        )
+    return text
 
 
 def _foot(run: Run) -> Text:

@@ -17,7 +17,7 @@ from btcbt.config import PortfolioConfig
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, Candles, Window
 from btcbt.report import figures, progress, provenance
-from btcbt.report.accounts import BUY_AND_HOLD, account_numbers
+from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
 
 MakeWindows = Callable[..., list[Window]]
 
@@ -91,7 +91,8 @@ def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: 
     targets = np.column_stack([np.arange(50) % 2, np.ones(50)]).astype(float)
     config = PortfolioConfig(fee_bps=20.0, slippage_bps=5.0)
     simulation = simulate(candles, origins, targets, ["flip", BUY_AND_HOLD], config)
-    numbers = account_numbers(simulation, horizon=6)
+    trials = account_trials(simulation, candles, "x", {name: {"what": name} for name in simulation.names})
+    numbers = account_numbers(simulation, 6, trials)
     assert numbers["strategy.flip.fees"] == pytest.approx(simulation.orders.query("strategy == 'flip'")["fee"].sum())
     # 49 orders of all there is, at 25 bps each.
     assert numbers["strategy.flip.costs"] == pytest.approx(49 * 25e-4, rel=0.02)
@@ -102,6 +103,30 @@ def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: 
         total - (simulation.equity[-1, 1] / simulation.initial_cash - 1)
     )
     assert numbers["strategy.flip.trials"] == 2
+
+
+def test_a_trial_holds_the_moments_of_the_account_and_is_known_by_its_content(
+    make_history: Callable[..., Candles],
+) -> None:
+    candles = make_history(80)
+    origins = candles.open_time[10:60] + candles.interval_ms
+    targets = np.column_stack([np.arange(50) % 2, np.zeros(50)]).astype(float)
+    simulation = simulate(candles, origins, targets, ["flip", "idle"], PortfolioConfig())
+    flip, idle = account_trials(simulation, candles, "x", {"flip": {"a": 1}, "idle": {"a": 2}})
+    returns = np.diff(simulation.equity[:, 0], prepend=simulation.initial_cash)
+    returns /= np.concatenate([[simulation.initial_cash], simulation.equity[:-1, 0]])
+    centred = returns - returns.mean()
+    assert flip.n == len(returns) == 50
+    assert flip.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1))
+    assert flip.skew == pytest.approx((centred**3).mean() / (centred**2).mean() ** 1.5)
+    assert flip.kurtosis == pytest.approx((centred**4).mean() / (centred**2).mean() ** 2)
+    assert np.isnan([idle.sharpe, idle.skew, idle.kurtosis]).all()
+    assert flip.id != idle.id
+    assert (flip.start, flip.end) == (origins[0], origins[-1] + candles.interval_ms)
+    again = account_trials(simulation, candles, "renamed", {"flip": {"a": 1}})[0]
+    assert again.id == flip.id
+    other = make_history(80)  # other prices
+    assert account_trials(simulation, other, "x", {"flip": {"a": 1}})[0].id != flip.id
 
 
 def test_the_commit_is_that_of_the_checkout() -> None:

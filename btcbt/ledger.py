@@ -1,0 +1,212 @@
+"""The trial ledger: every configuration ever evaluated on some candles, so that luck can be counted.
+
+The best of many worthless strategies looks good. How good depends on how many were tried, over all runs, not
+only in the last one (Bailey and Lopez de Prado, 2014, "The deflated Sharpe ratio"). So every account of every
+run leaves a line in a file beside the runs, which is only ever appended to::
+
+    {"checksum": "...", "trial": {"id": "...", "name": "threshold@kronos", "sharpe": 0.01, ...}}
+
+A configuration is known by the digest of all that it is made of, so running it again adds nothing. A line is
+written in one piece and synced, under a lock where the system has one; the checksum finds lines that were cut
+off or altered, which are named in a warning and skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from btcbt.errors import StoreError
+from btcbt.records import Candles
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes at once may write the same trial twice, which readers forgive
+    fcntl = None  # type: ignore[assignment]
+
+_CHECKSUM_BYTES = 8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One configuration on one stretch of candles, and how it fared.
+
+    Attributes
+    ----------
+    id : str
+        Digest of everything that it is made of; see `trial_id`.
+    name, experiment : str
+        What it was called, ``strategy@forecaster``, and in which experiment; for people.
+    candles, stretch : str
+        SHA-256 of the file of candles, and digest of the candles that were traded on; see `stretch_digest`.
+    start, end : int
+        The candles that were traded on, [start, end) in ms UTC.
+    sharpe : float
+        Per candle, net; NaN if the account never traded.
+    n : int
+        Candles.
+    skew, kurtosis : float
+        Of the returns per candle; the kurtosis of a normal distribution is 3. NaN as `sharpe`.
+    """
+
+    id: str
+    name: str
+    experiment: str
+    candles: str
+    stretch: str
+    start: int
+    end: int
+    sharpe: float
+    n: int
+    skew: float
+    kurtosis: float
+
+
+def trial_id(made_of: Mapping[str, object]) -> str:
+    """Digest (32 hex digits) of what a configuration is made of, as JSON values."""
+    text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def stretch_digest(candles: Candles, start: int, end: int) -> str:
+    """Digest (32 hex digits) of the candles that open in [start, end) ms UTC, whatever file holds them."""
+    rows = (candles.open_time >= start) & (candles.open_time < end)
+    digest = hashlib.blake2b(candles.open_time[rows].tobytes(), digest_size=16)
+    digest.update(candles.values[rows].tobytes())
+    return digest.hexdigest()
+
+
+class Ledger:
+    """The trials in one file, which need not exist yet.
+
+    Parameters
+    ----------
+    file : Path
+        Where it is.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def record(self, trials: Iterable[Trial]) -> int:
+        """Add the trials that the ledger does not hold; when this returns they are on disk.
+
+        Returns
+        -------
+        int
+            How many were new.
+
+        Raises
+        ------
+        StoreError
+            If the disk refuses.
+        """
+        wanted = {trial.id: trial for trial in trials}
+        if not wanted:
+            return 0
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab+") as file, _locked(file.fileno()):
+                file.seek(0)
+                content = file.read()
+                known = {trial.id for trial in self._parse(content)}
+                new = [trial for trial in wanted.values() if trial.id not in known]
+                if new:
+                    # A line that was cut off by a crash is closed, so that it spoils nothing but itself.
+                    torn = b"\n" if content and not content.endswith(b"\n") else b""
+                    file.write(torn + b"".join(map(_line, new)))
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"{self.file}: the trial ledger cannot be written ({error.strerror}); make room or mend its rights"
+            ) from None
+        return len(new)
+
+    def trials(self) -> list[Trial]:
+        """Every trial, in the order in which they were first recorded.
+
+        Raises
+        ------
+        StoreError
+            If the file exists and cannot be read.
+        """
+        try:
+            content = self.file.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"{self.file}: the trial ledger cannot be read ({error.strerror}); mend its rights"
+            ) from None
+        first: dict[str, Trial] = {}
+        for trial in self._parse(content, warn=True):
+            first.setdefault(trial.id, trial)
+        return list(first.values())
+
+    def related(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Every trial on the candles of some others: the same stretch, or an overlapping one of the same file."""
+        stretches = {trial.stretch for trial in trials}
+        spans = {(trial.candles, trial.start, trial.end) for trial in trials}
+        return [
+            one
+            for one in self.trials()
+            if one.stretch in stretches
+            or any(one.candles == file and one.start < end and start < one.end for file, start, end in spans)
+        ]
+
+    def _parse(self, content: bytes, *, warn: bool = False) -> Iterator[Trial]:
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            trial = _read(line)
+            if trial is not None:
+                yield trial
+            elif warn:
+                log.warning("%s:%d: a damaged line of the trial ledger; its trial is not counted", self.file, number)
+
+
+def _line(trial: Trial) -> bytes:
+    tree = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(trial).items()}
+    return json.dumps({"checksum": _checksum(tree), "trial": tree}, allow_nan=False).encode() + b"\n"
+
+
+def _read(line: bytes) -> Trial | None:
+    """The trial of a line; None if it is damaged."""
+    try:
+        record = json.loads(line)
+        tree = record["trial"]
+        if record["checksum"] != _checksum(tree) or set(tree) != {field.name for field in fields(Trial)}:
+            return None
+        numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in ("sharpe", "skew", "kurtosis")}
+        return Trial(**{**tree, **numbers})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _checksum(tree: Mapping[str, Any]) -> str:
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES).hexdigest()
+
+
+@contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    """Hold the file for this process alone."""
+    if fcntl is None:
+        yield
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
