@@ -1,116 +1,24 @@
-"""`btcbt finetune`: candle history and a recipe to a checkpoint that says what it has looked at."""
+"""`btcbt finetune`: reads a recipe and its candles, and has the models fitted."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from btcbt import candles as history
-from btcbt.config import time_ms
-from btcbt.models.kronos.checkpoints import write_data_ranges
-from btcbt.models.kronos.config import MODELS, TOKENIZERS
-from btcbt.models.kronos.decoder import Kronos
+from btcbt.candles import read_candles
+from btcbt.config import load_config
+from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.models.kronos.tokenizer import KronosTokenizer
-from btcbt.models.kronos.training import (
-    Curve,
-    WindowSampler,
-    fit,
-    freeze_calendar,
-    model_losses,
-    tokenizer_losses,
-)
-from btcbt.records import DataRange
 
 
-def finetune(config: FinetuneConfig, report: Callable[[str], None]) -> Path:
-    """Fit tokenizer and model from scratch and write them under ``config.output``.
+def run_recipe(path: str | Path, report: Callable[[str], None]) -> Path:
+    """Fit what a recipe describes; see `btcbt.models.kronos.finetune.finetune`.
 
-    Returns
-    -------
-    Path
-        The folder: ``tokenizer/``, ``model/``, ``data_ranges.json``, ``recipe.json``, ``tokenizer_loss.csv`` and
-        ``model_loss.csv``.
+    Raises
+    ------
+    ConfigError
+        If the recipe is wrong; names file, line and key.
     """
-    every = {name: history.read_candles(name, config.interval) for name in config.candles}
-    train = WindowSampler(list(every.values()), config.train, config.window)
-    select = WindowSampler([every[name] for name in config.select_on or config.candles], config.select, config.window)
-    report(
-        f"{len(train.starts):,} training windows, {len(select.starts):,} selection windows of {config.window} candles"
-    )
-
-    torch.manual_seed(config.seed)
-    tokenizer = KronosTokenizer(TOKENIZERS[config.tokenizer_size])
-    shape = MODELS[config.size]
-    model = Kronos(
-        dataclasses.replace(
-            shape,
-            ffn_dropout_p=config.dropout,
-            resid_dropout_p=config.dropout,
-            token_dropout_p=config.dropout,
-        )
-    )
-    freeze_calendar(model, config.calendar)
-
-    report(f"tokenizer '{config.tokenizer_size}', {_size(tokenizer):,} parameters")
-    curve = fit(
-        tokenizer,
-        lambda batch: tokenizer_losses(tokenizer, batch),
-        train,
-        select,
-        config,
-        config.tokenizer,
-        0,
-        report,
-    )
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(output / "tokenizer")
-    _write_curve(curve, output / "tokenizer_loss.csv")
-
-    report(
-        f"model '{config.size}', {_size(model):,} parameters; ln V = {math.log(2**shape.s1_bits):.3f} nats untrained"
-    )
-    tokenizer.requires_grad_(False).eval()
-    curve = fit(
-        model,
-        lambda batch: model_losses(model, tokenizer, batch),
-        train,
-        select,
-        config,
-        config.model,
-        1,
-        report,
-    )
-    model.save_pretrained(output / "model")
-    _write_curve(curve, output / "model_loss.csv")
-
-    ranges = tuple(
-        DataRange(use, time_ms(span.start), time_ms(span.end))
-        for use, span in (("pretraining", config.train), ("selection", config.select))
-    )
-    digests = ", ".join(f"{name} (SHA-256 {candles.sha256[:16]})" for name, candles in every.items())
-    write_data_ranges(output, ranges, f"fitted by 'btcbt finetune' on {digests}")
-    (output / "recipe.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    return output
-
-
-def _size(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _write_curve(curve: Curve, path: Path) -> None:
-    names = list(dict.fromkeys(key for row in curve.rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-            for row in curve.rows
-        )
+    config = load_config(path, FinetuneConfig)
+    histories = {name: read_candles(name, config.interval) for name in config.candles}
+    return finetune(histories, config, report)

@@ -201,7 +201,7 @@ def fit(
         if not bool(torch.isfinite(loss)):
             module.load_state_dict(best)
             raise CheckpointError(
-                f"the loss is {float(loss)} at step {step}; the best weights before it are kept. "
+                f"the loss is {loss.item()} at step {step}; the best weights before it are kept. "
                 "Lower the learning rate"
             )
         optimizer.zero_grad(set_to_none=True)

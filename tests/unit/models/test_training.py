@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+import torch
+
+from btcbt.config import time_ms
+from btcbt.errors import CandleError, CheckpointError, ConfigError
+from btcbt.finetuning import run_recipe
+from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.checkpoints import read_data_ranges, weights_digest
+from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span
+from btcbt.models.kronos.training import WindowSampler, fit, freeze_calendar, make_batch, model_losses, tokenizer_losses
+from btcbt.records import HIGH, LOW
+
+FEW = {"steps": 12, "batch_size": 4, "learning_rate": 3e-3, "select_every": 4}
+
+
+def recipe(**changes):
+    values = {
+        "name": "tiny",
+        "candles": ["a"],
+        "window": 32,
+        "context": [12, 20],
+        "train": {"start": "2019-01-01", "end": "2019-01-15"},
+        "select": {"start": "2019-01-15", "end": "2019-01-20"},
+        "tokenizer": FEW,
+        "model": FEW,
+        "output": "out",
+    }
+    return FinetuneConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def samplers(make_history):
+    config = recipe()
+    history = [make_history(24 * 20)]
+    return tuple(WindowSampler(history, span, config.window) for span in (config.train, config.select))
+
+
+def test_training_and_selection_windows_lie_inside_their_spans_and_cross_no_gap(make_history):
+    history = make_history(24 * 20, missing=range(100, 103))
+    config = recipe()
+    for span in (config.train, config.select):
+        sampler = WindowSampler([history], span, 32)
+        _, times = sampler.values(np.arange(len(sampler.starts)))
+        assert (np.diff(times, axis=1) == history.interval_ms).all()
+        assert times.min() >= time_ms(span.start)
+        assert times.max() < time_ms(span.end)
+    inside = (24 * 14 - 3) - 2 * 31  # two runs of contiguous hours, each 31 windows short
+    assert len(WindowSampler([history], config.train, 32).starts) == inside
+
+
+def test_a_span_without_one_window_is_refused(make_history):
+    span = Span(start=datetime(2019, 1, 1), end=datetime(2019, 1, 2))
+    with pytest.raises(CandleError, match=r"no 32 contiguous candles in 2019-01-01 \.\. 2019-01-02"):
+        WindowSampler([make_history(100)], span, 32)
+
+
+def test_the_scaling_of_a_window_does_not_look_behind_its_context(samplers):
+    values, times = samplers[0].values(np.arange(3))
+    changed = values.copy()
+    changed[:, 20:] *= 1.5
+    before, after = (make_batch(v, times, 20, 5.0).candles for v in (values, changed))
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.equal(before[:, 20:], after[:, 20:])
+
+
+def test_the_model_s_loss_counts_the_candles_behind_the_context_alone(samplers):
+    torch.manual_seed(0)
+    config = recipe()
+    tokenizer, model = small_pair()
+    batch = samplers[0].draw(config, 4, (1, 0))
+    losses = model_losses(model, tokenizer, batch)
+    s1, s2 = tokenizer.encode(batch.candles)
+    logits = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:])
+    behind = slice(batch.context - 1, None)
+    slow = [
+        torch.nn.functional.cross_entropy(part[:, behind].flatten(0, 1), ids[:, batch.context :].flatten())
+        for part, ids in ((logits.s1, s1), (logits.s2, s2))
+    ]
+    torch.testing.assert_close(losses["s1"], slow[0])
+    torch.testing.assert_close(losses["s2"], slow[1])
+    torch.testing.assert_close(losses["loss"], (slow[0] + slow[1]) / 2)
+
+
+def test_the_validation_loss_is_causal_in_every_layer(samplers):
+    """A later candle changes no earlier logit, in evaluation mode too (in the reference it does)."""
+    tokenizer, model = small_pair()
+    batch = samplers[1].draw(recipe(), 2, (1, 0))
+    s1, s2 = tokenizer.encode(batch.candles)
+    with torch.no_grad():
+        before = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:])
+        s1[:, 20:], s2[:, 20:] = s1[:, 20:] ^ 1, s2[:, 20:] ^ 1
+        after = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:])
+    assert torch.equal(before.s1[:, :20], after.s1[:, :20])
+    assert torch.equal(before.s2[:, :19], after.s2[:, :19])
+    assert not torch.equal(before.s2[:, 19:], after.s2[:, 19:])
+
+
+def test_a_mirrored_window_is_a_valid_one_turned_upside_down(samplers):
+    config = recipe(mirror=True)
+    draws = [samplers[0].draw(config, 16, (1, step)) for step in range(4)]
+    plain = [samplers[0].draw(recipe(), 16, (1, step)) for step in range(4)]
+    flipped = 0
+    for mirrored, straight in zip(draws, plain, strict=True):
+        assert mirrored.context == straight.context
+        same = (mirrored.candles == straight.candles).all(-1).all(-1)
+        flipped += int((~same).sum())
+        assert (mirrored.candles[..., HIGH] >= mirrored.candles[..., LOW] - 6).all()
+        torch.testing.assert_close(mirrored.candles[..., 4:], straight.candles[..., 4:])
+        torch.testing.assert_close(
+            mirrored.candles[~same][..., 3], -straight.candles[~same][..., 3], atol=2e-3, rtol=1e-3
+        )
+    assert 16 < flipped < 48
+
+
+def test_fits_are_reproducible_learn_and_keep_the_best_weights(samplers):
+    def run():
+        torch.manual_seed(5)
+        tokenizer, _ = small_pair(seed=5)
+        curve = fit(
+            tokenizer,
+            lambda b: tokenizer_losses(tokenizer, b),
+            *samplers,
+            recipe(),
+            Optimizer(**FEW),
+            0,
+            lambda _: None,
+        )
+        return tokenizer, curve
+
+    (first, curve), (second, again) = run(), run()
+    assert weights_digest(first) == weights_digest(second)
+    assert curve.rows == again.rows
+    selected = [row["loss"] for row in curve.rows if row["split"] == "select"]
+    assert len(selected) == 4
+    assert min(selected) < 0.8 * selected[0]
+    assert not first.training
+
+
+def test_a_loss_that_is_no_number_stops_the_fit_with_the_best_weights(samplers):
+    tokenizer, _ = small_pair()
+    before = weights_digest(tokenizer)
+    with pytest.raises(CheckpointError, match="the loss is nan at step 0; the best weights before it are kept"):
+        fit(
+            tokenizer,
+            lambda b: {"loss": tokenizer_losses(tokenizer, b)["loss"] * (torch.nan if tokenizer.training else 1)},
+            *samplers, recipe(), Optimizer(**FEW), 0, lambda _: None,
+        )  # fmt: skip
+    assert weights_digest(tokenizer) == before
+
+
+def test_calendar_tables_that_are_not_trained_stay_zero():
+    _, model = small_pair()
+    freeze_calendar(model, ["hour", "weekday"])
+    tables = dict(zip(("minute", "hour", "weekday", "day", "month"), model.time_emb.tables(), strict=True))
+    assert {name for name, table in tables.items() if bool(table.any())} == {"hour", "weekday"}
+    assert {name for name, table in tables.items() if table.requires_grad} == {"hour", "weekday"}
+
+
+def test_a_recipe_writes_a_checkpoint_that_says_what_it_looked_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = "{steps: 2, batch_size: 2, select_every: 1}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: tiny
+candles: ["bundled:BTCUSD_1h", "bundled:ETHUSD_1h"]
+window: 16
+context: [6, 10]
+train: {{start: 2019-01-15, end: 2019-02-01}}
+select: {{start: 2019-02-12, end: 2019-02-20}}
+select_on: ["bundled:BTCUSD_1h"]
+tokenizer: {few}
+model: {few}
+calendar: [hour]
+precision: bfloat16
+output: made
+"""
+    )
+    lines = []
+    folder = run_recipe("recipe.yaml", lines.append)
+    assert folder.name == "made"
+    KronosTokenizer.from_pretrained(folder / "tokenizer")
+    Kronos.from_pretrained(folder / "model")
+    ranges = read_data_ranges(folder)
+    assert [r.use for r in ranges] == ["pretraining", "selection"]
+    assert ranges[0].start == 1_547_510_400_000
+    assert ranges[1].end == 1_550_620_800_000
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 0
+    with (folder / "model_loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "select"}
+    assert any("tokens/s" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": [12, 40]}, r"context 12\.\.40 must lie within"),
+        ({"select": {"start": "2019-01-10", "end": "2019-01-20"}}, "starts before the training range ends"),
+        ({"select_on": ["b"]}, "not among candles"),
+        ({"train": {"start": "2019-01-15", "end": "2019-01-15"}}, "is not after start"),
+        ({"size": "huge"}, "nano"),
+    ],
+)
+def test_impossible_recipes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**change)
+
+
+def test_a_broken_recipe_names_its_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: x\nwindoww: 3\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml:2: unknown key 'windoww'"):
+        run_recipe(path, lambda _: None)
+
+
+def small_pair(seed=0):
+    from btcbt.models.kronos.config import MODELS, TOKENIZERS
+
+    torch.manual_seed(seed)
+    return KronosTokenizer(TOKENIZERS["nano"]).eval(), Kronos(MODELS["nano"]).eval()
