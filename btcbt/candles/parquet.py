@@ -32,6 +32,8 @@ NOTE_PREFIX = "btcbt."
 ROWS_NOTE = f"{NOTE_PREFIX}rows"
 """The note that holds the SHA-256 of a file's rows. Parquet protects its pages by checksums but not its footer: a
 flipped bit in the name of a column would go unnoticed without it."""
+# Longer tables are packed less hard: 2 % smaller files are not worth 60 times the time.
+_SMALL_ROWS = 200_000
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00"})
 _TIME_TYPE = pa.timestamp("ms", tz="UTC")
 # How many of a unit make one ms.
@@ -329,7 +331,7 @@ def _encode(table: pa.Table) -> bytes:
         table,
         sink,
         compression="zstd",
-        compression_level=19,
+        compression_level=19 if table.num_rows <= _SMALL_ROWS else 9,
         use_dictionary=False,
         column_encoding={TIME: "DELTA_BINARY_PACKED", **dict.fromkeys(volumes, "BYTE_STREAM_SPLIT")},
         write_page_checksum=True,

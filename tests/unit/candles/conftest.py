@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_server import HOUR, ArchiveServer, Clock, walk
 
 from btcbt.records import CHANNELS, FloatArray, IntArray
+from tests.unit.candles.archive_server import HOUR, ArchiveServer, Clock, walk
 
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
 

@@ -8,7 +8,6 @@ from datetime import date
 
 import numpy as np
 import pytest
-from archive_server import HOUR, kline_csv, midnight_ms, walk, zipped
 
 from btcbt.candles import archive
 from btcbt.candles.archive import (
@@ -21,6 +20,7 @@ from btcbt.candles.archive import (
     unzip_table,
 )
 from btcbt.errors import CandleError
+from tests.unit.candles.archive_server import HOUR, kline_csv, midnight_ms, walk, zipped
 
 TODAY = date(2025, 3, 10)
 DECEMBER = ArchiveFile("BTCUSDT", "1h", date(2024, 12, 1), date(2025, 1, 1))

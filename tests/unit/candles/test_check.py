@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from archive_server import HOUR, walk
 
 from btcbt.candles import find_gaps
 from btcbt.candles.check import PLACEHOLDERS, inspect_rows, repair_rows
@@ -10,6 +9,7 @@ from btcbt.candles.importers import read_rows
 from btcbt.candles.rows import UNKNOWN, Rows, join_rows
 from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME
+from tests.unit.candles.archive_server import HOUR, walk
 
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
 N = 24

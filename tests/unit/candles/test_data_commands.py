@@ -3,11 +3,11 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from archive_server import kline_csv, month, status, walk
 from typer.testing import CliRunner
 
 from btcbt.candles import read_candles
 from btcbt.cli import app
+from tests.unit.candles.archive_server import kline_csv, month, status, walk
 
 N = 30
 

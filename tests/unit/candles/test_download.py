@@ -11,7 +11,14 @@ from datetime import date
 
 import numpy as np
 import pytest
-from archive_server import (
+
+from btcbt.candles import find_gaps, read_candles, write_candles
+from btcbt.candles.archive import plan_files
+from btcbt.candles.download import ARCHIVES_NOTE, State, download_candles
+from btcbt.candles.parquet import read_notes
+from btcbt.candles.transport import Client, Patience
+from btcbt.errors import CandleError
+from tests.unit.candles.archive_server import (
     HOUR,
     cut,
     flipped,
@@ -28,16 +35,10 @@ from archive_server import (
     zipped,
 )
 
-from btcbt.candles import find_gaps, read_candles, write_candles
-from btcbt.candles.archive import plan_files
-from btcbt.candles.download import ARCHIVES_NOTE, State, download_candles
-from btcbt.candles.parquet import read_notes
-from btcbt.candles.transport import Client, Patience
-from btcbt.errors import CandleError
-
 TODAY = date(2025, 3, 10)
 SWITCH = date(2025, 1, 1)  # microseconds since
-QUICK = Patience(silence_s=0.15)
+CALM = Patience()
+HASTY = Patience(silence_s=0.25)  # for faults of silence alone: on a busy machine a good answer may take as long
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def download(archive_server, clock, tmp_path):
     """Download into tmp_path/out.parquet with pauses that take no time."""
 
     def call(start="2024-12", end="2025-01", **options):
-        patience = options.pop("patience", QUICK)
+        patience = options.pop("patience", CALM)
         client = Client(archive_server.url, patience, sleep=clock.sleep, clock=clock)
         output = options.pop("output", tmp_path / "out.parquet")
         return download_candles("BTCUSDT", "1h", start, end, output=output, client=client, today=TODAY, **options)
@@ -191,7 +192,6 @@ FAULTS = {
     "cut off and called whole": [short],
     "a flipped bit": [flipped],
     "a web page": [page],
-    "slow": [silent(0.3)],
     "everything": [status(500), cut, flipped, hung_up, status(429, Retry_After="1")],
 }
 
@@ -206,6 +206,15 @@ def test_a_fault_that_passes_is_survived(download, publish, truth, archive_serve
     asked = archive_server.requests.count(f"/{TWO[0].path}{ending}")
     assert asked == len(FAULTS[name]) + 1
     assert archive_server.asked().count(TWO[1].name) == 1
+
+
+@pytest.mark.parametrize("ending", ["", ".CHECKSUM"])
+def test_silence_is_survived(download, publish, truth, archive_server, ending):
+    publish(TWO)
+    archive_server.faults[TWO[0].name + ending] = [silent(2.0)]
+    done = download(patience=HASTY)
+    check_against(truth, done.output, date(2024, 12, 1), date(2025, 2, 1))
+    assert archive_server.requests.count(f"/{TWO[0].path}{ending}") >= 2
 
 
 def test_a_checksum_of_something_else_is_fetched_again(download, publish, truth, archive_server):
@@ -236,7 +245,7 @@ def failure(download, **options) -> str:
         (status(403), "403"),
         (cut, "cut off"),
         (flipped, "SHA-256"),
-        (silent(0.3), "no answer within"),
+        (hung_up, "connection failed"),
     ],
 )
 def test_a_fault_that_stays_is_named_and_the_next_run_goes_on(
@@ -244,7 +253,7 @@ def test_a_fault_that_stays_is_named_and_the_next_run_goes_on(
 ):
     publish(TWO)
     archive_server.faults[TWO[1].name] = [fault] * 3
-    message = failure(download, patience=Patience(attempts=3, silence_s=0.15))
+    message = failure(download, patience=Patience(attempts=3))
     assert message.startswith("candles: 1 of 2 files could not be fetched, the first BTCUSDT-1h-2025-01.zip: ")
     assert reason in message
     assert not (tmp_path / "out.parquet").exists()
@@ -435,7 +444,7 @@ def test_a_folder_that_cannot_be_written_is_named(download, publish, tmp_path):
 def test_requests_run_side_by_side(download, publish, archive_server):
     """Both zips are held back until both were asked for, which takes two requests at a time."""
     publish(TWO)
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
 
     def held(answers, content):
         together.wait()
@@ -443,7 +452,7 @@ def test_requests_run_side_by_side(download, publish, archive_server):
 
     for file in TWO:
         archive_server.faults[file.name] = [held]
-    assert download(jobs=2, patience=Patience(silence_s=10)).stored.added == 1488
+    assert download(jobs=2).stored.added == 1488
     assert not together.broken
 
 
@@ -479,7 +488,7 @@ def test_a_killed_process_is_gone_on_from(publish, truth, archive_server, tmp_pa
 
     def hold(answers, content):
         held.set()
-        release.wait(30)
+        release.wait(120)
         answers.close_connection = True
 
     archive_server.faults[files[-1].name] = [hold]
@@ -488,15 +497,15 @@ def test_a_killed_process_is_gone_on_from(publish, truth, archive_server, tmp_pa
     command += ["--end", "2025-01", "--base-url", archive_server.url, "--output", str(output), "--jobs", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert held.wait(30)
+        assert held.wait(120)
         os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     finally:
         process.kill()
         release.set()
     assert not output.exists()
     archive_server.requests.clear()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stderr
     assert archive_server.asked() == [files[-1].name]
     check_against(truth, output, date(2024, 10, 1), date(2025, 2, 1))
@@ -550,7 +559,7 @@ class TestRealMonths:
         for file in months.values():
             archive_server.faults[file.name] = [status(503), cut, flipped, status(429, Retry_After="5"), short]
             archive_server.faults[f"{file.name}.CHECKSUM"] = [page, hung_up, foreign_digest]
-        patience = Patience(attempts=10, silence_s=0.5)
+        patience = Patience(attempts=10)
         stormy = [
             download(name, name, repair=True, output=tmp_path / "stormy.parquet", patience=patience) for name in months
         ][-1]

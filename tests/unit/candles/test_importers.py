@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from archive_server import HOUR, kline_csv, walk, zipped
 
 from btcbt.candles import importers, read_candles, write_candles
 from btcbt.candles.importers import check_history, import_candles, import_history, read_rows
 from btcbt.candles.parquet import ROWS_NOTE, read_notes, write_rows
 from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CHANNELS, VOLUME
+from tests.unit.candles.archive_server import HOUR, kline_csv, walk, zipped
 
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
 N = 30

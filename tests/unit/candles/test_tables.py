@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_server import HOUR, kline_csv, walk
 
 from btcbt.candles import tables
 from btcbt.candles.rows import UNKNOWN
 from btcbt.candles.tables import parse_csv, parse_json, parse_parquet
 from btcbt.errors import CandleError
 from btcbt.records import CHANNELS
+from tests.unit.candles.archive_server import HOUR, kline_csv, walk
 
 START = 1_735_682_400_000  # 2024-12-31T22:00Z
 N = 4
