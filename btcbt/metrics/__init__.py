@@ -2,6 +2,15 @@
 
 from btcbt.metrics.panel import LossPanel, score_batch
 from btcbt.metrics.returns import summarise_returns
+from btcbt.metrics.streaming import ScoreStream
 from btcbt.metrics.summary import compare, confidence_sets, summarise
 
-__all__ = ["LossPanel", "compare", "confidence_sets", "score_batch", "summarise", "summarise_returns"]
+__all__ = [
+    "LossPanel",
+    "ScoreStream",
+    "compare",
+    "confidence_sets",
+    "score_batch",
+    "summarise",
+    "summarise_returns",
+]
