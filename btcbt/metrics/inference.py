@@ -7,7 +7,7 @@ Every test here is given that `overlap`: the number of origins (this one include
 Why not the usual kernel estimator with normal critical values: with 300 origins and an overlap of 24 it
 rejects a true null in about 9 % of simulations at a nominal 5 % (and its variance can be negative). The
 equally weighted cosine estimator below cannot be negative, has an exact Student t limit with few terms, and
-rejects in about 6 % (`tests/unit/metrics/test_size_and_power_proof.py`).
+rejects in 4 to 6 % (`tests/unit/metrics/test_size_and_power_proof.py`).
 """
 
 from __future__ import annotations
