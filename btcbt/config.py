@@ -276,6 +276,8 @@ class RunConfig(Section):
     strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
     portfolio: PortfolioConfig = PortfolioConfig()
     store: StoreConfig = StoreConfig()
+    placebos: int = Field(0, ge=0, le=100_000)
+    """Placebo runs of each strategy on each forecaster (`btcbt.placebo`); 200 or more tell something, 0 is none."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
 from btcbt.ledger import Ledger, Trial
 from btcbt.metrics import LossPanel, score_batch, summarise
+from btcbt.placebo_runs import Candidate, run_placebos
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import Float32Array, FloatArray, Forecast, ForecastBatch, IntArray
 from btcbt.report import stored
@@ -184,6 +185,8 @@ class _Walk:
                 simulation = self._simulate(targets)
                 trials = self._trials(simulation)
                 numbers |= account_numbers(simulation, self.windows.horizon, trials)
+            with self.clock("placebos"):
+                numbers |= self._placebos(simulation)
         return self._write(numbers, targets, simulation)
 
     # -- forecasts ------------------------------------------------------------------------------------
@@ -398,6 +401,36 @@ class _Walk:
         ours = account_trials(simulation, self.candles, self.config.name, made_of)
         ledger.record(ours)
         return ledger.related(ours)
+
+    def _placebos(self, simulation: Simulation) -> dict[str, float]:
+        """Where each strategy that trades on a forecast ranks among placebo runs."""
+        runs, numbers = self.config.placebos, dict[str, float]()
+        for member in self.members if runs else ():
+            on = [
+                Candidate(trader.name, trader.use, trader.params)
+                for trader in self.traders
+                if trader.forecaster == member.name
+            ]
+            if not on:
+                continue
+            origins = self.windows.origins
+            paths = np.concatenate([b.paths for b in member.store.read(member.plan, origins, READ_BATCH)])
+            with self.progress.stage(f"placebos {member.name}", runs, unit="runs") as advance:
+                ranks = run_placebos(
+                    on,
+                    self.windows,
+                    paths,
+                    simulation,
+                    self.config.portfolio,
+                    runs=runs,
+                    stride=self.config.windows.stride,
+                    seed=self.config.seed,
+                    advance=advance,
+                )
+            numbers |= ranks
+            if not ranks:
+                self.progress.note("too few origins to shuffle them: no placebo was run")
+        return numbers
 
     # -- the directory --------------------------------------------------------------------------------
 

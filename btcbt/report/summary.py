@@ -29,6 +29,8 @@ def summary(run: Run) -> RenderableType:
         if len(run.config.forecasters) > 1:
             parts += ["", _return_matrix(run)]
         parts += [_luck(run)]
+        if run.config.placebos:
+            parts += [_placebos(run)]
     parts += ["", _foot(run)]
     return Group(*parts)
 
@@ -181,6 +183,22 @@ def _luck(run: Run) -> Text:
             f"{get('deflated_sharpe'):.2f}: as many configurations were ever tried on these candles."
         )
     return text
+
+
+def _placebos(run: Run) -> Text:
+    """Where each strategy on the main forecaster ranks among its placebo runs."""
+    ranks = []
+    for account in _accounts(run):
+        get = _getter(run.metrics, f"placebo.{account}")
+        if account.endswith(f"@{primary(run)}") and math.isfinite(get("p_value")):
+            ranks.append(f"{account.partition('@')[0]} {get('p_value'):.3f}")
+    if not ranks:
+        return Text("No placebo was run.")
+    return Text(
+        f"Share of {run.config.placebos:,} placebo runs that do at least as well, on '{primary(run)}': "
+        + ", ".join(ranks)
+        + "."
+    )
 
 
 def _foot(run: Run) -> Text:

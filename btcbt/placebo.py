@@ -1,0 +1,212 @@
+"""Placebo forecasts: like the real ones in all but what makes them worth anything.
+
+A strategy may earn on a forecast because the forecast knows something, or because the way it trades suits the
+market. To tell the two apart, the same strategy trades on forecasts whose knowledge has been destroyed:
+
+===============  ======================================================================================
+kind             what is kept, and what is destroyed
+===============  ======================================================================================
+``shift``        all forecasts in their order, moved in time by at least a block and wrapped around
+``flip``         the sizes; the direction of whole blocks is mirrored at random, that of everything in
+                 the first run
+``shuffle``      the forecasts of each block; the order of the blocks is random
+``random_walk``  each path's moves, candle by candle, with a random sign each: a martingale in logs of the
+                 same volatility
+===============  ======================================================================================
+
+A block is at least as long as the horizon, so that neighbouring forecasts agree as much as the real ones do and
+positions are held about as long: otherwise costs alone would sink the placebos. Forecasts from another time are
+taken relative to their last close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from btcbt.records import (
+    AMOUNT,
+    CLOSE,
+    HIGH,
+    LOW,
+    OPEN,
+    VOLUME,
+    Float32Array,
+    FloatArray,
+    IntArray,
+)
+
+KINDS = ("shift", "flip", "shuffle", "random_walk")
+_CHUNK = 64  # origins made at once; part of what keys the signs of a random walk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placebo:
+    """One placebo run over M origins.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`.
+    source : int64 (M,)
+        Origin whose forecast each origin gets.
+    sign : float64 (M,)
+        -1 where the forecast is mirrored.
+    seed : tuple of int
+        Keys the signs of ``random_walk``.
+    """
+
+    kind: str
+    source: IntArray
+    sign: FloatArray
+    seed: tuple[int, ...]
+
+
+def make_placebos(origins: int, runs: int, block: int, seed: int) -> list[Placebo]:
+    """Plan placebo runs, as many of each kind as of any other.
+
+    Parameters
+    ----------
+    origins : int
+        M, in order of time.
+    runs : int
+        How many.
+    block : int
+        Origins whose forecasts stay together.
+    seed : int
+        The same seed gives the same placebos; a run does not depend on how many others there are.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three blocks: their order then holds no luck.
+    """
+    if origins < 3 * block:
+        raise ValueError(f"{origins} origins are fewer than three blocks of {block}; nothing can be shuffled")
+    return [_plan(KINDS[run % len(KINDS)], run // len(KINDS), origins, block, seed) for run in range(runs)]
+
+
+class Source:
+    """Real forecasts, prepared for making placebos of them: about 1.7 times their size.
+
+    Parameters
+    ----------
+    paths : float32 (M, S, H, 6)
+        The real forecasts, in order of time.
+    last_close : float64 (M,)
+        Last close before each origin.
+    """
+
+    def __init__(self, paths: Float32Array, last_close: FloatArray) -> None:
+        self.paths = paths
+        self.last_close = np.asarray(last_close, dtype=np.float64)
+        self._moves = np.log(paths[..., :VOLUME])
+        before = np.empty(paths.shape[:3], dtype=np.float32)
+        before[:, :, 0] = np.log(self.last_close)[:, None]
+        before[:, :, 1:] = self._moves[:, :, :-1, CLOSE]
+        self._moves -= before[..., None]
+
+    def placebo(self, placebo: Placebo) -> Iterator[Float32Array]:
+        """The forecasts of a placebo run, (S, H, 6) for each of M origins in order; in single precision."""
+        for start in range(0, len(self.paths), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            source = placebo.source[rows]
+            chunk = self.paths[source]
+            if placebo.kind == "random_walk":
+                rng = np.random.default_rng((*placebo.seed, start))
+                self._sign_moves(chunk, source, rng)
+            mirrored = placebo.sign[rows] < 0.0
+            if mirrored.any():
+                chunk[mirrored] = _mirror(chunk[mirrored], self.last_close[source[mirrored]])
+            ratio = (self.last_close[rows] / self.last_close[source]).astype(np.float32)[:, None, None, None]
+            chunk[..., :VOLUME] *= ratio
+            chunk[..., AMOUNT:] *= ratio
+            yield from chunk
+
+    def _sign_moves(self, chunk: Float32Array, source: IntArray, rng: np.random.Generator) -> None:
+        """Turn every candle, relative to the close before it, upside down with a chance of one half."""
+        moves = self._moves[source]
+        down = rng.integers(0, 2, moves.shape[:3], dtype=np.int8).astype(bool)
+        high, low = moves[..., HIGH], moves[..., LOW]
+        moves[..., HIGH], moves[..., LOW] = np.where(down, low, high), np.where(down, high, low)
+        moves *= np.where(down, np.float32(-1.0), np.float32(1.0))[..., None]
+        moves[:, :, 1:] += np.cumsum(moves[..., CLOSE], axis=2)[:, :, :-1, None]
+        prices = np.exp(moves, out=moves)
+        prices *= self.last_close[source].astype(np.float32)[:, None, None, None]
+        _dress(chunk, prices)
+
+
+def rank_p_value(real: float, placebos: ArrayLike) -> float:
+    """Share of runs, the real one included, that do at least as well: ``(1 + #(placebo >= real)) / (n + 1)``.
+
+    One-sided; exact if the real run is exchangeable with the placebos (Phipson and Smyth, 2010, "Permutation
+    p-values should never be zero"). NaN without placebos or where the real one is NaN; placebos that are NaN do
+    not count.
+    """
+    others = np.asarray(placebos, dtype=np.float64)
+    others = others[~np.isnan(others)]
+    if np.isnan(real) or not len(others):
+        return float("nan")
+    return float((1 + np.count_nonzero(others >= real)) / (len(others) + 1))
+
+
+def summarise_placebos(real: float, placebos: ArrayLike, kinds: list[str]) -> dict[str, float]:
+    """Where a real score ranks among those of placebo runs.
+
+    Parameters
+    ----------
+    real : float
+        Larger is better.
+    placebos : float (n,)
+        Scores of the placebo runs.
+    kinds : list of str (n,)
+        Their kinds.
+
+    Returns
+    -------
+    dict of str to float
+        ``p_value`` over all runs and ``KIND.p_value`` over those of a kind, ``runs``, and the placebos'
+        ``mean``, ``q95`` and ``max``.
+    """
+    scores = np.asarray(placebos, dtype=np.float64)
+    known = scores[~np.isnan(scores)]
+    out = {"p_value": rank_p_value(real, scores), "runs": float(len(known))}
+    if len(known):
+        out |= {"mean": float(known.mean()), "q95": float(np.quantile(known, 0.95)), "max": float(known.max())}
+    of = np.asarray(kinds)
+    return out | {f"{kind}.p_value": rank_p_value(real, scores[of == kind]) for kind in KINDS if (of == kind).any()}
+
+
+def _plan(kind: str, number: int, origins: int, block: int, seed: int) -> Placebo:
+    key = (seed, KINDS.index(kind), number)
+    rng = np.random.default_rng(key)
+    rows, sign = np.arange(origins, dtype=np.int64), np.ones(origins)
+    phase = int(rng.integers(block))  # so that no run has its blocks where another has them
+    blocks = (rows + phase) // block
+    if kind == "shift":
+        rows = (rows - int(rng.integers(block, origins - block + 1))) % origins
+    elif kind == "flip":
+        sign = np.where(rng.random(blocks[-1] + 1) < 0.5, -1.0, 1.0)[blocks] if number else -sign
+    elif kind == "shuffle":
+        rows = np.concatenate([rows[blocks == b] for b in rng.permutation(blocks[-1] + 1)])
+    return Placebo(kind, rows, sign, key)
+
+
+def _mirror(paths: Float32Array, last_close: FloatArray) -> Float32Array:
+    """Every price p becomes ``last_close^2 / p``: the log path upside down."""
+    close = last_close.astype(np.float32)[:, None, None, None]
+    prices = close * (close / paths[..., [OPEN, LOW, HIGH, CLOSE]])
+    _dress(paths, prices)
+    return paths
+
+
+def _dress(paths: Float32Array, prices: Float32Array) -> None:
+    """Put other prices into paths: amount follows their mean, and rounding is not allowed to break a candle."""
+    paths[..., AMOUNT] *= prices.sum(axis=-1) / paths[..., :VOLUME].sum(axis=-1)
+    paths[..., :VOLUME] = prices
+    opening, close = prices[..., OPEN], prices[..., CLOSE]
+    np.maximum(paths[..., HIGH], np.maximum(opening, close), out=paths[..., HIGH])
+    np.minimum(paths[..., LOW], np.minimum(opening, close), out=paths[..., LOW])
