@@ -75,7 +75,7 @@ def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, stri
     forecasters = cast.forecasters(scene.candles)
     found = []
     for name, forecaster in forecasters.items():
-        found += run("forecast", name, partial(_forecast, name, forecaster, scene))
+        found += run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
     # Of a forecaster that learns, the later of its two observations counts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
     decided = []
@@ -218,7 +218,7 @@ def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> It
     return (Observation("scaling", name, "scaling", origins, values, axes),)
 
 
-def _forecast(name: str, forecaster: Forecaster, scene: Scene) -> list[Observation]:
+def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> list[Observation]:
     """Scaling, where a forecaster tells it, and paths; of one that learns, those of its base and its own."""
     axes, learns = (*_PATH_AXES, "channel"), isinstance(forecaster, Sequential)
     base = forecaster.base if isinstance(forecaster, Sequential) else forecaster
@@ -232,9 +232,16 @@ def _forecast(name: str, forecaster: Forecaster, scene: Scene) -> list[Observati
     ]
     if isinstance(forecaster, Sequential):
         batch = ForecastBatch(np.array([window.origin for window in asked], dtype=np.int64), paths)
-        corrected = np.concatenate([one.paths for one in forecaster.follow(asked, [batch])])
-        found.append(Observation("calibration", name, "paths", origins, corrected[: len(windows)], axes))
+        work = partial(_calibrate, name, forecaster, asked, batch, origins)
+        found += attempt("calibration", name, work, scene=scene, strict=strict)
     return found
+
+
+def _calibrate(
+    name: str, forecaster: Sequential, windows: Sequence[Window], batch: ForecastBatch, origins: IntArray
+) -> list[Observation]:
+    paths = np.concatenate([one.paths for one in forecaster.follow(windows, [batch])])
+    return [Observation("calibration", name, "paths", origins, paths[: len(origins)], (*_PATH_AXES, "channel"))]
 
 
 def _companions(last: Window, scene: Scene) -> Iterator[Window]:

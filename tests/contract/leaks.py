@@ -12,9 +12,10 @@ import pandas as pd
 from pydantic import Field
 
 from btcbt.candles import make_candles, read_candles
+from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.portfolio import simulate
-from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch
+from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch, Window
 from btcbt.strategy import Params, Strategy
 from btcbt.windows import Windows, contamination, make_windows
 
@@ -312,6 +313,22 @@ class SeesOutcome(Corrects):
     def factor(self, window, windows):
         row = min(self.row(window) + HORIZON, len(self.candles) - 1)
         return 1 + 0.01 * (self.candles.values[row, CLOSE] / window.last_close - 1)
+
+
+class LearnsTooEarly(Calibrated):
+    """The project's own calibrator, wired to candles from after the origin."""
+
+    def __init__(self, candles):
+        super().__init__(RandomWalk(**walk()))
+        self.candles = candles
+
+    def follow(self, windows, batches):
+        return super().follow(map(self.early, windows), batches)
+
+    def early(self, window):
+        row = int(np.searchsorted(self.candles.open_time, window.open_time[-1]))
+        rows = np.minimum(np.arange(row - CONTEXT + 1, row + 1) + HORIZON, len(self.candles) - 1)
+        return Window(window.open_time, self.candles.values[rows], window.interval_ms)
 
 
 class CorrectsTheWholeWalk(Corrects):

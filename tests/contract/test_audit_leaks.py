@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import leaks
@@ -96,6 +97,7 @@ FORECASTERS = {
     "CountsCalls": Leak("an answer that depends on earlier calls", "forecast", objects="used"),
     "CachedByIndex": Leak("features of the whole history cached by row", "forecast", objects="process"),
     "SeesOutcome": Leak("a calibrator that sees the current outcome", "calibration"),
+    "LearnsTooEarly": Leak("a calibrator wired to candles from after the origin", "calibration"),
     "CorrectsTheWholeWalk": Leak("a calibrator fitted on all origins of the walk", "calibration"),
 }
 STRATEGIES = {
@@ -250,3 +252,25 @@ def test_a_strategy_that_looks_candles_up_by_date_does_not_find_them_in_another_
     report = audit_experiment(config, sample=3, fresh_process=False)
     assert report.caught_at == READER.stage
     assert {found.world for found in report.findings} == {"displaced"}
+
+
+OBJECTS = {"fresh": "new objects", "used": "objects that had seen the true future", "process": "a fresh process alone"}
+
+
+def leak_table():
+    """The table of `docs/audit.md`."""
+    lines = ["| planted | caught at the stage | shows in |", "| --- | --- | --- |"]
+    for leak in sorted(LEAKS.values(), key=lambda leak: STAGES.index(leak.stage)):
+        lines.append(f"| {leak.what} | {leak.stage} | {OBJECTS[leak.objects]} |")
+    return "\n".join(lines)
+
+
+def test_the_documented_table_is_the_tested_one():
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert leak_table() in text, "docs/audit.md: replace its table of planted leaks by leak_table()"
+    assert f"{len(LEAKS)} leaks" in text
+
+
+def test_every_stage_has_a_planted_leak():
+    assert {leak.stage for leak in LEAKS.values()} == set(STAGES)
+    assert len(LEAKS) >= 15

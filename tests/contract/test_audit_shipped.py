@@ -1,0 +1,100 @@
+"""Every forecaster and every strategy of the project passes the audit; a new one is audited without a line here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import strategies
+from btcbt.audit import audit_experiment
+from btcbt.config import KINDS, RunConfig
+from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.checkpoints import NANO, write_data_ranges
+from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.records import DataRange
+from btcbt.strategy import Strategy, load_strategy
+
+FILES = sorted(file for file in Path(strategies.__file__).parent.glob("*.py") if file.stem != "__init__")
+SPECIAL = {
+    "kronos": {"device": "cpu"},
+    "kronos_anchored": {"device": "cpu", "block": 4},
+    "calibrated": {"base": "drift"},
+}
+
+
+def find_uses():
+    for file in FILES:
+        module = import_module(f"strategies.{file.stem}")
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, Strategy) and value.__module__ == module.__name__:
+                yield f"{module.__name__}:{name}"
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory):
+    """A small random pair that declares its ranges."""
+    torch.manual_seed(0)
+    shape = {"d_model": 32, "n_heads": 2, "ff_dim": 48, "s1_bits": 5, "s2_bits": 5}
+    shape |= {"ffn_dropout_p": 0.0, "attn_dropout_p": 0.0, "resid_dropout_p": 0.0}
+    coder = {"d_in": 6, "n_enc_layers": 3, "n_dec_layers": 3, "beta": 0.05, "gamma0": 1.0, "gamma": 1.1, "zeta": 0.05}
+    folder = tmp_path_factory.mktemp("tiny")
+    KronosTokenizer(TokenizerConfig(**shape, **coder, group_size=5)).save_pretrained(folder / "tokenizer")
+    Kronos(ModelConfig(**shape, n_layers=2, token_dropout_p=0.0, learn_te=True)).save_pretrained(folder / "model")
+    write_data_ranges(folder, (DataRange("pretraining", 0, 1_000),))
+    return str(folder)
+
+
+def experiment(checkpoint, kinds, uses, base="drift"):
+    forecasters = {}
+    for kind in kinds:
+        forecasters[kind] = {"kind": kind, **SPECIAL.get(kind, {})}
+        forecasters[kind] |= {"base": base} if kind == "calibrated" else {"n_paths": 4}
+        if kind.startswith("kronos"):
+            forecasters[kind]["checkpoint"] = checkpoint
+    chosen = {}
+    for use in uses:
+        name = use.partition(":")[2]
+        for index, params in enumerate(variants(use)):
+            chosen[f"{name}{index}"] = {"use": use, "params": params}
+    tree = {
+        "name": "shipped",
+        "candles": {"path": "bundled:BTCUSD_1h"},
+        "windows": {"context": 60, "horizon": 6, "start": "2019-06-01", "end": "2019-07-01"},
+        "forecasters": forecasters,
+        "strategies": chosen,
+        "portfolio": {"max_short": 1.0},
+    }
+    return RunConfig.model_validate_json(json.dumps(tree))
+
+
+def variants(use):
+    """The defaults and, where there are any, shorts: more decisions that could differ."""
+    yield {}
+    if "allow_short" in type(load_strategy(use)).Params.model_fields:
+        yield {"allow_short": True}
+
+
+def test_every_shipped_forecaster_and_strategy_passes(tiny_checkpoint):
+    uses = list(find_uses())
+    assert len(uses) >= 8
+    config = experiment(tiny_checkpoint, KINDS, uses)
+    report = audit_experiment(config, sample=3, fresh_process=False)
+    assert report.clean, report.findings[:3]
+    assert all(report.comparisons[stage] for stage in ("forecast", "calibration", "strategy", "portfolio", "split"))
+
+
+def test_a_calibrated_network_passes_in_a_fresh_process(tiny_checkpoint):
+    config = experiment(tiny_checkpoint, ["kronos", "calibrated"], [], base="kronos")
+    report = audit_experiment(config, sample=2)
+    assert report.clean, report.findings[:3]
+
+
+@pytest.mark.skipif(not (NANO / "model").is_dir(), reason="kronos-nano is not in this checkout")
+def test_kronos_nano_passes():
+    report = audit_experiment(experiment("kronos-nano", ["kronos"], []), sample=2, fresh_process=False)
+    assert report.clean, report.findings[:3]
