@@ -5,7 +5,7 @@ them joined. Means are kept as running sums for each group, step and channel. Te
 a scratch file, one after another, and are read one at a time. What stays in memory grows by some 50 bytes an
 origin.
 
-Numbers agree with `summarise` up to rounding: sums are taken batch by batch, and series are kept in float32.
+Numbers agree with `summarise` up to rounding, for sums are taken batch by batch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from btcbt.metrics import accuracy, distribution, volatility
 from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SANITY, SCORED, LossPanel
 from btcbt.metrics.summary import REGIMES, _entries, _put, volatility_regimes
-from btcbt.records import CLOSE, Float32Array, FloatArray, IntArray
+from btcbt.records import CLOSE, FloatArray, IntArray
 
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
-"""What the scratch file holds of each step and channel: (B,) float32 each."""
+"""What the scratch file holds of each step and channel: (B,) float64 each."""
 _Table = dict[str, FloatArray]
 
 
@@ -44,7 +44,7 @@ class ScoreStream:
     horizon, n_paths, interval_ms : int
         As in `LossPanel`.
     scratch : Path
-        Folder for the scratch file, 24 bytes for each origin, step and channel; it goes with the stream.
+        Folder for the scratch file, 48 bytes for each origin, step and channel; it goes with the stream.
     """
 
     def __init__(
@@ -127,19 +127,19 @@ class ScoreStream:
 
     def _write(self, start: int, arrays: dict[str, Any]) -> None:
         for field, name in enumerate(SERIES):
-            columns = np.ascontiguousarray(np.moveaxis(arrays[name].astype("<f4"), 0, -1))
+            columns = np.ascontiguousarray(np.moveaxis(arrays[name].astype("<f8"), 0, -1))
             for h in range(self.horizon):
                 for c in range(len(SCORED)):
-                    self._file.seek(self._at(field, h, c) + 4 * start)
+                    self._file.seek(self._at(field, h, c) + 8 * start)
                     self._file.write(columns[h, c].data)
 
     def _at(self, field: int, h: int, c: int) -> int:
-        return 4 * len(self) * ((field * self.horizon + h) * len(SCORED) + c)
+        return 8 * len(self) * ((field * self.horizon + h) * len(SCORED) + c)
 
-    def series(self, name: str, step: int, channel: int) -> Float32Array:
-        """One of `SERIES` at a step (1..H) and channel, (B,) float32."""
+    def series(self, name: str, step: int, channel: int) -> FloatArray:
+        """One of `SERIES` at a step (1..H) and channel, (B,) float64."""
         self._file.seek(self._at(SERIES.index(name), step - 1, channel))
-        return np.frombuffer(self._file.read(4 * len(self)), dtype="<f4")
+        return np.frombuffer(self._file.read(8 * len(self)), dtype="<f8")
 
     def summarise(self, reference: ScoreStream | None = None) -> dict[str, float]:
         """What `summary.summarise` gives for the joined panels; see there for the keys.

@@ -1,0 +1,70 @@
+"""Scores added up batch by batch, against the same scores of the whole panel."""
+
+import numpy as np
+import pytest
+
+from btcbt.metrics import ScoreStream, score_batch, summarise
+from btcbt.records import VOLUME
+
+LABELS = np.array([""] * 50 + ["seen"] * 100 + ["clean"] * 250)
+
+
+def stream_of(panel, scratch, sizes=(1, 99, 168, 132)):
+    stream = ScoreStream(
+        panel.origins,
+        panel.past_volatility,
+        panel.labels,
+        horizon=panel.horizon,
+        n_paths=panel.n_paths,
+        interval_ms=panel.interval_ms,
+        scratch=scratch,
+    )
+    start = 0
+    for size in sizes:
+        stream.add(panel.select(np.arange(start, start + size)))
+        start += size
+    return stream
+
+
+@pytest.fixture
+def panels(simulate):
+    """Two forecasters; the second has broken paths, dead hours and an outcome that nobody knows."""
+    given, other = simulate(400), simulate(400)
+    outcomes = given["outcomes"]
+    outcomes[7, 2, VOLUME] = 0.0
+    outcomes[9, 1] = np.nan
+    other = {**given, "paths": other["paths"]}
+    other["paths"][3, 1, 2] = np.nan
+    other["paths"][350:, :, :, 1] = 1.0
+    return score_batch(**given, labels=LABELS), score_batch(**other, labels=LABELS)
+
+
+def test_a_stream_gives_every_key_and_number_of_the_whole_panel(panels, tmp_path):
+    reference, panel = panels
+    with stream_of(reference, tmp_path) as a, stream_of(panel, tmp_path) as b:
+        for streamed, whole in (
+            (a.summarise(), summarise(reference)),
+            (b.summarise(a), summarise(panel, reference)),
+        ):
+            assert list(streamed) == list(whole)
+            wrong = {
+                key: (streamed[key], value)
+                for key, value in whole.items()
+                if not np.isclose(streamed[key], value, rtol=1e-9, atol=1e-9, equal_nan=True)
+            }
+            assert not wrong
+
+
+def test_only_the_next_origins_are_taken_and_all_of_them_are_needed(panels, tmp_path):
+    reference, _ = panels
+    with stream_of(reference, tmp_path, sizes=(10,)) as stream:
+        with pytest.raises(ValueError, match="not the next origins"):
+            stream.add(reference.select(np.arange(11, 20)))
+        with pytest.raises(ValueError, match="10 of 400 origins"):
+            stream.summarise()
+
+
+def test_nothing_is_left_in_the_scratch_folder(panels, tmp_path):
+    with stream_of(panels[0], tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
