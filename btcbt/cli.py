@@ -14,6 +14,7 @@ import typer
 from btcbt.cli_audit import audit_command
 from btcbt.cli_data import data_app
 from btcbt.cli_finetune import finetune_command
+from btcbt.cli_predict import predict_command
 from btcbt.terminal import console, guarded
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command("finetune")(finetune_command)
+app.command("predict")(predict_command)
 app.command("audit")(audit_command)
 
 

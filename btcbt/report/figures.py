@@ -97,7 +97,7 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     outcome : float64 (H, 6), or None
         What happened, where it is known.
     """
-    figure = _figure(6.2 * len(fans), 5.6)
+    figure = new_figure(6.2 * len(fans), 5.6)
     panels: Any = figure.subplots(
         2, len(fans), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
     )
@@ -108,20 +108,20 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
         colour = COLOURS[column]
         for row, (channel, label) in enumerate(((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))):
             axes = panels[row, column]
-            axes.plot(_dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
-            _fan(axes, future, paths[:, :, channel], window, known[-1, channel], colour)
+            axes.plot(dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
+            draw_fan(axes, future, paths[:, :, channel], window, known[-1, channel], colour)
             if outcome is not None:
                 axes.plot(
-                    _dates(future),
+                    dates(future),
                     outcome[:, channel],
                     color=ACTUAL,
                     linewidth=1.2,
                     ls=(0, (2, 1.4)),
                     label="actual",
                 )
-            axes.axvline(_dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
-            _style(axes, label if column == 0 else "")
-        _date_axis(panels[1, column])
+            axes.axvline(dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
+            style_axes(axes, label if column == 0 else "")
+        date_axis(panels[1, column])
         panels[1, column].set_ylim(bottom=0)
         panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
     panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
@@ -131,7 +131,7 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
 
 def error_by_step(metrics: Mapping[str, float], forecasters: Sequence[str]) -> Figure:
     """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step."""
-    figure = _figure(11.5, 4.2)
+    figure = new_figure(11.5, 4.2)
     left, right = figure.subplots(1, 2)
     for name, colour in zip(forecasters, _cycle(len(forecasters)), strict=True):
         for axes, score in ((left, "crps_bps"), (right, "coverage90")):
@@ -140,8 +140,8 @@ def error_by_step(metrics: Mapping[str, float], forecasters: Sequence[str]) -> F
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     right.text(1, 90.3, "nominal", fontsize=8, color=INK)
     left.set_ylim(bottom=0)
-    _style(left, "CRPS of the close (bps of the last close)")
-    _style(right, "Outcomes inside the 90 % interval (%)")
+    style_axes(left, "CRPS of the close (bps of the last close)")
+    style_axes(right, "Outcomes inside the 90 % interval (%)")
     for axes in (left, right):
         axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
     left.legend(fontsize=8, frameon=False)
@@ -163,7 +163,7 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
     named : sequence of str
         Columns to tell apart by colour; the others are drawn faintly.
     """
-    figure = _figure(11.5, 6.4)
+    figure = new_figure(11.5, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
     times = equity.index.to_numpy()
     values = equity.to_numpy(dtype=np.float64)
@@ -188,9 +188,9 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
         top.plot(times, growth[:, k], label=f"{name}  {last[name]:+.1f} %", **style)
         bottom.plot(times, drawdown[:, k], **style)
     top.axhline(0, color=INK, linewidth=0.6)
-    _style(top, "Net return since the start (%)")
-    _style(bottom, "Drawdown (%)")
-    _date_axis(bottom)
+    style_axes(top, "Net return since the start (%)")
+    style_axes(bottom, "Drawdown (%)")
+    date_axis(bottom)
     top.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle("Equity after fees, slippage and funding", x=0.01, ha="left", fontsize=12)
     return figure
@@ -204,9 +204,9 @@ def _shown(run: Run) -> list[str]:
     return [first, *walks[:1]]
 
 
-def _fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last: float, colour: str) -> None:
+def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last: float, colour: str) -> None:
     """Bands that open at the last known value."""
-    times = _dates(np.concatenate([[window.origin], future]))
+    times = dates(np.concatenate([[window.origin], future]))
     samples = np.column_stack([np.full(len(paths), last), paths])
     for level, opacity in BANDS:
         low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -227,17 +227,20 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
-def _dates(times: IntArray | int) -> Any:
+def dates(times: IntArray | int) -> Any:
+    """Times in ms UTC as matplotlib takes them."""
     return np.asarray(times, dtype="datetime64[ms]")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty white figure of some inches, with a canvas that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(axes: Axes, label: str) -> None:
+def style_axes(axes: Axes, label: str) -> None:
+    """Label the vertical axis; a faint grid, and no box."""
     axes.set_ylabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
@@ -246,7 +249,8 @@ def _style(axes: Axes, label: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _date_axis(axes: Axes) -> None:
+def date_axis(axes: Axes) -> None:
+    """Make the horizontal axis one of times, UTC."""
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]

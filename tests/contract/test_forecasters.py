@@ -43,9 +43,7 @@ class Case:
     valid_candles: bool = True
     context: int = 96
 
-    def build(
-        self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None
-    ) -> Forecaster:
+    def build(self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None) -> Forecaster:
         config = TypeAdapter(ForecasterConfig).validate_python({**self.config, "n_paths": n_paths})
         windows = WindowsConfig(
             context=context or self.context,
@@ -150,10 +148,7 @@ def test_origins_and_paths_draw_futures_of_their_own(case: Case, make_windows: M
 
 
 def test_windows_are_left_as_they_were(case: Case, make_windows: Maker) -> None:
-    windows = [
-        replace(w, values=w.values.copy(), open_time=w.open_time.copy())
-        for w in make_windows(4, case.context)
-    ]
+    windows = [replace(w, values=w.values.copy(), open_time=w.open_time.copy()) for w in make_windows(4, case.context)]
     before = [(w.values.copy(), w.open_time.copy()) for w in windows]
     case.build().forecast(windows)
     for window, (values, open_time) in zip(windows, before, strict=True):

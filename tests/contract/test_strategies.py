@@ -49,9 +49,7 @@ def make_forecast(paths, past, hour=0):
     open_time = START + HOUR * (hour + np.arange(len(past), dtype=np.int64))
     values = np.repeat(np.asarray(past, dtype=np.float64)[:, None], 6, axis=1)
     values.setflags(write=False)
-    return Forecast(
-        Window(open_time, values, HOUR), np.repeat(paths[:, :, None], 6, axis=2).astype(np.float32)
-    )
+    return Forecast(Window(open_time, values, HOUR), np.repeat(paths[:, :, None], 6, axis=2).astype(np.float32))
 
 
 def forecasts(rng):
@@ -65,10 +63,7 @@ def forecasts(rng):
     hour = itertools.count()
     for past in pasts:
         last = past[-1]
-        futures = [
-            last * np.exp(np.cumsum(rng.normal(rng.normal(0, 0.01), 0.01, (30, 24)), axis=1))
-            for _ in range(20)
-        ]
+        futures = [last * np.exp(np.cumsum(rng.normal(rng.normal(0, 0.01), 0.01, (30, 24)), axis=1)) for _ in range(20)]
         futures += [np.full((30, 24), last), np.full((1, 1), last * 1.01), np.full((5, 3), last * 0.9)]
         futures += [
             np.full((30, 24), 1e-30),
