@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from btcbt.cli_audit import audit_command
+from btcbt.cli_check import check_command
 from btcbt.cli_data import data_app
 from btcbt.cli_finetune import finetune_command
 from btcbt.cli_predict import predict_command
@@ -29,6 +30,7 @@ app.add_typer(data_app, name="data")
 app.command("finetune")(finetune_command)
 app.command("predict")(predict_command)
 app.command("audit")(audit_command)
+app.command("check")(check_command)
 
 
 @app.callback()

@@ -1,0 +1,180 @@
+"""Has a number of a run moved? Compares the metrics of a run with a baseline, each within its own tolerance.
+
+A tolerances file is YAML; the first rule that matches a metric applies to it::
+
+    keep: ["forecast.*"]              # metrics that a baseline holds; all of them if left out
+    rules:
+      - match: "forecast.*.crps_bps.*"
+        relative: 1.0e-3              # a change of up to absolute + relative x |baseline| is none
+        worse: higher                 # which direction fails the check: higher, lower or any
+      - match: "*.pit_p.*"
+        worse: none                   # shown, but never fails
+      - match: "*"
+        absolute: 1.0e-9
+
+Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of some.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from btcbt.config import Section, load_config
+from btcbt.errors import ConfigError
+from btcbt.store import write_whole
+
+Verdict = Literal["equal", "within", "better", "moved", "worse", "vanished", "new"]
+FAILURES: tuple[Verdict, ...] = ("worse", "vanished")
+
+
+class Rule(Section):
+    """How far the metrics of a pattern may move, and which way is worse."""
+
+    match: str = Field(min_length=1)
+    absolute: float = Field(0.0, ge=0)
+    relative: float = Field(0.0, ge=0)
+    worse: Literal["higher", "lower", "any", "none"] = "any"
+
+
+class Tolerances(Section):
+    """The rules of a check, first match first; without one a metric may not move beyond rounding."""
+
+    keep: tuple[str, ...] = Field(("*",), strict=False)
+    rules: tuple[Rule, ...] = Field((), strict=False)
+
+    def rule(self, metric: str) -> Rule:
+        """The rule of a metric."""
+        return next((rule for rule in self.rules if fnmatchcase(metric, rule.match)), _ROUNDING)
+
+    def keeps(self, metric: str) -> bool:
+        """Whether a baseline holds the metric."""
+        return any(fnmatchcase(metric, pattern) for pattern in self.keep)
+
+
+_ROUNDING = Rule(match="*", absolute=1e-12, relative=1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric: the baseline's number and the run's, NaN where it is not defined, None where it is not there.
+
+    `verdict` is ``equal``; ``within`` the tolerance; ``better`` or ``worse``; ``moved`` where neither direction is
+    worse; ``vanished`` if the run lacks it, or it is no longer a number; ``new`` if the baseline lacks it.
+    """
+
+    metric: str
+    baseline: float | None
+    now: float | None
+    allowed: float
+    verdict: Verdict
+
+    @property
+    def change(self) -> float:
+        """How much larger it is now; NaN where one of the two is no number."""
+        return math.nan if self.baseline is None or self.now is None else self.now - self.baseline
+
+    @property
+    def failed(self) -> bool:
+        """Whether it fails the check."""
+        return self.verdict in FAILURES
+
+
+def read_tolerances(file: Path) -> Tolerances:
+    """Read a tolerances file.
+
+    Raises
+    ------
+    ConfigError
+        Names the file, the line and the key.
+    """
+    return load_config(file, Tolerances)
+
+
+def read_baseline(file: Path) -> dict[str, float]:
+    """Read a baseline: a JSON object of numbers, null where a metric is not defined.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or something else.
+    """
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such baseline; make it with --update") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a baseline") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{file}: not JSON; mend it, or make it anew with --update") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: holds no object of numbers; mend it, or make it anew with --update")
+    for metric, value in tree.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ConfigError(f"{file}: '{metric}' is {value!r}; expected a number or null")
+    return {metric: math.nan if value is None else float(value) for metric, value in tree.items()}
+
+
+def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Tolerances) -> int:
+    """Accept the metrics of a run that the tolerances keep; returns how many.
+
+    Raises
+    ------
+    ConfigError
+        If the disk refuses.
+    """
+    kept = {key: metrics[key] for key in sorted(metrics) if tolerances.keeps(key)}
+    tree = {key: value if math.isfinite(value) else None for key, value in kept.items()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror}); choose another baseline") from None
+    return len(kept)
+
+
+def compare(baseline: Mapping[str, float], now: Mapping[str, float], tolerances: Tolerances) -> list[Comparison]:
+    """Compare every metric that the baseline holds or should hold, in alphabetical order."""
+    names = sorted({*baseline, *(name for name in now if tolerances.keeps(name))})
+    return [_compare(name, baseline.get(name), now.get(name), tolerances.rule(name)) for name in names]
+
+
+def moved(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that are not as they were, failures first."""
+    changed = [one for one in comparisons if one.verdict not in ("equal", "within")]
+    return sorted(changed, key=lambda one: not one.failed)
+
+
+def _compare(metric: str, before: float | None, now: float | None, rule: Rule) -> Comparison:
+    if before is None:
+        return Comparison(metric, None, now, math.nan, "new")
+    allowed = rule.absolute + rule.relative * abs(before) if math.isfinite(before) else 0.0
+    return Comparison(metric, before, now, allowed, _judge(before, now, allowed, rule))
+
+
+def _judge(before: float, now: float | None, allowed: float, rule: Rule) -> Verdict:
+    if now is None:
+        return "vanished"
+    if math.isnan(before) or math.isnan(now):
+        if math.isnan(before) and math.isnan(now):
+            return "equal"
+        if rule.worse == "none":
+            return "moved"
+        if math.isnan(now):
+            return "vanished"
+        return "worse" if rule.worse == "any" else "moved"
+    if now == before:
+        return "equal"
+    if abs(now - before) <= allowed:
+        return "within"
+    if rule.worse == "none":
+        return "moved"
+    worse = rule.worse == "any" or (now > before) == (rule.worse == "higher")
+    return "worse" if worse else "better"

@@ -1,0 +1,100 @@
+"""What a check of metrics found, for people and for machines: a table, Markdown, and JUnit XML."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from btcbt.check import Comparison, moved
+
+SHOWN = 60
+COLUMNS = ("metric", "baseline", "now", "change", "allowed", "verdict")
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_STYLES = {"worse": "red", "vanished": "red", "better": "green"}
+
+
+def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
+    """The metrics that moved, for a rich console; failures first."""
+    changed = moved(comparisons)
+    parts: list[RenderableType] = []
+    if changed:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for column in COLUMNS:
+            table.add_column(column, justify="left" if column in ("metric", "verdict") else "right", overflow="fold")
+        for one in changed[:SHOWN]:
+            table.add_row(*(Text(cell) for cell in _cells(one)), style=_STYLES.get(one.verdict, ""))
+        parts.append(table)
+    if len(changed) > SHOWN:
+        parts.append(f"and {len(changed) - SHOWN:,} more")
+    return Group(*parts, Text(verdict(comparisons)))
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """The outcome in a line."""
+    count = Counter(one.verdict for one in comparisons)
+    text = f"{len(comparisons):,} metrics: {count['equal']:,} equal, {count['within']:,} within tolerance"
+    for name in ("better", "moved", "new", "worse", "vanished"):
+        if count[name]:
+            text += f", {count[name]:,} {name}"
+    return text + ("; the check fails" if any(one.failed for one in comparisons) else "; the check passes")
+
+
+def check_markdown(comparisons: Sequence[Comparison], title: str) -> str:
+    """The same for the summary of a GitHub job."""
+    lines = [f"### {_escape(title)}", "", verdict(comparisons), ""]
+    changed = moved(comparisons)
+    if changed:
+        lines += ["| " + " | ".join(COLUMNS) + " |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+        lines += ["| " + " | ".join(_escape(cell) for cell in _cells(one)) + " |" for one in changed[:SHOWN]]
+        lines += ["", f"and {len(changed) - SHOWN:,} more"] if len(changed) > SHOWN else []
+    return "\n".join(lines) + "\n"
+
+
+def check_junit(comparisons: Sequence[Comparison], title: str) -> bytes:
+    """The same as JUnit XML: a test case for each metric, named by it."""
+    failures = sum(one.failed for one in comparisons)
+    counts = {"tests": str(len(comparisons)), "failures": str(failures), "errors": "0"}
+    root = ElementTree.Element("testsuites", {"name": "btcbt check", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(title), "skipped": "0", **counts})
+    for one in comparisons:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "btcbt.check", "name": _xml(one.metric)})
+        if one.failed:
+            text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[1:], _cells(one)[1:], strict=True))
+            failure = ElementTree.SubElement(case, "failure", {"type": one.verdict, "message": _xml(text)})
+            failure.text = _xml(f"{one.metric}: {text}")
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _cells(one: Comparison) -> tuple[str, ...]:
+    return (
+        one.metric,
+        _number(one.baseline),
+        _number(one.now),
+        f"{one.change:+.4g}" if math.isfinite(one.change) else "",
+        f"{one.allowed:.2g}" if math.isfinite(one.allowed) else "",
+        one.verdict,
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "absent"
+    return f"{value:.8g}" if math.isfinite(value) else "undefined"
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#|~!])", r"\\\1", " ".join(text.split()))
+
+
+def _xml(text: str) -> str:
+    """Text without the characters that XML cannot hold."""
+    return _NOT_XML.sub("\ufffd", text)
