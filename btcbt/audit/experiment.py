@@ -22,7 +22,7 @@ from btcbt.audit.ranges import check_ranges
 from btcbt.audit.sampling import draw_origins, edge_origins
 from btcbt.audit.scenes import Histories, Question, Scene
 from btcbt.audit.stages import Cast, Stages
-from btcbt.audit.trace import PAST, Observation, compare, observe, observe_past
+from btcbt.audit.trace import PAST, Observation, compare, newest, observe, observe_past
 from btcbt.audit.worlds import SHORT, WORLDS, known_at
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.config import RunConfig, load_config, time_text
@@ -37,6 +37,8 @@ from btcbt.store import forecast_key
 SAMPLE = 18
 WIDE = 4
 """Times as many origins at which candles and windows alone are compared: that costs little."""
+PROCESS_ROWS = 2048
+"""Newest candles before an origin that are compared across processes."""
 _WIDE_WORLDS = ("noise", "gaps", SHORT)
 
 
@@ -297,7 +299,8 @@ class _Audit:
             return
         answers, accesses = job.result()
         for origin, observed in answers.items():
-            self._compare(self.truth[origin], observed, self._question(origin), process.WORLD, "process")
+            truth = newest(self.truth[origin], PROCESS_ROWS)
+            self._compare(truth, observed, self._question(origin), process.WORLD, "process")
         first, own = min(answers), _candle_file(self.config.candles.path)
         for access in sorted(accesses, key=lambda one: (one.stage, one.what)):
             if access.what != own and not access.connection:
@@ -320,7 +323,10 @@ def answer_elsewhere(
     for question in questions:
         with witness.watch():
             scene = histories.changed(question, process.WORLD)
-            answers[question.origin] = [*observe_past(scene), *observe(scene, config, stages, cast)]
+            answers[question.origin] = [
+                *newest(observe_past(scene), PROCESS_ROWS),
+                *observe(scene, config, stages, cast),
+            ]
     return answers, witness.seen
 
 

@@ -48,7 +48,7 @@ class Witness:
 
     def install(self) -> None:
         """Start to hear of events; only ever done in a process made for it."""
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self.hear)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -59,7 +59,8 @@ class Witness:
         finally:
             self.watching = False
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Take note of an event of the interpreter, if it is one of those and now is the time."""
         if not self.watching or event not in ("open", "socket.connect", "sqlite3.connect"):
             return
         self.watching = False  # the look at it below may open files of its own

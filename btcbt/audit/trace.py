@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,14 @@ class Observation:
 def observe_past(scene: Scene) -> list[Observation]:
     """What is known and where forecasts are made, up to the origin of the scene."""
     return [*_candles(scene), *_windows(scene)]
+
+
+def newest(observations: Iterable[Observation], rows: int) -> list[Observation]:
+    """The same with the last candles alone: what goes from process to process stays small."""
+    return [
+        replace(one, times=one.times[-rows:], values=one.values[-rows:]) if one.stage == "candles" else one
+        for one in observations
+    ]
 
 
 def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, strict: bool = False) -> list[Observation]:
@@ -183,7 +191,10 @@ def _forecaster(observation: Observation) -> str:
 def _candles(scene: Scene) -> Iterator[Observation]:
     """Everything that is known at the origin, not only what its window holds."""
     closes = scene.candles.open_time + scene.candles.interval_ms
-    known = closes <= scene.question.origin
+    past = closes <= scene.question.origin
+    count = int(np.count_nonzero(past))
+    # In order of time, as candles are, a view is enough.
+    known: slice | NDArray[np.bool_] = past if past[count:].any() else slice(count)
     yield Observation("candles", "candles", "values", closes[known], scene.candles.values[known], ("channel",))
 
 
