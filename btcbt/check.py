@@ -2,7 +2,8 @@
 
 A tolerances file is YAML; the first rule that matches a metric applies to it::
 
-    keep: ["forecast.*"]              # metrics that a baseline holds; all of them if left out
+    keep: ["forecast.*"]              # metrics that a baseline holds, all if left out ...
+    drop: ["*.by_month.*"]            # ... but not these
     rules:
       - match: "forecast.*.crps_bps.*"
         relative: 1.0e-3              # a change of up to absolute + relative x |baseline| is none
@@ -48,6 +49,7 @@ class Tolerances(Section):
     """The rules of a check, first match first; without one a metric may not move beyond rounding."""
 
     keep: tuple[str, ...] = Field(("*",), strict=False)
+    drop: tuple[str, ...] = Field((), strict=False)
     rules: tuple[Rule, ...] = Field((), strict=False)
 
     def rule(self, metric: str) -> Rule:
@@ -56,7 +58,8 @@ class Tolerances(Section):
 
     def keeps(self, metric: str) -> bool:
         """Whether a baseline holds the metric."""
-        return any(fnmatchcase(metric, pattern) for pattern in self.keep)
+        kept, dropped = (any(fnmatchcase(metric, one) for one in patterns) for patterns in (self.keep, self.drop))
+        return kept and not dropped
 
 
 _ROUNDING = Rule(match="*", absolute=1e-12, relative=1e-9)
