@@ -263,6 +263,27 @@ class StoreConfig(Section):
     shard_size: int = Field(168, ge=1, le=100_000)
 
 
+class ExecutorConfig(Section):
+    """What computes forecasts; nothing but speed depends on it.
+
+    ``local`` is this process, with processes beside it for forecasters that do best on one core. The others share
+    out shards: ``joblib`` on processes of this machine, ``dask`` and ``ray`` on the cluster at `address`, or on one
+    that they start here. `workers` is the number of processes of those started here; one for each core if left out.
+    """
+
+    kind: Literal["local", "joblib", "dask", "ray"] = "local"
+    workers: int | None = Field(None, ge=1, le=1024)
+    address: Place | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.address is not None and self.kind not in ("dask", "ray"):
+            raise ValueError(f"address is that of a cluster, and '{self.kind}' has none; remove it")
+        if self.address is not None and self.kind == "dask" and self.workers is not None:
+            raise ValueError("workers are those of the cluster at address; remove one of the two")
+        return self
+
+
 class RunConfig(Section):
     """One experiment: each strategy trades on each forecaster, over the same origins.
 
@@ -276,6 +297,7 @@ class RunConfig(Section):
     strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
     portfolio: PortfolioConfig = PortfolioConfig()
     store: StoreConfig = StoreConfig()
+    executor: ExecutorConfig = ExecutorConfig()
     placebos: int = Field(0, ge=0, le=100_000)
     """Placebo runs of each strategy on each forecaster (`btcbt.placebo`); 200 or more tell something, 0 is none."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -315,9 +337,9 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted.
 
-        What changes speed and place alone (`store`, batch sizes) is left out.
+        What changes speed and place alone (`store`, `executor`, batch sizes) is left out.
         """
-        tree = self.model_dump(mode="json", exclude={"store"})
+        tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():
             forecaster.pop("batch_size", None)
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))

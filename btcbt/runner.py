@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,15 +37,14 @@ from btcbt.config import (
     load_config,
     time_text,
 )
-from btcbt.errors import BtcbtError, CandleError, ConfigError
+from btcbt.errors import CandleError, ConfigError
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasters.calibrated import Calibrated
-from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
+from btcbt.forecasting import READ_BATCH, Member, forecast_shards
 from btcbt.ledger import Ledger, Trial
-from btcbt.metrics import LossPanel, score_batch, summarise
 from btcbt.placebo_runs import Candidate, run_placebos
 from btcbt.portfolio import Simulation, simulate
-from btcbt.records import Float32Array, FloatArray, Forecast, ForecastBatch, IntArray
+from btcbt.records import FloatArray, Forecast
 from btcbt.report import stored
 from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
 from btcbt.report.figures import draw_figures
@@ -54,46 +52,16 @@ from btcbt.report.progress import Progress
 from btcbt.report.provenance import code_version, git_commit, package_versions
 from btcbt.report.stored import Run, load_run
 from btcbt.report.verdict import stored_verdict
-from btcbt.store import (
-    NUMERICAL_VERSION,
-    Digests,
-    ForecastStore,
-    Plan,
-    ShardWriter,
-    forecast_key,
-    history_digests,
-    window_digests,
-)
+from btcbt.scoring import score_forecasts
+from btcbt.store import NUMERICAL_VERSION, ForecastStore, ShardWriter, forecast_key, history_digests, window_digests
 from btcbt.strategy import Strategy, decide_all, load_strategy
-from btcbt.windows import Windows, contamination, make_windows
+from btcbt.windows import contamination, make_windows
 
-READ_BATCH = 168
 DIGEST_LENGTH = 16
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and has: what was forecast is stored."""
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A forecaster of the run, and where its forecasts are."""
-
-    name: str
-    kind: str
-    forecaster: Forecaster
-    build: Callable[[], Forecaster]
-    windows: Windows
-    digests: Digests
-    column: str
-    key: str
-    meaning: Mapping[str, object]
-    store: ForecastStore
-    plan: Plan
-    labels: Any
-    traded: bool
-    computed: int = 0
-    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +144,7 @@ class _Walk:
             with self.clock(f"forecast {member.name}"):
                 self._forecast(member)
         with self.clock("score"):
-            numbers = self._score()
+            numbers = score_forecasts(self.windows, self.members, self.root, self.progress)
         with self.clock("decide"):
             targets = self._decide()
         simulation = None
@@ -253,98 +221,15 @@ class _Walk:
                 member.store.describe(member.meaning)
                 size = self.config.store.shard_size
                 shards = [missing[start : start + size] for start in range(0, len(missing), size)]
+                base = next((m for m in self.members if m.forecaster is getattr(member.forecaster, "base", None)), None)
                 with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
-                    for rows, batch in self._forecast_shards(member, shards, advance):
+                    for rows, batch in forecast_shards(member, shards, self.config.executor, base, advance):
                         writer.put(member.digests[rows], batch)
                         stop()
                 member.computed = len(missing)
                 member.plan = member.store.plan(self.windows.origins, member.digests)
         first = member.store.read(member.plan.part(slice(0, 1)), self.windows.origins[:1], 1)
         member.provenance = next(first).provenance
-
-    def _forecast_shards(
-        self, member: Member, shards: Sequence[IntArray], advance: Callable[[int], None]
-    ) -> Iterator[tuple[IntArray, ForecastBatch]]:
-        """The forecasts of each shard, made in batches that do not cross from one shard to the next."""
-        if isinstance(member.forecaster, Calibrated):
-            yield from self._calibrate_shards(member, member.forecaster, shards, advance)
-            return
-        forecaster, count = member.forecaster, sum(map(len, shards))
-        step = batch_size(forecaster)
-        parts = [[rows[start : start + step] for start in range(0, len(rows), step)] for rows in shards]
-        asked = ([member.windows[int(row)] for row in part] for shard in parts for part in shard)
-        batches = forecast_in_order(forecaster, asked, processes(forecaster, count), key=member.key, build=member.build)
-        for rows, shard in zip(shards, parts, strict=True):
-            paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
-            provenance: Mapping[str, str] = {}
-            done = 0
-            for part in shard:
-                batch = next(batches)
-                paths[done : done + len(part)] = _checked(member.name, batch, self.windows.origins[part])
-                provenance = batch.provenance
-                done += len(part)
-                advance(len(part))
-            yield rows, ForecastBatch(self.windows.origins[rows], paths, provenance)
-
-    def _calibrate_shards(
-        self, member: Member, forecaster: Calibrated, shards: Sequence[IntArray], advance: Callable[[int], None]
-    ) -> Iterator[tuple[IntArray, ForecastBatch]]:
-        """Walk over the stored forecasts of the base from the first origin on, and hand over what is missing."""
-        base = next(one for one in self.members if one.forecaster is forecaster.base)
-        batches = base.store.read(base.plan, self.windows.origins, READ_BATCH)
-        walk = (
-            (batch.provenance, paths) for batch in forecaster.follow(member.windows, batches) for paths in batch.paths
-        )
-        at = 0
-        for rows in shards:
-            paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
-            for slot, row in enumerate(rows.tolist()):
-                provenance, paths[slot] = next(islice(walk, row - at, None))
-                at = row + 1
-            advance(len(rows))
-            yield rows, ForecastBatch(self.windows.origins[rows], paths, provenance)
-
-    # -- scores ---------------------------------------------------------------------------------------
-
-    def _score(self) -> dict[str, float]:
-        windows = self.windows
-        numbers = {
-            "origins.eligible": float(len(windows)),
-            "origins.scored": float(np.count_nonzero(windows.scored)),
-            "origins.skipped": float(sum(windows.skipped.values())),
-        }
-        if not windows.scored.any():
-            self.progress.note("no origin has its outcome in the candles yet, so no forecast error is known")
-            return numbers
-        reference: LossPanel | None = None
-        with self.progress.stage("score", len(windows) * len(self.members)) as advance:
-            for member in self.members:
-                panel = self._panel(member, advance)
-                scores = summarise(panel, reference)
-                numbers |= {f"forecast.{member.name}.{key}": value for key, value in scores.items()}
-                reference = reference or panel
-        return numbers
-
-    def _panel(self, member: Member, advance: Callable[[int], None]) -> LossPanel:
-        panels, start = [], 0
-        for batch in member.store.read(member.plan, self.windows.origins, READ_BATCH):
-            rows = np.arange(start, start + len(batch))
-            start += len(batch)
-            known = self.windows.scored[rows]
-            if known.any():
-                rows = rows[known]
-                panels.append(
-                    score_batch(
-                        self.windows.origins[rows],
-                        batch.paths[known],
-                        self.windows.outcomes(rows),
-                        self.windows.contexts(rows),
-                        interval_ms=self.candles.interval_ms,
-                        labels=member.labels[rows],
-                    )
-                )
-            advance(len(batch))
-        return LossPanel.concatenate(panels)
 
     # -- decisions ------------------------------------------------------------------------------------
 
@@ -504,11 +389,7 @@ class _Walk:
                 }
                 for trader in self.traders
             },
-            "code": {
-                "version": code_version(),
-                "commit": git_commit(),
-                "numerical_version": NUMERICAL_VERSION,
-            },
+            "code": {"version": code_version(), "commit": git_commit(), "numerical_version": NUMERICAL_VERSION},
             "audit": stored_verdict(self.root, digest),
             "packages": package_versions(),
             "started": self.started.isoformat(timespec="seconds"),
@@ -588,19 +469,6 @@ def _describe(member: Member) -> dict[str, Any]:
         "reused": len(member.labels) - member.computed,
         "provenance": dict(member.provenance),
     }
-
-
-def _checked(name: str, batch: ForecastBatch, origins: IntArray) -> Float32Array:
-    """The paths of a batch, if they are the asked ones and made of numbers."""
-    if not np.array_equal(batch.origins, origins):
-        raise ValueError(f"forecaster '{name}' answered for other origins than it was asked for")
-    good = np.isfinite(batch.paths).all(axis=(1, 2, 3))
-    if not good.all():
-        raise BtcbtError(
-            f"forecaster '{name}' at {time_text(int(origins[~good][0]))}: a sampled candle is not finite; "
-            "check its checkpoint and the candles before that time"
-        )
-    return batch.paths
 
 
 @contextmanager

@@ -251,7 +251,7 @@ def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, c
         "naive": naive,
         "last_close": last_close.copy(),
         "mean_volume": mean_volume,
-        "past_volatility": _past_volatility(context[:, :, CLOSE]),
+        "past_volatility": past_volatility(context[:, :, CLOSE]),
         "mean": samples.mean(axis=-1).astype(np.float32),
         "mean_bps": scaled.mean(axis=-1).astype(np.float32),
         "crps": distribution.crps(samples, outcome, is_sorted=True).astype(np.float32),
@@ -288,7 +288,7 @@ def _log_returns(close: FloatArray, last_close: FloatArray) -> FloatArray:
     return np.asarray(BPS * np.log(np.where(close > 0.0, close, np.nan) / last_close[..., None]))
 
 
-def _past_volatility(close: FloatArray) -> FloatArray:
+def past_volatility(close: FloatArray) -> FloatArray:
     """Root mean squared log return of the context's closes (B, T), bps per candle."""
     return np.asarray(BPS * np.sqrt(np.mean(np.diff(np.log(close), axis=1) ** 2, axis=1)))
 

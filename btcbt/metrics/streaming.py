@@ -77,6 +77,10 @@ class ScoreStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the scratch file; the stream cannot be used any more."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -207,11 +211,10 @@ class ScoreStream:
                 _put(out, f"{score}.{SCORED[c]}.h{step}", *pair, self.overlap(step))
         last, overlap = self.horizon, self.overlap(self.horizon)
         _put(out, "energy_bps", self._energy[ours], reference._energy[theirs], overlap)
-        losses = (volatility.qlike_loss(s._variance, s._realised) for s in (self, reference))
-        _put(out, f"qlike.h{last}", *(loss[rows] for loss, rows in zip(losses, (ours, theirs), strict=True)), overlap)
-        pair = (s.series("crps_bps", last, CLOSE)[rows] for s, rows in ((self, ours), (reference, theirs)))
-        a, b = (np.asarray(series, dtype=np.float64) for series in pair)
-        test = diebold_mariano(a, b, overlap, "hln")
+        a, b = (volatility.qlike_loss(s._variance, s._realised) for s in (self, reference))
+        _put(out, f"qlike.h{last}", a[ours], b[theirs], overlap)
+        a, b = (s.series("crps_bps", last, CLOSE) for s in (self, reference))
+        test = diebold_mariano(a[ours], b[theirs], overlap, "hln")
         out[f"crps_bps.close.h{last}.hln"], out[f"crps_bps.close.h{last}.hln_p"] = test.statistic, test.p_value
         return out
 
