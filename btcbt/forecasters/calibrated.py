@@ -214,9 +214,9 @@ def _candles(samples: FloatArray, before: Float32Array, volume_scale: FloatArray
     out[..., VOLUME] = np.clip(volume, 0.0, _LARGEST)
     out[..., HIGH] = np.maximum(out[..., HIGH], np.maximum(out[..., OPEN], out[..., CLOSE]))
     out[..., LOW] = np.minimum(out[..., LOW], np.minimum(out[..., OPEN], out[..., CLOSE]))
-    old, new = before.astype(np.float64), out.astype(np.float64)
+    old, new = (paths[..., :_CHANNELS].astype(np.float64) for paths in (before, out))
     traded = old[..., VOLUME] > 0.0
     growth = np.where(traded, new[..., VOLUME], 1.0) / np.where(traded, old[..., VOLUME], 1.0)
     growth *= new[..., :VOLUME].sum(axis=-1) / old[..., :VOLUME].sum(axis=-1)
-    out[..., AMOUNT] = np.clip(old[..., AMOUNT] * growth, 0.0, _LARGEST)
+    out[..., AMOUNT] = np.clip(before[..., AMOUNT] * growth, 0.0, _LARGEST)
     return out
