@@ -23,10 +23,10 @@ def config(kind: str, **parameters: object) -> ForecasterConfig:
     return TypeAdapter(ForecasterConfig).validate_python({"kind": kind, **parameters})
 
 
-def test_the_baselines_and_kronos_are_all_the_kinds() -> None:
+def test_the_baselines_kronos_and_the_calibrated_are_all_the_kinds() -> None:
     union = get_args(ForecasterConfig)[0]
     kinds = {get_args(model.model_fields["kind"].annotation)[0] for model in get_args(union)}
-    assert kinds == {*BASELINES, "kronos"}
+    assert kinds == {*BASELINES, "kronos", "kronos_anchored", "calibrated"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)
