@@ -16,6 +16,7 @@ from btcbt.cli_check import check_command
 from btcbt.cli_data import data_app
 from btcbt.cli_finetune import finetune_command
 from btcbt.cli_predict import predict_command
+from btcbt.cli_store import store_app
 from btcbt.terminal import console, guarded
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(store_app, name="store")
 app.command("finetune")(finetune_command)
 app.command("predict")(predict_command)
 app.command("audit")(audit_command)

@@ -41,6 +41,11 @@ from numpy.typing import NDArray
 from btcbt.errors import StoreError
 from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
 
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files of killed processes stay until somebody deletes them
+    fcntl = None  # type: ignore[assignment]
+
 NUMERICAL_VERSION = 1
 """Raised when a change of the code changes forecasts beyond rounding; old shards are then left unused."""
 
@@ -142,14 +147,15 @@ class ForecastStore:
         Where the shards lie. It need not exist before the first write.
     key : str
         What `forecast_key` gave; files of another key are foreign.
-    n_paths, horizon : int
-        S and H of every row.
+    n_paths, horizon : int or None
+        S and H of every row; None only to look at what is there, without reading or writing paths.
     """
 
-    def __init__(self, folder: Path, key: str, *, n_paths: int, horizon: int) -> None:
+    def __init__(self, folder: Path, key: str, *, n_paths: int | None, horizon: int | None) -> None:
         self.folder = folder
         self.key = key
-        self.shape = (n_paths, horizon, len(CHANNELS))
+        self.shape = (n_paths or 0, horizon or 0, len(CHANNELS))
+        self._any_shape = n_paths is None or horizon is None
 
     def shards(self) -> list[Shard]:
         """The files here whose names are those of shards, in order of their origins. Not verified."""
@@ -192,6 +198,18 @@ class ForecastStore:
                 row[at[fits]] = np.flatnonzero(fits)
                 used.append(candidate)
         return Plan(tuple(used), shard, row)
+
+    def rows(self, shard: Shard) -> set[tuple[int, bytes]]:
+        """Which forecasts a shard holds, by origin and window digest.
+
+        Raises
+        ------
+        StoreError
+            If it is damaged or foreign.
+        """
+        table = self._read(shard, ["origin", "window"])
+        origins, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
+        return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
 
     def read(self, plan: Plan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
         """Stream the planned forecasts in order, `batch` origins at a time; memory is bounded by the batch.
@@ -308,7 +326,8 @@ class ForecastStore:
             raise StoreError(f"{shard.path} is not a shard of forecasts ({error})") from None
         metadata = table.schema.metadata or {}
         found = (metadata.get(b"format"), metadata.get(b"key"), metadata.get(b"shape"))
-        if found != (_FORMAT.encode(), self.key.encode(), json.dumps(self.shape).encode()):
+        shape = found[2] if self._any_shape else json.dumps(self.shape).encode()
+        if found != (_FORMAT.encode(), self.key.encode(), shape):
             raise StoreError(f"{shard.path} is foreign: it holds the forecasts of another forecaster")
         return table
 
@@ -375,6 +394,9 @@ def write_whole(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
+            if fcntl is not None:
+                # Says that somebody writes here, until the file is closed or the process dies.
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -383,6 +405,18 @@ def write_whole(path: Path, content: Any) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process is at work on a temporary file of `write_whole`; True where that cannot be known."""
+    if fcntl is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,95 @@
+"""``btcbt store``: what the store of forecasts holds, what is damaged, what may go.
+
+Exit codes: 0 done; 1 damaged files were found; 2 bad usage, or no store there; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from btcbt.terminal import console, guarded
+
+if TYPE_CHECKING:
+    from btcbt.upkeep import Holding
+
+DAMAGED = 1
+
+store_app = typer.Typer(
+    help="The store of forecasts: list, verify, clean up.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RootOption = Annotated[Path, typer.Option(help="Folder of runs and forecasts: store.root of the experiments.")]
+
+
+@store_app.command("ls")
+def list_command(root: RootOption = Path("runs")) -> None:
+    """List the keys: what each stands for, its origins, files and size."""
+    errors, out = console(stderr=True), console()
+    with guarded(errors, "python -m btcbt store ls", kept="nothing was changed"):
+        from rich.table import Table
+
+        from btcbt.config import time_text
+        from btcbt.upkeep import holdings
+
+        table = Table("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB", box=None)
+        found = holdings(root)
+        for one in found:
+            meaning = one.meaning
+            numbers = [str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths", "seed")]
+            span = ["" if time is None else time_text(time) for time in (one.first, one.last)]
+            size = f"{one.size / 1e6:.1f}"
+            table.add_row(one.key[:16], _kind(one), *numbers, f"{one.origins:,}", *span, str(one.shards), size)
+        out.print(table)
+        damaged = sum(len(one.damaged) for one in found)
+        if damaged:
+            out.print(f"{damaged} damaged files; 'btcbt store verify' names them", soft_wrap=True)
+
+
+@store_app.command("verify")
+def verify_command(root: RootOption = Path("runs")) -> None:
+    """Compare every file with its checksum and name those that are damaged or foreign."""
+    errors, out = console(stderr=True), console()
+    with guarded(errors, "python -m btcbt store verify", kept="nothing was changed"):
+        from btcbt.upkeep import holdings
+
+        found = holdings(root)
+    damaged = [why for one in found for _, why in one.damaged]
+    for why in damaged:
+        out.print(why, markup=False, highlight=False, soft_wrap=True)
+    files, origins = sum(one.shards for one in found), sum(one.origins for one in found)
+    out.print(f"{files:,} files of {len(found):,} keys with {origins:,} forecasts; {len(damaged):,} damaged")
+    if damaged:
+        raise typer.Exit(DAMAGED)
+
+
+@store_app.command("gc")
+def gc_command(
+    root: RootOption = Path("runs"),
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it only say what could go.")] = False,
+    older_than: Annotated[
+        float, typer.Option(min=0.0, help="Days for which forecasts that no run holds are kept for one to go on from.")
+    ] = 7.0,
+) -> None:
+    """Find what killed processes, given-up runs and damage left behind; it goes with --delete alone."""
+    errors, out = console(stderr=True), console()
+    with guarded(errors, "python -m btcbt store gc", kept="what was deleted was not in use"):
+        from btcbt.upkeep import delete as delete_all
+        from btcbt.upkeep import garbage
+
+        found = garbage(root, older_than_days=older_than)
+        for item in found:
+            out.print(f"{item.path}: {item.why}", markup=False, highlight=False, soft_wrap=True)
+        size = delete_all(found) if delete else sum(item.size for item in found)
+    verb = "deleted" if delete else "could go; delete with --delete"
+    out.print(f"{len(found):,} files, {size / 1e6:.1f} MB: {verb}", markup=False, highlight=False)
+
+
+def _kind(one: Holding) -> str:
+    identity = one.meaning.get("forecaster", {})
+    return str(identity.get("kind", "?")) if isinstance(identity, dict) else "?"
