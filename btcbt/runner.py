@@ -345,6 +345,7 @@ class _Walk:
                 simulation.trades.to_parquet(folder / "trades.parquet", index=False)
                 simulation.orders.to_parquet(folder / "orders.parquet", index=False)
             stored.write_json(folder / "metrics.json", numbers)
+            numbers.clear()  # read back below, and not held twice
             stored.write_json(folder / "manifest.json", self._manifest(digest))
             with self.clock("draw"):
                 draw_figures(load_run(folder), self.windows)

@@ -180,8 +180,9 @@ def load_run(directory: str | Path) -> Run:
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         problem = " ".join(str(error).split())[:200]
         raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
-    numbers = {key: math.nan if value is None else float(value) for key, value in metrics.items()}
-    return Run(folder, config, manifest, numbers)
+    for key, value in metrics.items():
+        metrics[key] = math.nan if value is None else float(value)
+    return Run(folder, config, manifest, metrics)
 
 
 def latest(folder: Path) -> Path | None:
@@ -231,8 +232,10 @@ def point_latest(target: Path) -> None:
 
 def write_json(file: Path, value: object) -> None:
     """JSON in the order given; numbers that do not exist become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    # Piece by piece: the scores of many months make a text of many megabytes.
+    with file.open("w", encoding="utf-8") as stream:
+        json.dump(_finite(value), stream, indent=2, allow_nan=False)
+        stream.write("\n")
 
 
 def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from btcbt.errors import BtcbtError
 from btcbt.forecasters import parallel
 from btcbt.forecasters.garch import Garch
 from btcbt.forecasters.random_walk import RandomWalk
@@ -81,3 +82,56 @@ def test_torch_keeps_to_one_thread_while_such_a_forecaster_works(make_windows: M
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Hungry(RandomWalk):
+    """Has memory for so many origins at once."""
+
+    room: ClassVar[int] = 3
+    error: ClassVar[Exception] = MemoryError()
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape)
+        self.asked: list[int] = []
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        self.asked.append(len(windows))
+        if len(windows) > self.room:
+            raise self.error
+        return super().forecast(windows)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("can't allocate memory")],
+    ids=["python", "cuda", "cpu"],
+)
+def test_a_batch_that_memory_is_short_for_is_halved_and_the_next_is_not_tried(
+    error: Exception, make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Hungry, "error", error)
+    windows = make_windows(20, 8)
+    build = partial(Hungry, context=8, horizon=2, n_paths=2, seed=0)
+    hungry = build()
+    batches = list(parallel.forecast_in_order(hungry, [windows[:10], windows[10:]], 1, key="hungry", build=build))
+    assert hungry.asked == [10, 5, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    expected = RandomWalk(context=8, horizon=2, n_paths=2, seed=0).forecast(windows)
+    np.testing.assert_array_equal(np.concatenate([batch.paths for batch in batches]), expected.paths)
+    assert [len(batch) for batch in batches] == [10, 10]
+    assert "out of memory with a batch of 10 origins; going on with 5" in caplog.text
+
+
+def test_one_origin_that_does_not_fit_is_an_error_of_the_user(
+    make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hungry, "room", 0)
+    with pytest.raises(BtcbtError, match="does not suffice for one origin of 2 paths; lower n_paths"):
+        parallel.forecast_halving(Hungry(context=8, horizon=2, n_paths=2, seed=0), make_windows(4, 8))
+
+
+def test_any_other_error_is_left_as_it_is(make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hungry, "error", RuntimeError("shapes differ"))
+    hungry = Hungry(context=8, horizon=2, n_paths=2, seed=0)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        parallel.forecast_halving(hungry, make_windows(4, 8))
+    assert hungry.asked == [4]

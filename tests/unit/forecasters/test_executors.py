@@ -1,0 +1,117 @@
+"""Shards on other engines: the same forecasts, whoever made them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+
+from btcbt.config import ExecutorConfig
+from btcbt.errors import ConfigError
+from btcbt.forecasters import executors
+from btcbt.forecasters.executors import ShardTask, forecast_shards_on, pin_gpu, work
+from btcbt.forecasters.random_walk import RandomWalk
+from btcbt.records import Window
+
+HOUR = 3_600_000
+BUILD = partial(RandomWalk, context=8, horizon=2, n_paths=3, seed=1, batch_size=3)
+MakeWindows = Callable[..., list[Window]]
+
+
+def task(windows: list[Window], first: int, count: int) -> ShardTask:
+    head, *rest = windows[first : first + count]
+    open_time = np.concatenate([head.open_time, *(w.open_time[-1:] for w in rest)])
+    values = np.concatenate([head.values, *(w.values[-1:] for w in rest)])
+    return ShardTask(open_time, values, HOUR, 8, np.arange(7, 7 + count))
+
+
+def test_a_task_holds_the_windows_of_its_shard_read_only(make_windows: MakeWindows) -> None:
+    windows = make_windows(6, 8)
+    again = task(windows, 1, 4).windows()
+    assert [w.origin for w in again] == [w.origin for w in windows[1:5]]
+    for one, other in zip(again, windows[1:5], strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+        assert not one.values.flags.writeable
+
+
+def test_a_shard_is_cut_into_batches_and_put_together(make_windows: MakeWindows) -> None:
+    windows = make_windows(7, 8)
+    batch = work("unit", BUILD, task(windows, 0, 7))
+    np.testing.assert_array_equal(batch.paths, BUILD().forecast(windows).paths)
+    assert batch.origins.tolist() == [w.origin for w in windows]
+
+
+@pytest.mark.parametrize("kind", ["joblib", "ray"])
+def test_another_engine_gives_the_same_shards_in_order(kind: str, make_windows: MakeWindows) -> None:
+    pytest.importorskip(kind, reason=f"{kind} is not installed: pip install 'btcbt[{kind}]'")
+    windows = make_windows(9, 8)
+    tasks = [task(windows, 0, 4), task(windows, 4, 4), task(windows, 8, 1)]
+    executor = ExecutorConfig(kind=kind, workers=2)
+    batches = list(forecast_shards_on(executor, tasks, key=f"unit-{kind}", build=BUILD))
+    assert [len(batch) for batch in batches] == [4, 4, 1]
+    np.testing.assert_array_equal(np.concatenate([b.paths for b in batches]), BUILD().forecast(windows).paths)
+
+
+def test_dask_gives_the_same_shards_in_order(make_windows: MakeWindows) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
+    windows = make_windows(9, 8)
+    tasks = [task(windows, 0, 4), task(windows, 4, 4), task(windows, 8, 1)]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        executor = ExecutorConfig(kind="dask", address=cluster.scheduler_address)
+        batches = list(forecast_shards_on(executor, tasks, key="unit-dask", build=BUILD))
+    np.testing.assert_array_equal(np.concatenate([b.paths for b in batches]), BUILD().forecast(windows).paths)
+
+
+def test_no_more_than_a_few_shards_are_in_flight() -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    answers = executors._in_order(lambda n: n, lambda n: n * n, tasks(), 3)  # type: ignore[arg-type, return-value]
+    assert next(answers) == 0
+    assert taken == [0, 1, 2]
+    assert list(answers) == [n * n for n in range(1, 10)]
+
+
+@pytest.mark.parametrize(("kind", "module"), [("dask", "distributed"), ("ray", "ray")])
+def test_an_engine_that_is_not_installed_is_named_with_what_to_install(
+    kind: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> object:
+        raise ImportError(name)
+
+    monkeypatch.setattr(executors, "import_module", absent)
+    with pytest.raises(
+        ConfigError, match=rf"{module} is not installed; install it with: pip install 'btcbt\[{kind}\]'"
+    ):
+        next(forecast_shards_on(ExecutorConfig(kind=kind), [], key="", build=BUILD))  # type: ignore[arg-type]
+
+
+def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for worker, gpu in ((0, "4"), (1, "6"), (2, "7"), (3, "4")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6, 7")
+        monkeypatch.delenv("BTCBT_GPU_PINNED", raising=False)
+        pin_gpu(worker)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+        pin_gpu(worker + 1)  # a worker keeps the one that it has
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.delenv("BTCBT_GPU_PINNED")
+    pin_gpu(3)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    monkeypatch.delenv("BTCBT_GPU_PINNED", raising=False)
+
+
+def test_an_address_belongs_to_a_cluster() -> None:
+    with pytest.raises(ValueError, match="address is that of a cluster, and 'joblib' has none"):
+        ExecutorConfig(kind="joblib", address="tcp://10.0.0.1:8786")
+    with pytest.raises(ValueError, match="remove one of the two"):
+        ExecutorConfig(kind="dask", address="tcp://10.0.0.1:8786", workers=4)
