@@ -9,13 +9,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from btcbt import _auto_classes
+
 if TYPE_CHECKING:
+    from btcbt.models.kronos.quick import predict_btc
     from btcbt.report.stored import Run, load_run
     from btcbt.runner import run
 
-__all__ = ["Run", "load_run", "run"]
+__all__ = ["Run", "load_run", "predict_btc", "run"]
 
-_HOMES = {"run": "btcbt.runner", "load_run": "btcbt.report.stored", "Run": "btcbt.report.stored"}
+_HOMES = {
+    "run": "btcbt.runner",
+    "load_run": "btcbt.report.stored",
+    "Run": "btcbt.report.stored",
+    "predict_btc": "btcbt.models.kronos.quick",
+}
+
+# AutoTokenizer and AutoModelForCausalLM of transformers read our checkpoints once this package is imported.
+_auto_classes.install()
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,14 @@ from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster
 from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.checkpoints import NANO, read_data_ranges, resolve_folder, weights_digest
+from btcbt.models.kronos.checkpoints import (
+    MODEL_FOLDER,
+    NANO,
+    TOKENIZER_FOLDER,
+    read_data_ranges,
+    resolve_folder,
+    weights_digest,
+)
 from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.generate import PathGenerator
@@ -46,7 +53,8 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
     Parameters
     ----------
     checkpoint : str
-        ``kronos-nano``, a folder with ``model/`` and ``tokenizer/``, a folder with a model alone, or a hub id.
+        ``kronos-nano``, a folder with ``model/`` and ``tokenizer/``, a folder with a model (and maybe ``tokenizer/``),
+        or the hub id of such a repository.
     tokenizer : str, optional
         Folder or hub id of the tokenizer, where it is not beside the model and not known by the model's name.
 
@@ -55,18 +63,19 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
     CheckpointError
         If something is missing or broken, or the two do not fit together.
     """
-    root = NANO if checkpoint == "kronos-nano" else Path(checkpoint)
-    if (root / "model").is_dir():
-        model_from: str | Path = root / "model"
-        tokenizer_from: str | Path = tokenizer or root / "tokenizer"
+    root = NANO if checkpoint == "kronos-nano" and NANO.is_dir() else resolve_folder(checkpoint)
+    beside = root / TOKENIZER_FOLDER
+    if (root / MODEL_FOLDER).is_dir():
+        model_from = root / MODEL_FOLDER
+        tokenizer_from: str | Path = tokenizer or beside
         ranges: Sequence[DataRange] | None = read_data_ranges(root)
     else:
-        model_from = resolve_folder(checkpoint)
-        named = tokenizer or known_tokenizer(checkpoint)
+        model_from = root
+        named = tokenizer or (beside if beside.is_dir() else known_tokenizer(checkpoint))
         if named is None:
             raise CheckpointError(f"{checkpoint}: its tokenizer is not known; name a folder or hub id in 'tokenizer'")
         tokenizer_from = named
-        ranges = read_data_ranges(Path(model_from)) or known_ranges(checkpoint)
+        ranges = read_data_ranges(root) or known_ranges(checkpoint)
     pair = Kronos.from_pretrained(model_from), KronosTokenizer.from_pretrained(tokenizer_from)
     bits = [(part.config.s1_bits, part.config.s2_bits) for part in pair]
     if bits[0] != bits[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from btcbt.records import DataRange
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RANGES_FILE = "data_ranges.json"
+MODEL_FOLDER, TOKENIZER_FOLDER = "model", "tokenizer"
+"""Parts of a folder that holds a pair."""
 NANO = Path(__file__).parent / "nano"
 """The shipped checkpoint: a folder with ``tokenizer/`` and ``model/``."""
 
@@ -36,6 +39,8 @@ class Checkpointed(Generic[ConfigT]):
     """`from_pretrained` and `save_pretrained` for a network whose constructor takes its configuration."""
 
     config_class: ClassVar[type[Any]]
+    model_type: ClassVar[str]
+    """What ``config.json`` says that the folder holds; transformers' Auto classes choose by it."""
     config: ConfigT
 
     @classmethod
@@ -70,15 +75,27 @@ class Checkpointed(Generic[ConfigT]):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, each whole or not at all; upstream's classes read them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().cpu().contiguous() for key, value in cast(nn.Module, self).state_dict().items()}
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
-            weights, config = Path(scratch) / WEIGHTS_FILE, Path(scratch) / CONFIG_FILE
-            save_file(state, weights)
-            config.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-            os.replace(weights, folder / WEIGHTS_FILE)
-            os.replace(config, folder / CONFIG_FILE)
+        write_network(Path(folder), cast(nn.Module, self).state_dict(), self.config, self.model_type)
+
+
+def write_network(
+    folder: Path, state: Mapping[str, Tensor], config: TokenizerConfig | ModelConfig, model_type: str
+) -> None:
+    """Write a network's two files; upstream's classes ignore the key `model_type`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    described = {"model_type": model_type, **config.to_dict()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
+        weights, described_in = Path(scratch) / WEIGHTS_FILE, Path(scratch) / CONFIG_FILE
+        save_file(state, weights, metadata={"format": "pt"})
+        described_in.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        os.replace(weights, folder / WEIGHTS_FILE)
+        os.replace(described_in, folder / CONFIG_FILE)
+
+
+def describe_pair(root: Path) -> None:
+    """Put the model's ``config.json`` beside ``model/`` and ``tokenizer/``: the Auto classes look for it there."""
+    shutil.copyfile(root / MODEL_FOLDER / CONFIG_FILE, root / CONFIG_FILE)
 
 
 def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
@@ -98,8 +115,10 @@ def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> P
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE]
+    files += [f"{part}/{file}" for part in (MODEL_FOLDER, TOKENIZER_FOLDER) for file in (CONFIG_FILE, WEIGHTS_FILE)]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -96,6 +96,7 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
     """
 
     config_class = ModelConfig
+    model_type = "kronos"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

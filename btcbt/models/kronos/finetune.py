@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from btcbt.config import time_ms
-from btcbt.models.kronos.checkpoints import write_data_ranges
+from btcbt.models.kronos.checkpoints import describe_pair, write_data_ranges
 from btcbt.models.kronos.config import MODELS, TOKENIZERS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.recipe import FinetuneConfig
@@ -102,6 +102,7 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
         report,
     )
     model.save_pretrained(output / "model")
+    describe_pair(output)
     _write_curve(curve, output / "model_loss.csv")
 
     ranges = tuple(

@@ -35,6 +35,7 @@ class KronosTokenizer(nn.Module, Checkpointed[TokenizerConfig]):
     """
 
     config_class = TokenizerConfig
+    model_type = "kronos_tokenizer"
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
