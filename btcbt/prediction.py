@@ -265,7 +265,8 @@ def higher_volatility(window: Window, paths: Float32Array) -> dict[str, Any] | N
     """Share of paths more volatile than the last day, by the root mean squared log return of a candle.
 
     The day is the 24 h before the origin (one candle, for candles of a day); None if the window is shorter. The paths
-    count over their whole horizon. A path with a price that is not positive counts as more volatile.
+    count over their whole horizon. A path with a price that is not positive counts as more volatile; if most are such,
+    there is no median.
     """
     day = max(1, DAY_MS // window.interval_ms)
     if len(window.values) < day + 1:
@@ -274,11 +275,12 @@ def higher_volatility(window: Window, paths: Float32Array) -> dict[str, Any] | N
     past = float(realised_variance(closes[1:], closes[0])[-1]) / day
     ahead = realised_variance(paths[:, :, CLOSE], window.last_close)[:, -1] / paths.shape[1]
     ahead = np.where(np.isnan(ahead), np.inf, ahead)
+    middle = float(np.median(ahead))
     return {
         **_as_json(share(ahead > past)),
         "last_day_candles": day,
         "last_day_bps_per_candle": 1e4 * past**0.5,
-        "median_bps_per_candle": 1e4 * float(np.median(ahead)) ** 0.5,
+        "median_bps_per_candle": 1e4 * middle**0.5 if np.isfinite(middle) else None,
     }
 
 

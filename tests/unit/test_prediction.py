@@ -152,6 +152,7 @@ def test_higher_volatility_compares_a_candle_s_mean_square_with_the_last_day_s(r
     day = [np.log(closes[i] / closes[i - 1]) ** 2 for i in range(7, 31)]
     assert said["last_day_bps_per_candle"] == pytest.approx(1e4 * np.sqrt(sum(day) / 24))
     assert said["value"] == 0.5
+    assert higher_volatility(window, broken)["median_bps_per_candle"] is None
     four_hours = Window(window.open_time * 4, values, 4 * HOUR)
     assert higher_volatility(four_hours, calm)["last_day_candles"] == 6
     short = Window(window.open_time[:24], values[:24], HOUR)
