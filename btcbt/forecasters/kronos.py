@@ -196,7 +196,7 @@ class KronosForecaster(Forecaster):
             torch.from_numpy(stamps(times)),
             horizon=self.horizon,
             n_paths=self.n_paths,
-            draw=KeyedDraw(self._numbers(origins)),
+            draw=self._draw(origins),
             keep=self.keep,
         )
         paths = scaling.invert(scaled[:, 0].cpu().numpy())
@@ -232,10 +232,12 @@ class KronosForecaster(Forecaster):
         """Candles that the checkpoint declares; None if it does not know them."""
         return self.checkpoint.ranges
 
-    def _numbers(self, origins: IntArray) -> torch.Tensor:
-        """Uniform numbers (B, S, H, 2) of the paths of some origins."""
-        source = systematic if self.sampling == "systematic" else uniforms
-        return torch.from_numpy(source(self.seed, origins, self.n_paths, self.horizon)).to(self.device)
+    def _draw(self, origins: IntArray) -> KeyedDraw:
+        """Draw the tokens of groups of origins, (G,) or (G, J)."""
+        spread = self.sampling == "systematic"
+        numbers = (systematic if spread else uniforms)(self.seed, origins.ravel(), self.n_paths, self.horizon)
+        rows = torch.from_numpy(numbers.reshape(len(origins), -1, self.horizon, 2)).to(self.device)
+        return KeyedDraw(rows, self.generator.price_orders if spread else None)
 
     def _bytes_per_origin(self) -> int:
         """Caches and scores of one origin at their largest, in bytes."""
@@ -316,13 +318,12 @@ class AnchoredKronos(KronosForecaster):
         context = np.stack([window.values[-length:] for window in newest]).astype(np.float32)
         times = np.stack([np.concatenate((w.open_time[-length:], w.future_open_time(self.horizon))) for w in newest])
         scaling = Scaling.fit(context[:, : self.scaled_on])
-        numbers = self._numbers(origins.ravel()).view(len(newest), -1, self.horizon, 2)
         scaled = self.generator.generate(
             torch.from_numpy(scaling.apply(context, self.clip)),
             torch.from_numpy(stamps(times)),
             horizon=self.horizon,
             n_paths=self.n_paths,
-            draw=KeyedDraw(numbers),
+            draw=self._draw(origins),
             keep=self.keep,
             ends=[self.scaled_on + step for step in steps],
         )

@@ -20,6 +20,7 @@ from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.linear import Linear
 from btcbt.models.kronos.sampling import Draw, Filter
 from btcbt.models.kronos.tokenizer import KronosTokenizer
+from btcbt.records import CLOSE
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,18 @@ class TokenizerEngine:
         scratch = Scratch.new(groups, rows * horizon, length + horizon, kept[0][0])
         positions = layout.row_ends[:, None] + torch.arange(horizon, device=new[0].device)
         return self.tokenizer.head(self.decoder.extend(self._embed(*new), memories, positions, scratch))
+
+    def price_orders(self) -> tuple[Tensor, Tensor]:
+        """Coarse and fine ids in the order of the close that they decode to, each as a sequence of one candle.
+
+        The fine ids are decoded beside the coarse one in the middle; what they mean beside others is much alike.
+        """
+        config, device = self.tokenizer.config, self.tokenizer.head.weight.device
+        every = [torch.arange(2**bits, device=device)[:, None] for bits in (config.s1_bits, config.s2_bits)]
+        middle = torch.full_like(every[0], 2**config.s2_bits // 2)
+        coarse = self.tokenizer.decode([every[0], middle])[:, 0, CLOSE].argsort(stable=True)
+        beside = coarse[len(coarse) // 2].expand_as(every[1])
+        return coarse, self.tokenizer.decode([beside, every[1]])[:, 0, CLOSE].argsort(stable=True)
 
     def _embed(self, s1: Tensor, s2: Tensor) -> Tensor:
         return self.tokenizer.post_quant_embed(self.tokenizer.tokenizer.codes(s1, s2))
@@ -239,6 +252,7 @@ class PathGenerator:
         with torch.inference_mode():
             self.tokens = TokenizerEngine(tokenizer, device, packed)
             self.model = ModelEngine(model, device, dtype, packed)
+            self.price_orders = self.tokens.price_orders()
         self._warned = False
 
     @torch.inference_mode()

@@ -79,18 +79,25 @@ class KeyedDraw:
     ----------
     uniforms : float64 (B, S, H, 2)
         In [0, 1).
+    orders : pair of int64 (V,), optional
+        Order of the coarse and of the fine tokens in the distribution function; by id if left out. Any order gives
+        the same distribution; one that rises with the price lets numbers that are spread evenly over the paths spread
+        the prices evenly too.
     """
 
-    def __init__(self, uniforms: Tensor) -> None:
+    def __init__(self, uniforms: Tensor, orders: tuple[Tensor, Tensor] | None = None) -> None:
         self.uniforms = uniforms
+        self.orders = orders
 
     def __call__(self, p: Tensor, step: int, lane: int) -> Tensor:
         """Draw; a token of zero weight is never chosen."""
-        cdf = torch.cumsum(p, dim=-1)
+        order = None if self.orders is None else self.orders[lane]
+        cdf = torch.cumsum(p if order is None else p[..., order], dim=-1)
         total = cdf[..., -1:]
         # Rounded down to float32: a target that reached the total would fall off the end.
         target = (self.uniforms[:, : p.shape[1], step, lane, None].to(cdf) * total).clamp_(max=_below(total))
-        return torch.searchsorted(cdf, target, right=True).squeeze(-1)
+        ids = torch.searchsorted(cdf, target, right=True).squeeze(-1)
+        return ids if order is None else order[ids]
 
 
 def _below(x: Tensor) -> Tensor:

@@ -154,3 +154,14 @@ def test_packed_linear_layers_equal_plain_ones(bias, dtype):
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 5e-2, "atol": 5e-2}
     for options in ({}, {"silu": True}, {"other": other}, {"other": other, "combine": "mul"}):
         torch.testing.assert_close(packed(x, **options), plain(x, **options), **tolerance)
+
+
+@torch.no_grad()
+def test_price_orders_sort_the_tokens_by_the_close_that_they_decode_to(tokenizer, model):
+    coarse, fine = engine(tokenizer, model).price_orders
+    for order in (coarse, fine):
+        assert sorted(order.tolist()) == list(range(32))
+    closes = tokenizer.decode([coarse[:, None], torch.full((32, 1), 16)])[:, 0, 3]
+    assert (closes.diff() >= 0).all()
+    closes = tokenizer.decode([coarse[16].expand(32, 1), fine[:, None]])[:, 0, 3]
+    assert (closes.diff() >= 0).all()

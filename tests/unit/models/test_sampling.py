@@ -103,3 +103,15 @@ def test_the_reference_s_stream_is_torch_multinomial_row_by_row(rng):
     ours = MultinomialDraw(torch.Generator().manual_seed(1))(p, 0, 0)
     theirs = torch.multinomial(p.view(6, 6), 1, generator=torch.Generator().manual_seed(1)).view(2, 3)
     assert torch.equal(ours, theirs)
+
+
+def test_an_order_of_the_tokens_changes_no_probability(rng):
+    p = rng.random((1, 3, 10)).astype(np.float32)
+    u = rng.random((1, 3, 1, 2))
+    orders = tuple(torch.from_numpy(rng.permutation(10)) for _ in range(2))
+    draw = KeyedDraw(torch.from_numpy(u), orders)
+    for lane, order in enumerate(orders):
+        ids = draw(torch.from_numpy(p), 0, lane)
+        for s in range(3):
+            cdf = np.cumsum(p[0, s][order] / p[0, s].sum(dtype=np.float64))
+            assert ids[0, s] == order[np.searchsorted(cdf, u[0, s, 0, lane], side="right")]

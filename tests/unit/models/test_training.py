@@ -184,6 +184,7 @@ output: made
     )
     lines = []
     folder = run_recipe("recipe.yaml", lines.append)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "kronos"  # the Auto classes read this
     assert folder.name == "made"
     KronosTokenizer.from_pretrained(folder / "tokenizer")
     Kronos.from_pretrained(folder / "model")
