@@ -180,9 +180,9 @@ def read_history(source: str | Path, interval: str) -> Candles:
 
 
 def symbol_of(source: str | Path, interval: str) -> str:
-    """What a file of candles is about, by its name: ``BTCUSDT`` for ``data/BTCUSDT_1h.parquet``."""
+    """Symbol that a file's name begins with: ``BTCUSDT`` of ``BTCUSDT_1h.parquet`` and ``BTCUSDT-1h-2025.csv``."""
     stem = str(source).removeprefix(PREFIX) if str(source).startswith(PREFIX) else Path(source).stem
-    stem = stem.removesuffix(f"_{interval}").removesuffix(f"-{interval}")
+    stem = re.sub(rf"[_-]{re.escape(interval)}(?![A-Za-z0-9]).*$", "", stem)
     return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).strip("._-")[:64] or "candles"
 
 

@@ -172,6 +172,8 @@ def test_a_share_has_the_wilson_interval():
     [
         ("data/BTCUSDT_1h.parquet", "BTCUSDT"),
         ("bundled:BTCUSD_1h", "BTCUSD"),
+        ("raw/BTCUSDT-1h-2025-01.csv", "BTCUSDT"),
+        ("BTC_1hour.csv", "BTC_1hour"),
         ("../my btc.csv", "my_btc"),
         ("_1h.csv", "candles"),
     ],
