@@ -49,9 +49,7 @@ class Baseline(Forecaster):
     version: ClassVar[int] = 1
     """Raised whenever the same window and seed give other numbers than before."""
 
-    def __init__(
-        self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None
-    ) -> None:
+    def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
         self._batch_size = batch_size or max(1, min(64, _PATH_STEPS_PER_BATCH // (n_paths * horizon)))
 
@@ -130,9 +128,7 @@ def pick(u: FloatArray, n: int) -> IntArray:
     return (u * n).astype(np.int64) + first  # u <= 1 - 2**-53 keeps the rounded product below n
 
 
-def candles_from_returns(
-    history: FloatArray, returns: FloatArray, scale: FloatArray, u: FloatArray
-) -> Float32Array:
+def candles_from_returns(history: FloatArray, returns: FloatArray, scale: FloatArray, u: FloatArray) -> Float32Array:
     """Dress paths of closes as candles, with shapes and volumes of past candles.
 
     For each step one past candle of the window is drawn. Its gap (open over the previous close), its wicks

@@ -44,11 +44,9 @@ class Garch(Baseline):
     """
 
     kind: ClassVar[str] = "garch"
-    single_threaded: ClassVar[bool] = True
+    single_threaded = True
 
-    def __init__(
-        self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None
-    ) -> None:
+    def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
         self._fallback = EwmaVolatility(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
 
@@ -61,9 +59,7 @@ class Garch(Baseline):
             models = np.array([fit.as_tuple() for fit in fits if fit is not None])
             sigma, steps = simulate_garch(models, numbers[fitted][..., 0])
             usual = np.sqrt(np.mean(returns[fitted] ** 2, axis=1))[:, None, None]
-            paths[fitted] = candles_from_returns(
-                history[fitted], steps, sigma / usual, numbers[fitted][..., 1]
-            )
+            paths[fitted] = candles_from_returns(history[fitted], steps, sigma / usual, numbers[fitted][..., 1])
         if not fitted.all():
             paths[~fitted], _ = self._fallback._sample(history[~fitted], numbers[~fitted])
         return paths, {"fallbacks": str(int(np.sum(~fitted)))}

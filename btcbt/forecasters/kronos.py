@@ -30,7 +30,7 @@ from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.randomness import systematic, uniforms
-from btcbt.records import DataRange, Float32Array, ForecastBatch, IntArray, Window
+from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Window
 
 NUMERICS = 1
 """Raised whenever the same weights, windows and seed give other paths than before."""
@@ -200,13 +200,17 @@ class KronosForecaster(Forecaster):
             keep=self.keep,
         )
         paths = scaling.invert(scaled[:, 0].cpu().numpy())
-        return ForecastBatch(origins, paths, self._provenance())
+        return ForecastBatch(origins, _possible(paths, context[:, -1]), self._provenance())
 
     def identity(self) -> Mapping[str, object]:
         """Weights by content, and everything that shapes the sampling."""
         return {
             "kind": "kronos",
             "numerics": NUMERICS,
+            "context": self.context,
+            "horizon": self.horizon,
+            "n_paths": self.n_paths,
+            "seed": self.seed,
             "model_sha256": self._digests["model"],
             "tokenizer_sha256": self._digests["tokenizer"],
             "temperature": self.keep.temperature,
@@ -327,7 +331,9 @@ class AnchoredKronos(KronosForecaster):
             keep=self.keep,
             ends=[self.scaled_on + step for step in steps],
         )
-        return scaling.invert(scaled.cpu().numpy())
+        # An origin's last close is that of its own last candle, not of the block's.
+        ends = np.array([self.scaled_on + step for step in steps])
+        return _possible(scaling.invert(scaled.cpu().numpy()), context[:, ends - 1])
 
     def identity(self) -> Mapping[str, object]:
         """As of `KronosForecaster`, and the block."""
@@ -337,6 +343,17 @@ class AnchoredKronos(KronosForecaster):
     def batch_size(self) -> int:
         """A whole number of blocks, so that prefixes are shared."""
         return max(1, super().batch_size * 4 // self.block) * self.block
+
+
+def _possible(paths: Float32Array, last: Float32Array) -> Float32Array:
+    """Move sampled prices (..., S, H, 6) to a millionth of the last close (..., 6) at least, volumes to 0 at least.
+
+    The network samples scaled values and knows no zero. High and low are left as they come; metrics count how often
+    they fail to enclose open and close.
+    """
+    floor = np.zeros((*last.shape[:-1], 1, 1, len(CHANNELS)), dtype=np.float32)
+    floor[..., :VOLUME] = 1e-6 * last[..., None, None, CLOSE, None]
+    return np.maximum(paths, floor)
 
 
 def _origins(windows: Sequence[Window]) -> IntArray:
