@@ -210,9 +210,7 @@ class _Ruin:
     price: FloatArray  # the same as a price
 
 
-def _schedule(
-    candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str]
-) -> tuple[slice, IntArray]:
+def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str]) -> tuple[slice, IntArray]:
     """Which candles take part, and at which row of them each target is filled (a last one may not be)."""
     if not targets.size or targets.shape != (len(origins), len(names)):
         raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={len(names)}), both above 0")
@@ -276,9 +274,7 @@ def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Car
     return _Carry(np.exp(at_open), np.exp(at_close), log_funding, log_borrow)
 
 
-def _fill(
-    market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, config: PortfolioConfig
-) -> _Account:
+def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, config: PortfolioConfig) -> _Account:
     """Let vectorbt fill the orders at the opens and mark at the closes."""
     # Imported here: it takes seconds, and those who read a stored run need none of it.
     import pandas as pd

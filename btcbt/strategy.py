@@ -97,15 +97,11 @@ def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy
     """
     module_name, _, class_name = use.partition(":")
     if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise StrategyError(
-            f"strategy '{use}': expected 'module:Class', say 'strategies.threshold:Threshold'"
-        )
+        raise StrategyError(f"strategy '{use}': expected 'module:Class', say 'strategies.threshold:Threshold'")
     module = _import(use, module_name)
     found = getattr(module, class_name, None)
     if found is None:
-        has = sorted(
-            key for key, value in vars(module).items() if _is_strategy(value) and value is not Strategy
-        )
+        has = sorted(key for key, value in vars(module).items() if _is_strategy(value) and value is not Strategy)
         raise StrategyError(
             f"strategy '{use}': {module.__file__ or module_name} has no class '{class_name}'; "
             f"its strategies are {', '.join(has) or 'none'}"
@@ -183,9 +179,7 @@ def _import(use: str, module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise StrategyError(
-                f"strategy '{use}': cannot be imported: {_explain(error)}; install it"
-            ) from error
+            raise StrategyError(f"strategy '{use}': cannot be imported: {_explain(error)}; install it") from error
         file = here.joinpath(*module_name.split(".")).with_suffix(".py")
         if not file.is_file():
             raise StrategyError(
@@ -220,9 +214,7 @@ def _is_strategy(value: object) -> TypeGuard[type[Strategy]]:
 def _validate(use: str, strategy: type[Strategy], params: dict[str, Any]) -> Params:
     schema = strategy.Params
     if not (isinstance(schema, type) and issubclass(schema, Params)):
-        raise StrategyError(
-            f"strategy '{use}': Params is {_describe(schema)}; derive it from btcbt.strategy.Params"
-        )
+        raise StrategyError(f"strategy '{use}': Params is {_describe(schema)}; derive it from btcbt.strategy.Params")
     try:
         return schema.model_validate(params)
     except ValidationError as error:

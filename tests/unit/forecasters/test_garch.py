@@ -17,9 +17,7 @@ from btcbt.records import CLOSE, HIGH, OPEN, VOLUME, Candles, Window
 Maker = Callable[..., list[Window]]
 
 
-def simulate(
-    rng: np.random.Generator, n: int, omega: float, alpha: float, beta: float, nu: float
-) -> np.ndarray:
+def simulate(rng: np.random.Generator, n: int, omega: float, alpha: float, beta: float, nu: float) -> np.ndarray:
     """Returns (n,) of a GARCH(1,1) process that starts from its long-run variance."""
     z = rng.standard_t(nu, n) * np.sqrt((nu - 2) / nu)
     returns, variance = np.empty(n), omega / (1 - alpha - beta)
