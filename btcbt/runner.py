@@ -7,6 +7,7 @@ and is done anew, so that its outcome does not depend on where a run was stopped
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import signal
@@ -145,6 +146,7 @@ class _Walk:
                 self._forecast(member)
         with self.clock("score"):
             numbers = score_forecasts(self.windows, self.members, self.root, self.progress)
+        _give_back_memory()
         with self.clock("decide"):
             targets = self._decide()
         simulation = None
@@ -153,6 +155,7 @@ class _Walk:
                 simulation = self._simulate(targets)
                 trials = self._trials(simulation)
                 numbers |= account_numbers(simulation, self.windows.horizon, trials)
+            _give_back_memory()
             with self.clock("placebos"):
                 numbers |= self._placebos(simulation)
         return self._write(numbers, targets, simulation)
@@ -470,6 +473,13 @@ def _describe(member: Member) -> dict[str, Any]:
         "reused": len(member.labels) - member.computed,
         "provenance": dict(member.provenance),
     }
+
+
+def _give_back_memory() -> None:
+    """Hand freed memory back to the system, which the C library keeps otherwise and splinters over a long run."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -60,8 +60,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
                 )
             )
             _fill(stream, windows, member, advance)
-            scores = stream.summarise(reference)
-            numbers |= {f"forecast.{member.name}.{key}": value for key, value in scores.items()}
+            numbers.update((f"forecast.{member.name}.{key}", value) for key, value in stream.items(reference))
             if reference is None:
                 reference = stream
             else:

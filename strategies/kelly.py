@@ -45,9 +45,7 @@ class Kelly(Strategy):
             held=held,
             cost=2e-4 * self.params.cost_bps,
         )
-        target = float(
-            np.clip(self.params.fraction * weight, -self.params.max_weight, self.params.max_weight)
-        )
+        target = float(np.clip(self.params.fraction * weight, -self.params.max_weight, self.params.max_weight))
         return holding.weight if 0 < abs(target - holding.weight) < LEAST_CHANGE else target
 
 

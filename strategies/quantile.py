@@ -22,9 +22,7 @@ class QuantileParams(Params):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.exit_ratio >= self.entry_ratio:
-            raise ValueError(
-                f"exit_ratio {self.exit_ratio:g} is not below entry_ratio {self.entry_ratio:g}; lower it"
-            )
+            raise ValueError(f"exit_ratio {self.exit_ratio:g} is not below entry_ratio {self.entry_ratio:g}; lower it")
         return self
 
 

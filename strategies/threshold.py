@@ -19,9 +19,7 @@ class ThresholdParams(Params):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.exit_bps >= self.entry_bps:
-            raise ValueError(
-                f"exit_bps {self.exit_bps:g} is not below entry_bps {self.entry_bps:g}; lower it"
-            )
+            raise ValueError(f"exit_bps {self.exit_bps:g} is not below entry_bps {self.entry_bps:g}; lower it")
         return self
 
 

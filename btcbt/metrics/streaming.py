@@ -153,23 +153,26 @@ class ScoreStream:
         ValueError
             If panels are still to come.
         """
+        return dict(self.items(reference))
+
+    def items(self, reference: ScoreStream | None = None) -> Iterator[tuple[str, float]]:
+        """Key by key what `summarise` gives: with many months there are tens of thousands."""
         if self._done != len(self):
             raise ValueError(f"{self._done} of {len(self)} origins have been added")
-        out = {"origins": float(len(self))}
+        yield "origins", float(len(self))
         for name, array in (self._scores(0) | self._tests()).items():
-            out.update(_entries(name, array, self.horizon, None))
+            yield from _entries(name, array, self.horizon, None)
         for level in distribution.LEVELS:
-            out[f"coverage{level}_attainable"] = distribution.attainable_level(self.n_paths, level)
-        keys = ("by_volatility.low_up_to_bps", "by_volatility.middle_up_to_bps")
-        out.update(zip(keys, self._thresholds, strict=True))
+            yield f"coverage{level}_attainable", distribution.attainable_level(self.n_paths, level)
+        yield "by_volatility.low_up_to_bps", self._thresholds[0]
+        yield "by_volatility.middle_up_to_bps", self._thresholds[1]
         for group, key in enumerate(self._names[1:], start=1):
-            out[f"{key}.origins"] = float(sum(np.count_nonzero(column == group) for column in self._groups))
+            yield f"{key}.origins", float(sum(np.count_nonzero(column == group) for column in self._groups))
             for name, array in self._scores(group).items():
-                entries = _entries(name, array, self.horizon, {1, self.horizon})
-                out.update((f"{key}.{entry}", value) for entry, value in entries)
+                for entry, value in _entries(name, array, self.horizon, {1, self.horizon}):
+                    yield f"{key}.{entry}", value
         if reference is not None:
-            out.update({f"versus.{key}": value for key, value in self._compare(reference).items()})
-        return out
+            yield from ((f"versus.{key}", value) for key, value in self._compare(reference).items())
 
     def _scores(self, group: int) -> _Table:
         means = {name: _mean(self._sums[name][group], self._counts[name][group]) for name in self._sums}

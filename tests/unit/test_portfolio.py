@@ -78,9 +78,7 @@ def plain_loop(candles, origins, targets, config, settle="coin"):
 
     decided = dict(zip(origins.tolist(), targets.tolist(), strict=True))
     pending, close_time = None, None
-    for open_time, (open_, high, _, close, *_) in zip(
-        candles.open_time.tolist(), candles.values, strict=True
-    ):
+    for open_time, (open_, high, _, close, *_) in zip(candles.open_time.tolist(), candles.values, strict=True):
         if pending is not None and not ruined:
             if equity:
                 carry((open_time - close_time) // HOUR, open_)
@@ -217,9 +215,7 @@ def test_nan_and_an_unchanged_target_send_no_order():
     candles = make_candles([(100, 100), (100, 120), (120, 90), (90, 90), (90, 90), (90, 90)])
     result = trade(candles, [0.5, 0.5, np.nan, 0.5, 0.4])
     assert len(result.orders) == 2
-    assert result.orders["time"].tolist() == list(
-        pd.to_datetime(candles.open_time[[1, 5]], unit="ms", utc=True)
-    )
+    assert result.orders["time"].tolist() == list(pd.to_datetime(candles.open_time[[1, 5]], unit="ms", utc=True))
     assert result.equity[1, 0] == pytest.approx(500 + 5 * 90)
 
 

@@ -49,9 +49,7 @@ def test_numpy_draws_the_same_words_when_it_is_advanced_instead_of_placed() -> N
 
 def test_the_numbers_are_pinned_because_stored_forecasts_depend_on_them() -> None:
     got = uniforms(0, [1_559_347_200_000], 2, 2).ravel()
-    expected = [
-        one_uniform(0, 1_559_347_200_000, s, h, k) for s in range(2) for h in range(2) for k in range(2)
-    ]
+    expected = [one_uniform(0, 1_559_347_200_000, s, h, k) for s in range(2) for h in range(2) for k in range(2)]
     assert got.tolist() == expected
     assert got[0] == PINNED[0]
     assert got[-1] == PINNED[1]

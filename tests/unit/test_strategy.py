@@ -20,9 +20,7 @@ START = 1_559_347_200_000  # 2019-06-01T00:00Z
 
 def forecast_at(hour):
     open_time = START + HOUR * np.arange(hour - 3, hour, dtype=np.int64)
-    return Forecast(
-        Window(open_time, np.full((3, 6), 100.0), HOUR), np.full((2, 4, 6), 100.0, dtype=np.float32)
-    )
+    return Forecast(Window(open_time, np.full((3, 6), 100.0), HOUR), np.full((2, 4, 6), 100.0, dtype=np.float32))
 
 
 class Scripted(Strategy):
@@ -104,9 +102,7 @@ def test_a_strategy_error_inside_decide_is_told_once_with_its_origin():
     def fail():
         raise StrategyError("lookback 9 is too long")
 
-    with pytest.raises(
-        StrategyError, match=r"^strategy 'mine' at 2019-06-01T00:00:00Z: lookback 9 is too long$"
-    ):
+    with pytest.raises(StrategyError, match=r"^strategy 'mine' at 2019-06-01T00:00:00Z: lookback 9 is too long$"):
         ask([fail])
 
 

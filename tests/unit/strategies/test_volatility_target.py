@@ -40,9 +40,7 @@ def test_a_fall_is_flat_or_short(forecast_of):
 def test_the_expected_signal_scales_with_mean_over_deviation(forecast_of):
     forecast = forecast_of([0.03, -0.01])  # mean 1 %, deviation 2 %
     sign = load_strategy(USE, {"target": 1.0, "band": 0}).decide(forecast, Holding())
-    expected = load_strategy(USE, {"target": 1.0, "band": 0, "signal": "expected"}).decide(
-        forecast, Holding()
-    )
+    expected = load_strategy(USE, {"target": 1.0, "band": 0, "signal": "expected"}).decide(forecast, Holding())
     assert expected == pytest.approx(sign / 2, rel=1e-4)
 
 
