@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from btcbt.candles import read_candles
 from btcbt.config import (
@@ -480,6 +481,7 @@ def _give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+    pa.default_memory_pool().release_unused()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from btcbt.records import CLOSE, FloatArray, IntArray
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
 """What the scratch file holds of each step and channel: (B,) float64 each."""
 _Table = dict[str, FloatArray]
+_Numbers = NDArray[np.int32]
 
 
 class ScoreStream:
@@ -117,7 +118,7 @@ class ScoreStream:
         self._write(rows.start, {"pit": panel.pit, "crps_bps": panel.crps_bps, **places})
         self._done = rows.stop
 
-    def _add_up(self, name: str, values: FloatArray, groups: Sequence[IntArray]) -> None:
+    def _add_up(self, name: str, values: FloatArray, groups: Sequence[_Numbers]) -> None:
         shape = (len(self._names), *values.shape[1:])
         sums = self._sums.setdefault(name, np.zeros(shape))
         counts = self._counts.setdefault(name, np.zeros(shape))
@@ -225,20 +226,20 @@ class ScoreStream:
         return ((step, c) for step in range(1, self.horizon + 1) for c in range(len(SCORED)))
 
 
-def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> tuple[list[str], list[IntArray]]:
+def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> tuple[list[str], list[_Numbers]]:
     """The groups' keys, and the number of the group of each origin in each way to split them, -1 for none.
 
     Group 0 is all origins.
     """
     names: list[str] = [""]
-    columns: list[IntArray] = [np.zeros(len(origins), dtype=np.int64)]
+    columns: list[_Numbers] = [np.zeros(len(origins), dtype=np.int32)]
     months = origins.astype("datetime64[ms]").astype("datetime64[M]")
     for kind, values in (("by_month", months), ("by_volatility", regimes), ("by_label", np.asarray(labels))):
         found, which = np.unique(values, return_inverse=True)
         if kind == "by_label" and found[0] == "":
             found, which = found[1:], which - 1
         texts = [REGIMES[int(value)] if kind == "by_volatility" else str(value) for value in found]
-        columns.append(np.where(which < 0, -1, which + len(names)))
+        columns.append(np.where(which < 0, -1, which + len(names)).astype(np.int32))
         names += [f"{kind}.{text}" for text in texts]
     return names, columns
 
