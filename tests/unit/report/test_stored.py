@@ -39,7 +39,7 @@ def fill(folder: Path, rng: np.random.Generator) -> ForecastBatch:
     config = RunConfig.model_validate_json(json.dumps(CONFIG))
     manifest = {
         "config": config.model_dump(mode="json"),
-        "forecasters": {"walk": {"key": KEY, "context": 4, "n_paths": 3}},
+        "forecasters": {"walk": {"key": KEY, "digests": "window.4", "n_paths": 3}},
     }
     stored.write_json(folder / "manifest.json", manifest)
     stored.write_json(folder / "metrics.json", {"a.b": np.float64(1.5), "a.c": math.nan, "a.d": math.inf})
