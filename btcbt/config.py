@@ -207,7 +207,8 @@ class GarchConfig(PathForecasterConfig):
 class CalibratedConfig(Section):
     """The forecaster named `base`, its paths widened, narrowed and shifted by what became of its earlier ones.
 
-    A log scale moves by at least one of `rates` for each outcome outside of an interval; which of them is learned.
+    A log scale moves by at least one of `rates` for each independent outcome outside of an interval; which of them
+    is learned.
     """
 
     kind: Literal["calibrated"]

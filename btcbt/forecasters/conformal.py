@@ -16,8 +16,9 @@ alpha = 1/2. Rates decay with the evidence (Angelopoulos, Barber and Bates, 2024
 prediction with decaying step sizes") down to a floor. Outcomes of neighbouring origins overlap, so one at step h
 counts as the share of its h candles that are new.
 
-*Pooling.* Too wide at one step is mostly too wide at all. So every outcome moves, besides its own step, all
-steps of its channel, at a rate that decays much sooner.
+*Pooling.* Too wide at one step is mostly too wide at all. So every candle moves, besides the own scale of each
+step, those of all steps of its channel, by the mean over its outcomes weighted by what is new in each: mostly by
+those of the short steps, of which there is soon enough.
 
 *Mixture.* Which floor is right depends on how fast the world changes. Several trackers run beside each other
 and are averaged by Bernstein online aggregation (Wintenberger, 2017, "Optimal learning with Bernstein online
@@ -53,9 +54,10 @@ class Rates:
     Attributes
     ----------
     floors : tuple of float
-        Least rate of a log scale; a tracker for each.
+        Least rate of a log scale where outcomes do not overlap; a tracker for each. An outcome of which only the
+        share f is new moves it by the root of f times that, so that the scale is about as steady at every step.
     shift_floors : tuple of float
-        Least rate of the shift; a tracker for each.
+        Least rate of the shift, times f; a tracker for each.
     own, own_evidence : float
         Without a floor the rate of a step's own log scale is ``own / (own_evidence + n)`` after n independent
         outcomes.
@@ -68,16 +70,16 @@ class Rates:
     """
 
     floors: tuple[float, ...] = (0.005, 0.01, 0.02)
-    shift_floors: tuple[float, ...] = (0.0, 0.005)
+    shift_floors: tuple[float, ...] = (0.005, 0.02)
     own: float = 2.5
     own_evidence: float = 50.0
     pooled: float = 2.5
-    pooled_evidence: float = 20.0
-    shift: float = 0.3
+    pooled_evidence: float = 50.0
+    shift: float = 0.1
     shift_evidence: float = 50.0
-    shift_pooled: float = 0.3
+    shift_pooled: float = 0.1
     shift_pooled_evidence: float = 40.0
-    still: float = 0.9
+    still: float = 0.99
 
 
 class Layout:
@@ -361,11 +363,13 @@ class Calibration:
         rate = fresh * rates.shift / (self._evidence + rates.shift_evidence)
         pooled = share * rates.shift_pooled / (self._pooled_evidence + rates.shift_pooled_evidence)
         moving = side[..., 1:-1]  # the first stands still, the last is the average
-        self._shifts[..., 1:] += np.maximum(rate[:, None, None], rates.shift_floors) * moving
-        self._shifts[..., 1:] += pooled * _mean_over_steps(moving, usable[..., None])
+        floors = np.multiply.outer(fresh, rates.shift_floors)[:, None]
+        self._shifts[..., 1:] += np.maximum(rate[:, None, None], floors) * moving
+        self._shifts[..., 1:] += pooled * _mean_over_steps(moving, usable[..., None], fresh)
         np.clip(self._shifts, -SHIFT_LIMIT, SHIFT_LIMIT, out=self._shifts)
         excess = side[..., -1:] * (shifts[..., -1:] - shifts[..., :-1])
-        self._shift_mix.update(np.moveaxis(excess, -1, 0))
+        # Of what overlapping outcomes say about the shift, most was said before.
+        self._shift_mix.update(np.moveaxis(fresh[:, None, None] * excess, -1, 0))
 
     def _learn_scale(
         self, slots: IntArray, error: FloatArray, known: NDArray[np.bool_], fresh: FloatArray, share: float
@@ -380,14 +384,16 @@ class Calibration:
         push = np.where(usable[:, :, None], missed - self._alpha, 0.0)  # (H, C, K + 1, L)
         rate = fresh * rates.own / (self._evidence + rates.own_evidence)
         pooled = share * rates.pooled / (self._pooled_evidence + rates.pooled_evidence)
-        floors = np.asarray(rates.floors)[:, None]
+        floors = np.multiply.outer(np.sqrt(fresh), rates.floors)[:, None, :, None]
         self._scales += np.maximum(rate[:, None, None, None], floors) * push[:, :, :-1]
-        self._scales += pooled * _mean_over_steps(push[:, :, :-1], usable[:, :, None])
+        self._scales += pooled * _mean_over_steps(push[:, :, :-1], usable[:, :, None], fresh)
         np.clip(self._scales, -LIMIT, LIMIT, out=self._scales)
         excess = (push[:, :, -1:] * (scales[:, :, -1:] - scales[:, :, :-1])).sum(axis=-1)
         self._scale_mix.update(np.moveaxis(excess, -1, 0))
 
 
-def _mean_over_steps(values: FloatArray, usable: NDArray[np.bool_]) -> FloatArray:
-    """Mean over the usable places of the first axis, which stays; 0 where there is none."""
-    return np.asarray(values.sum(axis=0, keepdims=True) / np.maximum(usable.sum(axis=0, keepdims=True), 1))
+def _mean_over_steps(values: FloatArray, usable: NDArray[np.bool_], weights: FloatArray) -> FloatArray:
+    """Weighted mean over the usable places of the first axis, which stays; 0 where there is none."""
+    share = weights.reshape(-1, *(1,) * (values.ndim - 1)) * usable
+    total = share.sum(axis=0, keepdims=True)
+    return np.asarray((share * values).sum(axis=0, keepdims=True) / np.where(total > 0.0, total, 1.0))

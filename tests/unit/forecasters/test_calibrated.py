@@ -81,7 +81,8 @@ def test_a_perturbed_future_leaves_earlier_forecasts_unchanged_bit_for_bit(
 
 def test_each_outcome_is_used_from_the_first_origin_that_knows_it(walk: tuple[Windows, Float32Array]) -> None:
     """Changing the forecast of one origin at one step changes what is issued exactly h candles later, not before."""
-    windows, paths = walk
+    windows, _ = walk
+    paths = scaled(base().forecast(list(windows)).paths, 4.0)  # so wide that every outcome lies inside
     before = follow(Calibrated(base()), windows, paths)
     row = 30
     for step in range(HORIZON):
@@ -257,6 +258,7 @@ def test_on_real_hours_coverage_comes_right_and_crps_gets_no_worse(
     rows = np.flatnonzero(windows.scored)
     outcomes, contexts = windows.outcomes(rows), windows.contexts(rows)
     before, after = (scores(score_batch(windows.origins[rows], p[rows], outcomes, contexts)) for p in (paths, got))
-    assert np.abs(after["coverage90"][:6, CLOSE] - 90).max() < 3.5
-    assert np.abs(after["coverage90"][:6, VOLUME] - 90).max() < 3.5
+    wrong = [np.abs(part["coverage90"][:6] - 90) for part in (before, after)]
+    assert wrong[1][:, CLOSE].max() < max(2.0, 0.6 * wrong[0][:, CLOSE].max())
+    assert wrong[1][:, VOLUME].max() < 2.0
     assert after["crps_bps"][6, CLOSE] < 1.002 * before["crps_bps"][6, CLOSE]

@@ -114,7 +114,7 @@ class SlowCalibration:
             if unit > 0:
                 shift_push[h] = [sign(error / unit - s) for s in one["shifts"]]
                 slope = sign(error / unit - one["shift"])
-                self.shift_mix[h, c].update([slope * (one["shift"] - s) for s in one["shifts"]])
+                self.shift_mix[h, c].update([fresh[h] * slope * (one["shift"] - s) for s in one["shifts"]])
             error -= one["shift"] * unit
             knots = above if error > 0 else below
             for j, knot in enumerate(knots):
@@ -133,21 +133,28 @@ class SlowCalibration:
             self.scale_mix[h, c].update(excess)
         pooled = share * r.shift_pooled / (self.pooled + r.shift_pooled_evidence)
         for k, floor in enumerate(r.shift_floors, start=1):
-            mean = sum(push[k] for push in shift_push.values()) / max(1, len(shift_push))
+            mean = weighted((fresh[h], push[k]) for h, push in shift_push.items())
             for h in range(self.horizon):
                 rate = fresh.get(h, 0.0) * r.shift / (self.evidence[h] + r.shift_evidence)
                 own = shift_push[h][k] if h in shift_push else 0.0
-                self.shifts[h, c][k] += max(rate, floor) * own + pooled * mean
+                self.shifts[h, c][k] += max(rate, floor * fresh.get(h, 0.0)) * own + pooled * mean
         pooled = share * r.pooled / (self.pooled + r.pooled_evidence)
         for j in range(len(self.alpha)):
             for k, floor in enumerate(r.floors):
-                pushes = [push[k] for (_, level), push in scale_push.items() if level == j]
-                mean = sum(pushes) / max(1, len(pushes))
+                mean = weighted((fresh[h], push[k]) for (h, level), push in scale_push.items() if level == j)
                 for h in range(self.horizon):
                     rate = fresh.get(h, 0.0) * r.own / (self.evidence[h] + r.own_evidence)
                     own = scale_push[h, j][k] if (h, j) in scale_push else 0.0
-                    moved = self.scales[h, c][k][j] + max(rate, floor) * own + pooled * mean
+                    moved = (
+                        self.scales[h, c][k][j] + max(rate, floor * math.sqrt(fresh.get(h, 0.0))) * own + pooled * mean
+                    )
                     self.scales[h, c][k][j] = min(LIMIT, max(-LIMIT, moved))
+
+
+def weighted(pairs) -> float:
+    """Mean of (weight, value) pairs; 0 of none."""
+    pairs = list(pairs)
+    return sum(w * value for w, value in pairs) / sum(w for w, _ in pairs) if pairs else 0.0
 
 
 def sign(x: float) -> float:
