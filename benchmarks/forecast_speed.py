@@ -197,30 +197,32 @@ def measure(case: Case, options: argparse.Namespace, history: Any, peak: float) 
     size, context, horizon, n_paths = case
     print(f"\n{size} {context}/{horizon}/{n_paths}: {work:.1f} GFLOP per origin with shared prefixes")
     batch = options.batch or (8 if context * n_paths > 400 else 32)
-    theirs_batch = 1 if n_paths >= 30 else 8
-    if networks.reference and options.device == "cpu":
-        x, stamp = contexts(case, theirs_batch, case.context, *history)
-        apart = difference(case, networks, x, stamp, reference_run(case, networks, x, stamp, "cpu"))
-        print(f"  on the reference's stream, mean paths differ by at most {apart:.1e} standard deviations")
-    for mode in options.modes:
-        run, origins = engine_run(case, networks, mode, batch, history, options.device)
+    theirs_batch = 1 if n_paths * horizon >= 100 else 8
+    runs = {mode: engine_run(case, networks, mode, batch, history, options.device) for mode in options.modes}
+    for run, _ in runs.values():
         run()
-        reference = None
-        if networks.reference:
-            x, stamp = contexts(case, theirs_batch, case.context, *history)
-            reference = reference_run(case, networks, x, stamp, options.device)
-        ours, theirs = [], []
-        for _ in range(options.rounds):
-            ours.append(min(seconds(run, options.device) for _ in range(2)) / origins)
-            if reference:
-                theirs.append(seconds(reference, options.device) / theirs_batch)
-        mine = statistics.median(ours)
+    x, stamp = contexts(case, theirs_batch, context, *history)
+    if networks.reference and options.device == "cpu":
+        few = case._replace(n_paths=2)
+        apart = difference(few, networks, x, stamp, reference_run(few, networks, x, stamp, "cpu"))
+        print(f"  on the reference's stream, mean paths differ by at most {apart:.1e} standard deviations", flush=True)
+    reference = reference_run(case, networks, x, stamp, options.device) if networks.reference else None
+    ours: dict[str, list[float]] = {mode: [] for mode in runs}
+    theirs: list[float] = []
+    for _ in range(options.rounds):
+        for mode, (run, origins) in runs.items():
+            ours[mode].append(min(seconds(run, options.device) for _ in range(2)) / origins)
+        if reference:
+            theirs.append(seconds(reference, options.device) / theirs_batch)
+    if theirs:
+        print(f"  {'reference':26s} {1e3 * statistics.median(theirs):9.1f} ms/origin")
+    for mode, times in ours.items():
+        mine = statistics.median(times)
         text = f"  {mode:26s} {1e3 * mine:9.2f} ms/origin  {n_paths * horizon / mine:10,.0f} candles/s"
         if not mode.startswith("anchored"):
             text += f"  {work / mine / peak:5.1%} of GEMM peak"
         if theirs:
-            ratios = sorted(t / o for t, o in zip(theirs, ours, strict=True))
-            text += f"  reference {1e3 * statistics.median(theirs):9.0f} ms"
+            ratios = sorted(t / o for t, o in zip(theirs, times, strict=True))
             text += f"  ratio {statistics.median(ratios):6.1f} x ({ratios[0]:.1f} .. {ratios[-1]:.1f})"
         print(text, flush=True)
 

@@ -252,7 +252,7 @@ def test_two_thousand_mutated_files_are_refused_in_one_line_or_give_valid_candle
         f"{ending:9} " + ", ".join(f"exit {code}: {seen[ending, code]:,}" for code in (0, 1, 2))
         for ending in sorted({ending for ending, _ in seen})
     ]
-    print("\n" + "\n".join(lines))  # noqa: T201
+    print("\n" + "\n".join(lines))
 
 
 @pytest.mark.parametrize("name", GOOD)

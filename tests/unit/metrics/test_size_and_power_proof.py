@@ -25,7 +25,7 @@ def rejection_rate(p_value: Callable[[np.random.Generator], float], rng, records
 
 
 def report(request, rate: float) -> None:
-    print(f"{request.node.name}: {100 * rate:.2f} %")  # noqa: T201
+    print(f"{request.node.name}: {100 * rate:.2f} %")
 
 
 def losses(rng, n: int, k: int = 1, horizon: int = HORIZON):
