@@ -193,10 +193,15 @@ def test_progress_adds_up(echo: Echo, tmp_path: Path) -> None:
     assert totals == {"forecast random_walk": 48, "forecast echo": 48, "score": 96, "decide": 96, "simulate": 3}
 
 
-def test_the_first_interrupt_waits_for_the_shard_and_the_second_does_not(echo: Echo, tmp_path: Path) -> None:
+def test_the_first_interrupt_waits_for_the_shard_and_the_second_does_not(
+    echo: Echo, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     import signal
 
     original = echo.forecast
+    # A shell that runs its tests in the background has them ignore Ctrl-C.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = signal.getsignal(signal.SIGINT)
 
     def interrupted(windows: Sequence[Window]) -> ForecastBatch:
