@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -252,8 +253,13 @@ class PathGenerator:
         with torch.inference_mode():
             self.tokens = TokenizerEngine(tokenizer, device, packed)
             self.model = ModelEngine(model, device, dtype, packed)
-            self.price_orders = self.tokens.price_orders()
         self._warned = False
+
+    @cached_property
+    def price_orders(self) -> tuple[Tensor, Tensor]:
+        """Orders of the tokens for `KeyedDraw`; only systematic sampling asks for them."""
+        with torch.inference_mode():
+            return self.tokens.price_orders()
 
     @torch.inference_mode()
     def generate(
