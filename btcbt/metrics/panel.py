@@ -18,7 +18,7 @@ scored is reported as ``scored``, so that a forecaster cannot gain by failing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -204,11 +204,6 @@ def score_batch(
         scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows])
         parts.append(LossPanel(interval_ms=interval_ms, n_paths=paths.shape[1], labels=texts[rows], **scores))
     return LossPanel.concatenate(parts)
-
-
-def concatenate(panels: Iterable[LossPanel]) -> LossPanel:
-    """Join the panels of a forecaster's shards; see `LossPanel.concatenate`."""
-    return LossPanel.concatenate(list(panels))
 
 
 def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> None:
