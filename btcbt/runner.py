@@ -52,6 +52,7 @@ from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
 from btcbt.report.figures import draw_figures
 from btcbt.report.progress import Progress
 from btcbt.report.provenance import code_version, git_commit, package_versions
+from btcbt.report.selection import keep_returns, kept_returns, selection_numbers
 from btcbt.report.stored import Run, load_run
 from btcbt.report.verdict import stored_verdict
 from btcbt.scoring import score_forecasts
@@ -128,6 +129,7 @@ class _Walk:
         self.clock = Clock()
         self.started = datetime.now(UTC)
         self.root = Path(config.store.root)
+        self._returns_folder = self.root / STORE_FOLDER / "trials"
 
     def run(self) -> Run:
         """All stages, in order."""
@@ -154,8 +156,10 @@ class _Walk:
         if self.traders:
             with self.clock("simulate"):
                 simulation = self._simulate(targets)
-                trials = self._trials(simulation)
+                trials, stretch = self._trials(simulation)
                 numbers |= account_numbers(simulation, self.windows.horizon, trials)
+                tried = kept_returns(self._returns_folder, trials, stretch)
+                numbers |= selection_numbers(simulation, self.windows.horizon, tried)
             _give_back_memory()
             with self.clock("placebos"):
                 numbers |= self._placebos(simulation)
@@ -272,8 +276,8 @@ class _Walk:
             advance(len(names))
         return simulation
 
-    def _trials(self, simulation: Simulation) -> list[Trial]:
-        """Leave this run's configurations in the ledger; all that were ever tried on these candles."""
+    def _trials(self, simulation: Simulation) -> tuple[list[Trial], str]:
+        """Leave this run's configurations in the ledger; all ever tried on these candles, and the candles' digest."""
         keys = {member.name: member.key for member in self.members}
         made_of = {
             trader.name: {
@@ -288,8 +292,9 @@ class _Walk:
         }
         ledger = Ledger(self.root / LEDGER_FILE)
         ours = account_trials(simulation, self.candles, self.config.name, made_of)
+        keep_returns(self._returns_folder, ours, simulation)
         ledger.record(ours)
-        return ledger.related(ours)
+        return ledger.related(ours), ours[0].stretch
 
     def _placebos(self, simulation: Simulation) -> dict[str, float]:
         """Where each strategy that trades on a forecast ranks among placebo runs."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from btcbt.errors import StoreError
 from btcbt.forecasting import READ_BATCH, Member
-from btcbt.metrics import LossPanel, ScoreStream, score_batch
+from btcbt.metrics import LossPanel, ScoreStream, confidence_sets, score_batch
 from btcbt.metrics.panel import past_volatility
 from btcbt.records import CLOSE, FloatArray
 from btcbt.report.progress import Progress
@@ -34,7 +34,8 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
     Returns
     -------
     dict of str to float
-        ``origins.*`` and ``forecast.<name>.<score>``; see `btcbt.metrics.summarise`.
+        ``origins.*``, ``forecast.<name>.<score>`` (see `btcbt.metrics.summarise`) and, where there are several
+        forecasters, ``confidence_set.<score>.<name>`` (see `btcbt.metrics.confidence_sets`).
     """
     numbers = {
         "origins.eligible": float(len(windows)),
@@ -46,6 +47,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
         return numbers
     volatility = _volatility(windows)
     reference: ScoreStream | None = None
+    losses: dict[str, dict[str, tuple[int, FloatArray]]] = {}
     with ExitStack() as stack, progress.stage("score", len(windows) * len(members)) as advance:
         for member in members:
             stream = stack.enter_context(
@@ -61,10 +63,13 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
             )
             _fill(stream, windows, member, advance)
             numbers.update((f"forecast.{member.name}.{key}", value) for key, value in stream.items(reference))
+            losses[member.name] = stream.losses()
             if reference is None:
                 reference = stream
             else:
                 stream.close()
+    if len(losses) > 1:
+        numbers.update((f"confidence_set.{key}", value) for key, value in confidence_sets(losses).items())
     return numbers
 
 

@@ -146,6 +146,15 @@ class ScoreStream:
         self._file.seek(self._at(SERIES.index(name), step - 1, channel))
         return np.frombuffer(self._file.read(8 * len(self)), dtype="<f8")
 
+    def losses(self) -> dict[str, tuple[int, FloatArray]]:
+        """What forecasters are compared by, all at once: how many origins overlap, and the loss (B,) of each.
+
+        The CRPS of the close at the first and the last step, and the energy score of its path.
+        """
+        ends = sorted({1, self.horizon})
+        crps = {f"crps_bps.close.h{h}": (self.overlap(h), self.series("crps_bps", h, CLOSE)) for h in ends}
+        return {**crps, "energy_bps": (self.overlap(self.horizon), self._energy)}
+
     def summarise(self, reference: ScoreStream | None = None) -> dict[str, float]:
         """What `summary.summarise` gives for the joined panels; see there for the keys.
 

@@ -29,7 +29,6 @@ scored                 share of origins that could be scored
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -154,33 +153,28 @@ def compare(panel: LossPanel, reference: LossPanel) -> dict[str, float]:
     return out
 
 
-def confidence_sets(panels: Mapping[str, LossPanel], *, reps: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Model confidence sets over forecasters, at the origins that all of them have.
+def confidence_sets(
+    losses: Mapping[str, Mapping[str, tuple[int, FloatArray]]], *, reps: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Model confidence sets over forecasters at the same origins.
 
-    Keys are ``score.name``: the p-value with which a forecaster stays in the set (see
-    `comparison.model_confidence_set`), for the CRPS of the close at the first and the last step and for the energy
-    score of its path, say ``crps_bps.close.h24.kronos``.
+    Parameters
+    ----------
+    losses : mapping of str to mapping
+        By forecaster, what `ScoreStream.losses` gives: by score, how many origins overlap, and losses (B,).
+    reps, seed : int
+        Of the bootstrap.
 
-    Raises
-    ------
-    ValueError
-        If there are no panels, horizons differ, or no origin is shared.
+    Returns
+    -------
+    dict of str to float
+        Keys are ``score.name``, say ``crps_bps.close.h24.kronos``: the p-value with which a forecaster stays in the
+        set (see `comparison.model_confidence_set`).
     """
-    if len({panel.horizon for panel in panels.values()}) != 1:
-        raise ValueError(f"horizons differ: { {name: panel.horizon for name, panel in panels.items()} }")
-    shared = reduce(np.intersect1d, [panel.origins for panel in panels.values()])
-    if len(shared) == 0:
-        raise ValueError("the panels share no origin")
-    members = {name: panel.select(np.isin(panel.origins, shared)) for name, panel in panels.items()}
-    first = next(iter(members.values()))
-    losses: dict[str, tuple[int, list[Any]]] = {}
-    for step in sorted({1, first.horizon}):
-        table = [panel.crps_bps[:, step - 1, CLOSE] for panel in members.values()]
-        losses[f"crps_bps.close.h{step}"] = (first.overlap(step), table)
-    losses["energy_bps"] = (first.overlap(first.horizon), [panel.energy_bps for panel in members.values()])
     out: dict[str, float] = {}
-    for score, (overlap, table) in losses.items():
-        p_values = model_confidence_set(np.column_stack(table), list(members), overlap, reps=reps, seed=seed)
+    for score, (overlap, _) in next(iter(losses.values())).items():
+        table = np.column_stack([series[score][1] for series in losses.values()])
+        p_values = model_confidence_set(table, list(losses), overlap, reps=reps, seed=seed)
         out.update({f"{score}.{name}": p_value for name, p_value in p_values.items()})
     return out
 

@@ -11,27 +11,30 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from btcbt.config import AnchoredKronosConfig
 from btcbt.report.accounts import BUY_AND_HOLD
 from btcbt.report.figures import primary
 from btcbt.report.stored import Run
 
 NONE = "–"
+CONFIDENCE = 0.9
+"""Of the model confidence set that is shown."""
 
 
 def summary(run: Run) -> RenderableType:
     """What a person wants to know of a run, as something that a rich console prints."""
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
-        parts += ["", _forecast_table(run)]
-    parts += [_labels(run)]
+        parts += ["", _forecast_table(run), *_confidence_set(run)]
+    parts += [*_other_kinds(run), _labels(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
             parts += ["", _return_matrix(run)]
-        parts += [_luck(run)]
+        parts += [_luck(run), *_selection(run)]
         if run.config.placebos:
             parts += [_placebos(run)]
-    parts += ["", _foot(run)]
+    parts += [_audit(run), "", _foot(run)]
     return Group(*parts)
 
 
@@ -86,6 +89,27 @@ def _forecast_table(run: Run) -> Table:
     return table
 
 
+def _confidence_set(run: Run) -> list[Text]:
+    """Which forecasters cannot be told from the best."""
+    prefix = f"confidence_set.crps_bps.close.h{run.config.windows.horizon}."
+    p_values = {name: run.metrics.get(prefix + name, math.nan) for name in run.manifest["forecasters"]}
+    inside = [name for name, p in p_values.items() if p > 1 - CONFIDENCE]
+    if not inside:
+        return []
+    text = f"Cannot be told from the best at {run.config.windows.horizon} ({CONFIDENCE:.0%} model confidence set): "
+    return [Text(text + (", ".join(inside) if len(inside) < len(p_values) else "all of them") + ".")]
+
+
+def _other_kinds(run: Run) -> list[Text]:
+    """Names the forecasts whose context is anchored: they are others than those that the table seems to show."""
+    forecasters = run.config.forecasters
+    blocks = {name: f.block for name, f in forecasters.items() if isinstance(f, AnchoredKronosConfig)}
+    return [
+        Text(f"{name}: anchored context, one scaling for blocks of {block} origins; not the per-origin forecast")
+        for name, block in blocks.items()
+    ]
+
+
 def _label(labels: Mapping[str, int]) -> str:
     if len(labels) == 1:
         return next(iter(labels))
@@ -126,11 +150,11 @@ def _account_table(run: Run) -> Table:
     fees, slippage = run.config.portfolio.fee_bps, run.config.portfolio.slippage_bps
     table = _table(f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side")
     table.add_column("strategy", no_wrap=True)
-    for column in ("return", "Sharpe", "95% interval", "max DD", "x/year", "costs", "trades"):
+    for column in ("return", "Sharpe", "95% interval", "max DD", "x/year", "even", "trades"):
         table.add_column(column, justify="right", no_wrap=True)
     table.caption = (
         "Sharpe a year, with its bootstrap interval; max DD: largest drawdown; x/year: turnover over equity; "
-        "costs: fees and slippage, summed as shares of the equity"
+        f"even: costs a side in bps at which nothing is left, against {fees + slippage:g} paid"
     )
     for account in _accounts(run):
         name, _, forecaster = account.partition("@")
@@ -145,7 +169,7 @@ def _account_table(run: Run) -> Table:
             NONE if NONE in (low, high) else f"{low} .. {high}",
             _number(100 * get("max_drawdown"), ".1f", "%"),
             _number(get("turnover"), ",.0f"),
-            _number(100 * get("costs"), ".1f", "%"),
+            _number(get("break_even_bps"), ".1f"),
             _number(get("trades"), ",.0f"),
             style="bold" if name == BUY_AND_HOLD else "",
         )
@@ -182,7 +206,38 @@ def _luck(run: Run) -> Text:
             f" The best, {best}, beats the best of {get('trials'):,.0f} worthless ones with probability "
             f"{get('deflated_sharpe'):.2f}: as many configurations were ever tried on these candles."
         )
+    if get("more_candles_needed") > 0:
+        text.append(
+            f" Were its edge real, telling it from zero would take {get('more_candles_needed'):,.0f} more candles."
+        )
     return text
+
+
+def _selection(run: Run) -> list[Text]:
+    """Whether any configuration ever tried beats doing nothing, or holding; what picking the best one is worth."""
+    get = _getter(run.metrics, "selection")
+    if not math.isfinite(get("flat.p_value")):
+        return []
+    text = Text(
+        f"That none of all {get('configurations'):,.0f} beats a flat account has p {get('flat.p_value'):.3f}, "
+        f"buy and hold {get('buy_and_hold.p_value'):.3f} (SPA)"
+    )
+    if math.isfinite(get("overfitting.probability")):
+        text.append(
+            f"; the best of one half of the time falls below the median in the other with probability "
+            f"{get('overfitting.probability'):.2f} (PBO)"
+        )
+    return [text.append(".")]
+
+
+def _audit(run: Run) -> Text:
+    """What the newest audit of this very experiment said."""
+    verdict = run.manifest["audit"]
+    if verdict is None:
+        return Text("Not audited: 'btcbt audit' shows by experiment whether anything looks ahead.", style="dim")
+    if verdict["findings"]:
+        return Text(f"Audit: {verdict['findings']} findings, something looks ahead", style="bold red")
+    return Text(f"Audit: nothing looks ahead ({verdict['origins']:,} origins, {verdict['finished'][:10]})")
 
 
 def _placebos(run: Run) -> Text:

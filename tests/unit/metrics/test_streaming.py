@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from btcbt.metrics import ScoreStream, score_batch, summarise
-from btcbt.records import VOLUME
+from btcbt.metrics import ScoreStream, confidence_sets, score_batch, summarise
+from btcbt.metrics.comparison import model_confidence_set
+from btcbt.records import CLOSE, VOLUME
 
 LABELS = np.array([""] * 50 + ["seen"] * 100 + ["clean"] * 250)
 
@@ -68,3 +69,17 @@ def test_nothing_is_left_in_the_scratch_folder(panels, tmp_path):
     with stream_of(panels[0], tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_confidence_sets_are_those_of_the_losses_of_the_panels(simulate, tmp_path):
+    given = simulate(400)
+    sharp = score_batch(**given)
+    wide = score_batch(**{**given, "paths": simulate(400, sharpness=4.0)["paths"]})
+    with stream_of(sharp, tmp_path) as a, stream_of(wide, tmp_path) as b:
+        p = confidence_sets({"sharp": a.losses(), "wide": b.losses()}, reps=200)
+    assert p["crps_bps.close.h4.sharp"] == p["energy_bps.sharp"] == 1.0
+    losses = np.column_stack([sharp.crps_bps[:, 3, CLOSE], wide.crps_bps[:, 3, CLOSE]])
+    assert p["crps_bps.close.h4.wide"] == model_confidence_set(losses, ["a", "b"], 4, reps=200)["b"] < 0.05
+    energy = np.column_stack([sharp.energy_bps, wide.energy_bps])
+    assert p["energy_bps.wide"] == model_confidence_set(energy, ["a", "b"], 4, reps=200)["b"]
+    assert len(p) == 6

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btcbt.metrics import compare, confidence_sets, score_batch, summarise
-from btcbt.metrics.comparison import model_confidence_set
+from btcbt.metrics import compare, score_batch, summarise
 from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SCORED
 from btcbt.metrics.summary import scores, volatility_regimes
@@ -132,19 +131,6 @@ def test_comparison_is_the_test_of_paired_losses(simulate):
     assert {"abs_bps.volume.h1.dm_p", "energy_bps.skill", "qlike.h12.dm"} <= set(numbers)
     mirrored = compare(wide, panel)
     assert mirrored["energy_bps.dm"] > 0
-
-
-def test_confidence_sets_are_over_the_shared_origins(given, simulate, panel):
-    wide = score_batch(**{**given, "paths": simulate(400, sharpness=4.0)["paths"]})
-    p = confidence_sets({"sharp": panel, "wide": wide.select(np.arange(50, 400))}, reps=200)
-    assert p["crps_bps.close.h4.sharp"] == p["energy_bps.sharp"] == 1.0
-    losses = np.column_stack([panel.crps_bps[50:, 3, CLOSE], wide.crps_bps[50:, 3, CLOSE]])
-    assert p["crps_bps.close.h4.wide"] == model_confidence_set(losses, ["a", "b"], 4, reps=200)["b"] < 0.05
-    assert len(p) == 6
-    with pytest.raises(ValueError, match="horizons differ"):
-        confidence_sets({"a": panel, "b": score_batch(**simulate(3, horizon=2))})
-    with pytest.raises(ValueError, match="share no origin"):
-        confidence_sets({"a": panel.select(np.arange(9)), "b": panel.select(np.arange(9, 20))})
 
 
 def test_a_forecast_that_fails_now_and_then_cannot_hide_it(given):

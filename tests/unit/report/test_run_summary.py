@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from btcbt.config import RunConfig
+from btcbt.config import AnchoredKronosConfig, RunConfig
 from btcbt.report.stored import Run
 from btcbt.report.summary import summary
 
@@ -50,7 +50,7 @@ def make_run(**changes: Any) -> Run:
             f"strategy.{account}.sharpe_high": -4.65 + k,
             f"strategy.{account}.max_drawdown": 0.642,
             f"strategy.{account}.turnover": 2631.0,
-            f"strategy.{account}.costs": 1.053,
+            f"strategy.{account}.break_even_bps": 10.53,
             f"strategy.{account}.trades": 439.0,
         }
     manifest = {
@@ -64,6 +64,7 @@ def make_run(**changes: Any) -> Run:
         },
         "forecasters": {name: {"kind": name, "labels": {"clean": 2204}} for name in FORECASTERS},
         "strategies": {account: {} for account in accounts},
+        "audit": None,
         "seconds": {"forecast kronos": 101.26, "score": 12.7, "total": 151.4},
     }
     return Run(Path("runs/main/abc"), config, manifest | changes, metrics)
@@ -107,7 +108,7 @@ def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> N
         "-2.7",
         "64.2%",
         "2,631",
-        "105.3%",
+        "10.5",
         "439",
     ]
     assert row(shown, "buy_and_hold")[1:3] == ["-3.1%", "-2.02"]
@@ -117,6 +118,53 @@ def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> N
 
 def test_luck_is_counted_over_all_accounts() -> None:
     assert "0 of 7 accounts have a Sharpe interval above zero; chance alone gives about 0.2." in text(make_run())
+
+
+def test_forecasters_that_cannot_be_told_from_the_best_are_named() -> None:
+    run = make_run()
+    assert "model confidence set" not in text(run)
+    names = "confidence_set.crps_bps.close.h24"
+    run.metrics.update({f"{names}.random_walk": 1.0, f"{names}.ewma_volatility": 0.101, f"{names}.kronos": 0.099})
+    said = "Cannot be told from the best at 24 (90% model confidence set): "
+    assert f"{said}random_walk, ewma_volatility." in text(run)
+    run.metrics[f"{names}.kronos"] = 0.2
+    assert f"{said}all of them." in text(run)
+
+
+def test_tests_over_all_configurations_are_shown() -> None:
+    run = make_run()
+    assert "SPA" not in text(run)
+    run.metrics.update(
+        {
+            "selection.configurations": 7.0,
+            "selection.flat.p_value": 0.9,
+            "selection.buy_and_hold.p_value": 0.8,
+        }
+    )
+    assert "That none of all 7 beats a flat account has p 0.900, buy and hold 0.800 (SPA)." in text(run)
+    run.metrics["selection.overfitting.probability"] = 0.75
+    assert "falls below the median in the other with probability 0.75 (PBO)." in " ".join(text(run).split())
+
+
+def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
+    run = make_run()
+    best = {"deflated_sharpe": 0.4, "trials": 7.0, "more_candles_needed": 12_345.0}
+    run.metrics.update({f"strategy.volatility_target@kronos.{key}": value for key, value in best.items()})
+    assert "telling it from zero would take 12,345 more candles" in " ".join(text(run).split())
+
+
+def test_the_verdict_of_the_audit_is_told() -> None:
+    assert "Not audited" in text(make_run())
+    verdict = {"findings": 0, "origins": 40, "finished": "2026-01-02T03:04:05+00:00"}
+    assert "Audit: nothing looks ahead (40 origins, 2026-01-02)" in text(make_run(audit=verdict))
+    assert "Audit: 3 findings, something looks ahead" in text(make_run(audit={**verdict, "findings": 3}))
+
+
+def test_a_forecast_with_an_anchored_context_is_named_so() -> None:
+    run = make_run()
+    assert "anchored" not in text(run)
+    run.config.forecasters["kronos"] = AnchoredKronosConfig(kind="kronos_anchored", block=12)
+    assert "kronos: anchored context, one scaling for blocks of 12 origins; not the per-origin forecast" in text(run)
 
 
 def test_skipped_origins_and_the_time_are_told() -> None:
