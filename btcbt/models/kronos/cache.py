@@ -60,6 +60,49 @@ class Scratch:
         return cls(scores, torch.empty_like(scores))
 
 
+@dataclass(frozen=True)
+class Step:
+    """Where the newest L tokens of each path go, and which of the path's own tokens they may see.
+
+    Attributes
+    ----------
+    at : int64 (L,)
+        Their places among the path's own tokens.
+    seen : int
+        Own tokens that are looked at: those that exist, or all that ever will where shapes must stay.
+    mask : (L, seen), or None
+        Minus infinity where a new token must not look; None if it may look at all.
+    """
+
+    at: Tensor
+    seen: int
+    mask: Tensor | None
+
+    @classmethod
+    def new(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
+        """The step that appends `n_new` tokens to `length`: `tight` on a CPU, `fixed` elsewhere."""
+        return (cls.tight if like.device.type == "cpu" else cls.fixed)(length, n_new, capacity, like)
+
+    @classmethod
+    def tight(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
+        """Looks at no more places than are filled."""
+        at = torch.arange(length, length + n_new, device=like.device)
+        seen = min(length + n_new, capacity)
+        return cls(at, seen, _later(at, seen, like) if n_new > 1 else None)
+
+    @classmethod
+    def fixed(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
+        """Looks at all places, the empty ones masked: each step has the same shapes, and one graph serves them all."""
+        at = torch.arange(length, length + n_new, device=like.device)
+        return cls(at, capacity, _later(at, capacity, like))
+
+
+def _later(at: Tensor, seen: int, like: Tensor) -> Tensor:
+    """Minus infinity behind each place, (L, seen)."""
+    later = torch.arange(seen, device=at.device) > at[:, None]
+    return torch.zeros(later.shape, dtype=like.dtype, device=at.device).masked_fill_(later, -torch.inf)
+
+
 class SharedMemory:
     """Keys and values of one attention layer: the prefix of each origin, and each path's own tokens.
 
@@ -80,53 +123,50 @@ class SharedMemory:
         self.keys, self.values = keys.flatten(0, 1), values.flatten(0, 1)
         self.own_keys = keys.new_zeros(b * h * n_paths, capacity, d)
         self.own_values = keys.new_zeros(b * h * n_paths, capacity, d)
-        self.length = 0
         self.hidden_keys = hidden_keys
 
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add the keys and values (B, heads, S, L, head_dim) of L new tokens of each path."""
-        new = slice(self.length, self.length + keys.shape[3])
-        self.own_keys[:, new] = keys.flatten(0, 2)
-        self.own_values[:, new] = values.flatten(0, 2)
-        self.length = new.stop
+    def append(self, keys: Tensor, values: Tensor, step: Step) -> None:
+        """Add the keys and values (B, heads, S, L, head_dim) of the new tokens of each path."""
+        self.own_keys.index_copy_(1, step.at, keys.flatten(0, 2))
+        self.own_values.index_copy_(1, step.at, values.flatten(0, 2))
 
-    def attend(self, query: Tensor, scratch: Scratch) -> Tensor:
+    def attend(self, query: Tensor, scratch: Scratch, step: Step | None) -> Tensor:
         """Mix the values as the newest L tokens ask, each seeing the prefix and its path up to itself.
 
         Parameters
         ----------
         query : (B, heads, S, L, head_dim)
             Scaled and rotated.
+        scratch : Scratch
+        step : Step, or None
+            The newest; None while paths have no tokens of their own.
 
         Returns
         -------
         (B, S, L, heads * head_dim)
         """
         b, h, s, length, d = query.shape
-        n, t = self.length, self.prefix
+        t = self.prefix
         scores, probabilities = scratch.scores, scratch.probabilities
         folded = query.reshape(b * h, s * length, d)
-        torch.bmm(folded, self.keys.transpose(1, 2), out=scores[:, :, :t])
+        if torch.compiler.is_compiling():  # it cannot trace writing into a view, and fuses the copy away
+            scores[:, :, :t] = torch.bmm(folded, self.keys.transpose(1, 2))
+        else:
+            torch.bmm(folded, self.keys.transpose(1, 2), out=scores[:, :, :t])
         if self.hidden_keys is not None:
             view = scores.view(b, h, s, length, -1)[..., :t]
             view.masked_fill_(self.hidden_keys[:, None, :], -torch.inf)
-        if n:
-            own = torch.bmm(query.reshape(b * h * s, length, d), self.own_keys[:, :n].transpose(1, 2))
-            if length > 1:
-                own += _causal(length, n, own)
-            scores.view(b * h * s, length, -1)[:, :, t : t + n] = own
+        if step is not None:
+            own = torch.bmm(query.reshape(b * h * s, length, d), self.own_keys[:, : step.seen].transpose(1, 2))
+            if step.mask is not None:
+                own += step.mask
+            scores.view(b * h * s, length, -1)[:, :, t : t + step.seen] = own
         torch.softmax(scores, dim=-1, out=probabilities)
         mixed = torch.bmm(probabilities[:, :, :t], self.values)
-        if n:
-            share = probabilities.view(b * h * s, length, -1)[:, :, t : t + n]
-            mixed += torch.bmm(share, self.own_values[:, :n]).view_as(mixed)
+        if step is not None:
+            share = probabilities.view(b * h * s, length, -1)[:, :, t : t + step.seen]
+            mixed += torch.bmm(share, self.own_values[:, : step.seen]).view_as(mixed)
         return mixed.view(b, h, s, length, d).permute(0, 2, 3, 1, 4).flatten(3)
-
-
-def _causal(length: int, n: int, like: Tensor) -> Tensor:
-    """Minus infinity where one of the newest `length` of `n` tokens would see a later one, (length, n)."""
-    mask = torch.full((length, n), -torch.inf, dtype=like.dtype, device=like.device)
-    return mask.triu_(n - length + 1)
 
 
 class CachedBlock:
@@ -202,7 +242,9 @@ class CachedStack:
             x = block.finish(x, mixed.transpose(1, 2).flatten(2))
         return x, kept
 
-    def extend(self, x: Tensor, memories: list[SharedMemory], positions: Tensor, scratch: Scratch) -> Tensor:
+    def extend(
+        self, x: Tensor, memories: list[SharedMemory], positions: Tensor, scratch: Scratch, step: Step
+    ) -> Tensor:
         """Append L tokens to each path.
 
         Parameters
@@ -213,6 +255,7 @@ class CachedStack:
             Of the new tokens in their sequences.
         scratch : Scratch
             For S * L queries.
+        step : Step
 
         Returns
         -------
@@ -221,6 +264,6 @@ class CachedStack:
         rotate = rotation(positions, self.blocks[0].head_dim).unsqueeze(-2)
         for block, memory in zip(self.blocks, memories, strict=True):
             q, k, v = (part.permute(0, 3, 1, 2, 4) for part in block.project(x, rotate))
-            memory.append(k, v)
-            x = block.finish(x, memory.attend(q.contiguous(), scratch))
+            memory.append(k, v, step)
+            x = block.finish(x, memory.attend(q.contiguous(), scratch, step))
         return x

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from btcbt.errors import ConfigError
-from btcbt.models.kronos.cache import CachedStack, Scratch, SharedMemory, fold_norm, rms
+from btcbt.models.kronos.cache import CachedStack, Scratch, SharedMemory, Step, fold_norm, rms
 from btcbt.models.kronos.config import DEPENDENCY_HEADS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.linear import Linear
@@ -91,7 +91,8 @@ class TokenizerEngine:
         groups = context[0].shape[0] * self.decoder.blocks[0].n_heads
         scratch = Scratch.new(groups, rows * horizon, length + horizon, kept[0][0])
         positions = layout.row_ends[:, None] + torch.arange(horizon, device=new[0].device)
-        return self.tokenizer.head(self.decoder.extend(self._embed(*new), memories, positions, scratch))
+        step = Step.new(0, horizon, horizon, kept[0][0])
+        return self.tokenizer.head(self.decoder.extend(self._embed(*new), memories, positions, scratch, step))
 
     def price_orders(self) -> tuple[Tensor, Tensor]:
         """Coarse and fine ids in the order of the close that they decode to, each as a sequence of one candle.
@@ -179,7 +180,8 @@ class Growth:
         heads = engine.stack.blocks[0].n_heads
         self.scratch = Scratch.new(groups * heads, rows, length + capacity, hidden)
         self.dep_scratch = Scratch.new(groups * DEPENDENCY_HEADS, rows, length + capacity, hidden)
-        self.length = 0
+        self.length, self.capacity = 0, capacity
+        self.step: Step | None = None
         self.last = hidden[:, layout.ends - 1].repeat_interleave(layout.n_paths, dim=1)
 
     def _prefill(self, ids: tuple[Tensor, Tensor], calendar: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -202,11 +204,14 @@ class Growth:
         scratch = self.scratch
         if length > 1:
             scratch = Scratch.new(scratch.scores.shape[0], self.shape[1] * length, scratch.scores.shape[2], self.last)
-        x = engine.stack.extend(engine.embed(s1, s2, calendar), self.memories, positions, scratch)
+        step = Step.new(self.length, length, self.capacity, self.last)
+        x = engine.stack.extend(engine.embed(s1, s2, calendar), self.memories, positions, scratch, step)
         hidden = engine.hidden(x)
         k, v = engine.dependency_memory(hidden)
-        self.dependency.append(k.permute(0, 3, 1, 2, 4), v.permute(0, 3, 1, 2, 4))
+        self.dependency.append(k.permute(0, 3, 1, 2, 4), v.permute(0, 3, 1, 2, 4), step)
         self.length += length
+        # The next question to the dependency layer comes from a single token that sees all of the path.
+        self.step = Step.new(self.length - 1, 1, self.capacity, self.last)
         self.last = hidden[:, :, -1]
 
     def coarse_logits(self) -> Tensor:
@@ -219,7 +224,7 @@ class Growth:
     def fine_logits(self, s1: Tensor) -> Tensor:
         """Logits (G, R, V2) of the next fine id given the coarse one (G, R)."""
         query = self.engine.queries[s1].unsqueeze(2).permute(0, 3, 1, 2, 4)
-        mixed = self.dependency.attend(query, self.dep_scratch).squeeze(2)
+        mixed = self.dependency.attend(query, self.dep_scratch, self.step).squeeze(2)
         return self.engine.head_s2(rms(self.engine.dep_out(mixed, other=self.last)))
 
 

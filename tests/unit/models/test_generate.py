@@ -7,8 +7,10 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from btcbt.errors import ConfigError
+from btcbt.models.kronos.cache import Scratch, SharedMemory, Step
 from btcbt.models.kronos.calendar import stamps
 from btcbt.models.kronos.generate import PathGenerator
 from btcbt.models.kronos.linear import Linear
@@ -111,6 +113,43 @@ def test_anchored_origins_equal_separate_contexts_of_one_scaling(tokenizer, mode
             draw=KeyedDraw(own), keep=Filter(), max_context=64,
         )  # fmt: skip
         torch.testing.assert_close(together[:, j], slow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_context", [64, 22])
+def test_steps_of_fixed_shape_sample_the_same_paths(tokenizer, model, monkeypatch, max_context):
+    scaled, stamp, numbers = problem(3, 20, 6, 4)
+    task = {"horizon": 6, "n_paths": 4, "draw": KeyedDraw(numbers), "keep": Filter(top_p=0.9)}
+    tight = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
+    monkeypatch.setattr(Step, "new", Step.fixed)
+    fixed = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
+    torch.testing.assert_close(fixed, tight, rtol=1e-5, atol=1e-5)
+
+
+def test_one_compiled_graph_serves_every_step_of_fixed_shape(tokenizer, model):
+    stack = engine(tokenizer, model, packed=False).model.stack
+    x = torch.randn(2, 7, model.config.d_model)
+    paths, capacity = 3, 4
+    graphs = CompileCounter()
+
+    def decode(memories, extend, step_of):
+        out = []
+        scratch = Scratch.new(2 * stack.blocks[0].n_heads, paths, 7 + capacity, x)
+        for i in range(capacity):
+            new = torch.linspace(-1, 1, 2 * paths * x.shape[-1]).view(2, paths, 1, -1) * (i + 1)
+            out.append(extend(new, memories, torch.tensor([7 + i]), scratch, step_of(i, 1, capacity, x)))
+        return torch.stack(out)
+
+    with torch.inference_mode():
+        _, kept = stack.prefill(x)
+
+        def memories():
+            return [SharedMemory(k, v, paths, capacity) for k, v in kept]
+
+        plain = decode(memories(), stack.extend, Step.tight)
+        torch.compiler.reset()
+        compiled = torch.compile(stack.extend, backend=graphs, fullgraph=True, dynamic=False)
+        torch.testing.assert_close(decode(memories(), compiled, Step.fixed), plain, rtol=1e-5, atol=1e-5)
+    assert graphs.frame_count == 1
 
 
 def test_what_does_not_fit_is_refused_and_what_is_dropped_is_said_once(tokenizer, model, caplog):
