@@ -16,6 +16,7 @@ from btcbt.cli_check import check_command
 from btcbt.cli_data import data_app
 from btcbt.cli_finetune import finetune_command
 from btcbt.cli_predict import predict_command
+from btcbt.cli_publish import card_command, push_command
 from btcbt.cli_store import store_app
 from btcbt.terminal import console, guarded
 
@@ -31,6 +32,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.command("finetune")(finetune_command)
 app.command("predict")(predict_command)
+app.command("card")(card_command)
+app.command("push")(push_command)
 app.command("audit")(audit_command)
 app.command("check")(check_command)
 
