@@ -35,7 +35,7 @@ from btcbt.models.kronos.checkpoints import (
 )
 from btcbt.models.kronos.config import MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
 from btcbt.models.kronos.decoder import Kronos
-from btcbt.models.kronos.published import known_tokenizer
+from btcbt.models.kronos.places import find_tokenizer
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 
 IGNORED = -100
@@ -248,27 +248,6 @@ class KronosForCausalLM(PreTrainedModel):
     def decode_s2(self, hidden: Tensor, s1_next: Tensor) -> Tensor:
         """As `Kronos.decode_s2`."""
         return self.network.decode_s2(hidden, s1_next)
-
-
-def find_tokenizer(path_or_hub_id: str | Path, revision: str | None = None) -> str | Path:
-    """Where the tokenizer is that belongs to a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint is a model, and no tokenizer is in it, beside it, or known by its published name.
-    """
-    root = resolve_folder(path_or_hub_id, revision)
-    if (root / TOKENIZER_FOLDER).is_dir():
-        return root / TOKENIZER_FOLDER
-    if read_json(root / CONFIG_FILE).get("d_in") is not None:  # a key of tokenizers alone, upstream's too
-        return root
-    if root.name == MODEL_FOLDER and (root.parent / TOKENIZER_FOLDER).is_dir():
-        return root.parent / TOKENIZER_FOLDER
-    known = known_tokenizer(str(path_or_hub_id))
-    if known is None:
-        raise CheckpointError(f"{path_or_hub_id}: a model without its tokenizer; put it into {root / TOKENIZER_FOLDER}")
-    return known
 
 
 def register(module: ModuleType) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from btcbt.config import time_ms
 from btcbt.models.kronos.auto import IGNORED
 from btcbt.models.kronos.recipe import Span
 from btcbt.models.kronos.tokenizer import KronosTokenizer
@@ -64,7 +65,7 @@ class CandleDataset(Dataset[dict[str, Tensor]]):
             raise ValueError(f"context {context}, horizon {horizon}, stride {stride}: expected at least 2, 1 and 1")
         histories = [candles] if isinstance(candles, Candles) else list(candles)
         span = Span(start=start or _EVER.start, end=end or _EVER.end)
-        self.windows = WindowSampler(histories, span, context + horizon)
+        self.windows = WindowSampler(histories, time_ms(span.start), time_ms(span.end), context + horizon)
         self.windows.starts = self.windows.starts[::stride]
         self.tokenizer = tokenizer.eval()
         self.context, self.clip = context, clip

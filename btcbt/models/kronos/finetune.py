@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -12,24 +11,15 @@ from pathlib import Path
 import torch
 
 from btcbt.config import time_ms
-from btcbt.models.kronos.checkpoints import describe_pair, write_data_ranges
-from btcbt.models.kronos.config import MODELS, TOKENIZERS
-from btcbt.models.kronos.decoder import Kronos
+from btcbt.models.kronos.beginning import begin
+from btcbt.models.kronos.checkpoints import MODEL_FOLDER, TOKENIZER_FOLDER, describe_pair, write_data_ranges
 from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.models.kronos.tokenizer import KronosTokenizer
-from btcbt.models.kronos.training import (
-    Curve,
-    WindowSampler,
-    fit,
-    freeze_calendar,
-    model_losses,
-    tokenizer_losses,
-)
+from btcbt.models.kronos.training import Curve, WindowSampler, fit, model_losses, tokenizer_losses
 from btcbt.records import Candles, DataRange
 
 
 def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: Callable[[str], None]) -> Path:
-    """Fit tokenizer and model from scratch and write them under ``config.output``.
+    """Fit tokenizer and model, from scratch or from checkpoints, and write them under ``config.output``.
 
     Parameters
     ----------
@@ -42,77 +32,64 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
     Returns
     -------
     Path
-        The folder: ``tokenizer/``, ``model/``, ``data_ranges.json``, ``recipe.json``, ``tokenizer_loss.csv`` and
-        ``model_loss.csv``.
+        The folder: ``tokenizer/``, ``model/``, ``data_ranges.json``, ``recipe.json``, ``tokenizer_loss.csv`` (where
+        the tokenizer was fitted) and ``model_loss.csv``.
 
     Raises
     ------
     CandleError
         If a range holds not one window.
     CheckpointError
-        If the loss is no number; nothing is written for that stage.
+        If a checkpoint to start from is missing, broken or of another shape, or the loss is no number; in the latter
+        case nothing is written for that stage.
     """
-    train = WindowSampler(list(histories.values()), config.train, config.window)
+    train = WindowSampler(
+        [histories[name] for name in config.candles], time_ms(config.train.start), config.train_end_ms, config.window,
+        "train",
+    )  # fmt: skip
     select = WindowSampler(
-        [histories[name] for name in config.select_on or config.candles], config.select, config.window
-    )
+        [histories[name] for name in config.select_on or config.candles],
+        time_ms(config.select.start), time_ms(config.select.end), config.window, "select",
+    )  # fmt: skip
     report(f"{len(train.starts):,} training and {len(select.starts):,} selection windows of {config.window} candles")
-
-    torch.manual_seed(config.seed)
-    tokenizer = KronosTokenizer(TOKENIZERS[config.tokenizer_size])
-    shape = MODELS[config.size]
-    model = Kronos(
-        dataclasses.replace(
-            shape,
-            ffn_dropout_p=config.dropout,
-            resid_dropout_p=config.dropout,
-            token_dropout_p=config.dropout,
-        )
-    )
-    freeze_calendar(model, config.calendar)
-
-    report(f"tokenizer '{config.tokenizer_size}', {_size(tokenizer):,} parameters")
-    curve = fit(
-        tokenizer,
-        lambda batch: tokenizer_losses(tokenizer, batch),
-        train,
-        select,
-        config,
-        config.tokenizer,
-        0,
-        report,
-    )
+    tokenizer, model, ranges = begin(config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(output / "tokenizer")
-    _write_curve(curve, output / "tokenizer_loss.csv")
 
-    report(
-        f"model '{config.size}', {_size(model):,} parameters; ln V = {math.log(2**shape.s1_bits):.3f} nats untrained"
-    )
+    report(f"tokenizer, {_size(tokenizer):,} parameters{'' if config.tokenizer else ', kept as it is'}")
+    if config.tokenizer is not None:
+        curve = fit(
+            tokenizer, lambda batch: tokenizer_losses(tokenizer, batch), train, select, config, config.tokenizer, 0,
+            report,
+        )  # fmt: skip
+        _write_curve(curve, output / "tokenizer_loss.csv")
+    tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+
+    untrained = math.log(2**model.config.s1_bits)
+    report(f"model, {_size(model):,} parameters; a coarse token drawn at random costs {untrained:.3f} nats")
     tokenizer.requires_grad_(False).eval()
     curve = fit(
-        model,
-        lambda batch: model_losses(model, tokenizer, batch),
-        train,
-        select,
-        config,
-        config.model,
-        1,
-        report,
-    )
-    model.save_pretrained(output / "model")
+        model, lambda batch: model_losses(model, tokenizer, batch), train, select, config, config.model, 1, report
+    )  # fmt: skip
+    model.save_pretrained(output / MODEL_FOLDER)
     describe_pair(output)
     _write_curve(curve, output / "model_loss.csv")
 
-    ranges = tuple(
-        DataRange(use, time_ms(span.start), time_ms(span.end))
-        for use, span in (("pretraining", config.train), ("selection", config.select))
-    )
     digests = ", ".join(f"{name} (SHA-256 {candles.sha256[:16]})" for name, candles in histories.items())
-    write_data_ranges(output, ranges, f"fitted by 'btcbt finetune' on {digests}")
+    for folder in (output, output / MODEL_FOLDER, output / TOKENIZER_FOLDER):
+        write_data_ranges(folder, looked_at(config, ranges), f"fitted by 'btcbt finetune' on {digests}")
     (output / "recipe.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
     return output
+
+
+def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[DataRange, ...]:
+    """What a fit has looked at: all that its parents had, and its own ranges."""
+    use = "pretraining" if config.start.tokenizer is None and config.start.model is None else "finetuning"
+    own = (
+        DataRange(use, time_ms(config.train.start), config.train_end_ms),
+        DataRange("selection", time_ms(config.select.start), time_ms(config.select.end)),
+    )
+    return tuple(dict.fromkeys((*before, *own)))
 
 
 def _size(module: torch.nn.Module) -> int:

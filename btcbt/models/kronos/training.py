@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from btcbt.config import time_ms
+from btcbt.config import time_text
 from btcbt.errors import CandleError, CheckpointError
 from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.decoder import CALENDAR, Kronos
-from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span
+from btcbt.models.kronos.decoder import Kronos
+from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.records import HIGH, LOW, Candles, Float32Array, IntArray
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class WindowSampler:
-    """Contiguous windows of some histories inside a span.
+    """Contiguous windows of some histories, whole in [start, end), ms UTC; messages call that range by its name.
 
     Raises
     ------
@@ -48,9 +48,8 @@ class WindowSampler:
         If the span holds not one window.
     """
 
-    def __init__(self, histories: Sequence[Candles], span: Span, window: int) -> None:
+    def __init__(self, histories: Sequence[Candles], start: int, end: int, window: int, name: str = "range") -> None:
         self.histories, self.window = histories, window
-        start, end = time_ms(span.start), time_ms(span.end)
         starts: list[IntArray] = []
         for i, candles in enumerate(histories):
             first = np.arange(len(candles) - window + 1, dtype=np.int64)
@@ -62,7 +61,7 @@ class WindowSampler:
         self.starts = np.concatenate(starts) if starts else np.empty((0, 2), np.int64)
         if not len(self.starts):
             raise CandleError(
-                f"no {window} contiguous candles in {span.start:%Y-%m-%d} .. {span.end:%Y-%m-%d}; "
+                f"{name}: no {window} contiguous candles in {time_text(start)} .. {time_text(end)}; "
                 "widen the range, shorten the window, or give more history"
             )
 
@@ -253,11 +252,3 @@ def _rate(settings: Optimizer, step: int) -> float:
     progress = (step - warmup) / max(1, settings.steps - warmup)
     low = settings.floor
     return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def freeze_calendar(model: Kronos, trained: Sequence[str]) -> None:
-    """Zero and freeze the calendar tables that are not trained: a few seasons teach nothing about months."""
-    for (name, _), table in zip(CALENDAR, model.time_emb.tables(), strict=True):
-        if name not in trained:
-            nn.init.zeros_(table)
-            table.requires_grad_(False)

@@ -12,9 +12,10 @@ from btcbt.config import time_ms
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.finetuning import run_recipe
 from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.beginning import freeze_calendar
 from btcbt.models.kronos.checkpoints import read_data_ranges, weights_digest
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span
-from btcbt.models.kronos.training import WindowSampler, fit, freeze_calendar, make_batch, model_losses, tokenizer_losses
+from btcbt.models.kronos.training import WindowSampler, fit, make_batch, model_losses, tokenizer_losses
 from btcbt.records import HIGH, LOW
 
 FEW = {"steps": 12, "batch_size": 4, "learning_rate": 3e-3, "select_every": 4}
@@ -39,26 +40,30 @@ def recipe(**changes):
 def samplers(make_history):
     config = recipe()
     history = [make_history(24 * 20)]
-    return tuple(WindowSampler(history, span, config.window) for span in (config.train, config.select))
+    return tuple(sampler(history, span) for span in (config.train, config.select))
+
+
+def sampler(histories, span, window=32):
+    return WindowSampler(histories, time_ms(span.start), time_ms(span.end), window)
 
 
 def test_training_and_selection_windows_lie_inside_their_spans_and_cross_no_gap(make_history):
     history = make_history(24 * 20, missing=range(100, 103))
     config = recipe()
     for span in (config.train, config.select):
-        sampler = WindowSampler([history], span, 32)
-        _, times = sampler.values(np.arange(len(sampler.starts)))
+        windows = sampler([history], span)
+        _, times = windows.values(np.arange(len(windows.starts)))
         assert (np.diff(times, axis=1) == history.interval_ms).all()
         assert times.min() >= time_ms(span.start)
         assert times.max() < time_ms(span.end)
     inside = (24 * 14 - 3) - 2 * 31  # two runs of contiguous hours, each 31 windows short
-    assert len(WindowSampler([history], config.train, 32).starts) == inside
+    assert len(sampler([history], config.train).starts) == inside
 
 
 def test_a_span_without_one_window_is_refused(make_history):
     span = Span(start=datetime(2019, 1, 1), end=datetime(2019, 1, 2))
-    with pytest.raises(CandleError, match=r"no 32 contiguous candles in 2019-01-01 \.\. 2019-01-02"):
-        WindowSampler([make_history(100)], span, 32)
+    with pytest.raises(CandleError, match=r"no 32 contiguous candles in 2019-01-01T00:00Z \.\. 2019-01-02T00:00Z"):
+        sampler([make_history(100)], span)
 
 
 def test_the_scaling_of_a_window_does_not_look_behind_its_context(samplers):
@@ -157,7 +162,7 @@ def test_a_loss_that_is_no_number_stops_the_fit_with_the_best_weights(samplers):
 
 def test_calendar_tables_that_are_not_trained_stay_zero():
     _, model = small_pair()
-    freeze_calendar(model, ["hour", "weekday"])
+    freeze_calendar(model, ["hour", "weekday"], zero=True)
     tables = dict(zip(("minute", "hour", "weekday", "day", "month"), model.time_emb.tables(), strict=True))
     assert {name for name, table in tables.items() if bool(table.any())} == {"hour", "weekday"}
     assert {name for name, table in tables.items() if table.requires_grad} == {"hour", "weekday"}

@@ -1,0 +1,185 @@
+"""Fits that go on from checkpoints, and what their own checkpoint then says that it has looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from btcbt.config import load_config, time_ms
+from btcbt.errors import CandleError, CheckpointError, ConfigError
+from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.beginning import begin, freeze_calendar
+from btcbt.models.kronos.checkpoints import NANO, describe_pair, read_data_ranges, weights_digest, write_data_ranges
+from btcbt.models.kronos.finetune import finetune
+from btcbt.models.kronos.recipe import FinetuneConfig
+from btcbt.records import DataRange
+
+FEW = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "select_every": 1}
+
+
+def recipe(**changes):
+    values = {
+        "name": "tiny",
+        "candles": ["a"],
+        "window": 24,
+        "context": [8, 16],
+        "train": {"start": "2019-01-01", "end": "2019-01-15"},
+        "select": {"start": "2019-01-16", "end": "2019-01-20"},
+        "model": FEW,
+        "output": "out",
+    }
+    return FinetuneConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def pair(tmp_path, tokenizer, model):
+    """A tiny pair on disk that declares its ranges."""
+    root = tmp_path / "parent"
+    tokenizer.save_pretrained(root / "tokenizer")
+    model.save_pretrained(root / "model")
+    describe_pair(root)
+    write_data_ranges(root, (DataRange("pretraining", 0, 1_000), DataRange("selection", 1_000, 2_000)))
+    return root
+
+
+def uses(folder):
+    return [one.use for one in read_data_ranges(folder)]
+
+
+def test_a_fit_starts_from_the_weights_of_a_folder_and_keeps_its_tokenizer(make_history, tmp_path, pair, tokenizer):
+    config = recipe(start={"model": str(pair)}, output=str(tmp_path / "child"))
+    child = finetune({"a": make_history(24 * 20)}, config, lambda _: None)
+    assert weights_digest(KronosTokenizer.from_pretrained(child / "tokenizer")) == weights_digest(tokenizer)
+    assert not (child / "tokenizer_loss.csv").exists()
+    model = Kronos.from_pretrained(child / "model")
+    parent = Kronos.from_pretrained(pair / "model")
+    assert model.config.d_model == parent.config.d_model
+    moved = [(a - b).abs().max().item() for a, b in zip(model.parameters(), parent.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.01  # two steps of 1e-3
+
+
+def test_a_child_has_looked_at_what_its_parents_had(make_history, tmp_path, pair):
+    history = {"a": make_history(24 * 20)}
+    config = recipe(start={"model": str(pair)}, output=str(tmp_path / "child"))
+    child = finetune(history, config, lambda _: None)
+    assert uses(child) == ["pretraining", "selection", "finetuning", "selection"]
+    assert read_data_ranges(child)[2].end == time_ms(config.train.end)
+    again = finetune(history, recipe(start={"model": str(child)}, output=str(tmp_path / "grandchild")), lambda _: None)
+    assert uses(again) == uses(child), "the same candles twice are one range"
+
+
+def test_what_a_parent_does_not_declare_stays_unknown(make_history, tmp_path, pair):
+    shutil.copytree(pair / "tokenizer", tmp_path / "bare")
+    config = recipe(
+        start={"model": str(pair), "tokenizer": str(tmp_path / "bare")}, output=str(tmp_path / "child"), tokenizer=FEW
+    )
+    child = finetune({"a": make_history(24 * 20)}, config, lambda _: None)
+    assert uses(child) == ["unknown", "pretraining", "selection", "finetuning", "selection"]
+    assert uses(child / "model") == uses(child), "a folder that is moved alone still says it"
+
+
+def test_the_parts_of_a_pair_declare_what_the_pair_does(pair):
+    from btcbt.models.kronos.places import declared_ranges
+
+    assert declared_ranges(pair / "model") == declared_ranges(pair) == read_data_ranges(pair)
+
+
+def test_the_shipped_checkpoint_has_a_name(make_history):
+    start = begin(recipe(start={"model": "kronos-nano"}))
+    assert weights_digest(start.model) == weights_digest(Kronos.from_pretrained(NANO / "model"))
+    assert start.ranges == read_data_ranges(NANO)
+    assert start.model.config.ffn_dropout_p == 0.1
+
+
+def test_a_tokenizer_may_be_kept_under_a_new_model():
+    start = begin(recipe(start={"tokenizer": "kronos-nano"}))
+    assert weights_digest(start.tokenizer) == weights_digest(KronosTokenizer.from_pretrained(NANO / "tokenizer"))
+    assert weights_digest(start.model) != weights_digest(Kronos.from_pretrained(NANO / "model"))
+
+
+def test_the_calendar_of_a_checkpoint_is_frozen_but_not_erased(model_config):
+    model = Kronos(model_config)
+    before = [table.clone() for table in model.time_emb.tables()]
+    freeze_calendar(model, ["hour"], zero=False)
+    for old, table in zip(before, model.time_emb.tables(), strict=True):
+        assert torch.equal(old, table)
+    assert sum(table.requires_grad for table in model.time_emb.tables()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": "mini"}, r"its s1_bits is 5, but size 'mini' has 10; correct 'size' or leave it out"),
+        ({"size": None, "tokenizer_size": "base"}, "its d_model is 32, but tokenizer_size 'base' has 256"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(pair, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        begin(recipe(start={"model": str(pair)}, **changes))
+
+
+def test_bits_must_agree(pair):
+    with pytest.raises(ConfigError, match=r"the tokenizer has 5 \+ 5 bits, the model 8 \+ 8"):
+        begin(recipe(start={"tokenizer": str(pair)}))
+
+
+def test_a_missing_checkpoint_is_refused():
+    with pytest.raises(CheckpointError, match="no such folder"):
+        begin(recipe(start={"model": "./nowhere"}))
+
+
+def test_a_model_where_a_tokenizer_is_asked_for_is_refused(tmp_path, model):
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="a model without its tokenizer"):
+        begin(recipe(start={"model": str(tmp_path / "model")}))
+
+
+def test_without_a_tokenizer_to_fit_or_to_keep_a_recipe_is_refused():
+    with pytest.raises(ValueError, match=r"name it in start\.tokenizer"):
+        recipe()
+
+
+def test_training_stops_an_embargo_before_the_selection(make_history, tmp_path, pair):
+    hour = 3_600_000
+    config = recipe(start={"model": str(pair)}, select={"start": "2019-01-15", "end": "2019-01-20"})
+    assert config.train_end_ms == time_ms(config.select.start) - 24 * hour
+    assert recipe(start={"model": "x"}, embargo=0).train_end_ms == time_ms(config.train.end)
+    assert recipe(start={"model": "x"}, embargo=30).train_end_ms == time_ms(config.select.start) - 6 * hour
+    config = config.model_copy(update={"output": str(tmp_path / "child")})
+    child = finetune({"a": make_history(24 * 20)}, config, lambda _: None)
+    assert read_data_ranges(child)[2].end == config.train_end_ms
+
+
+def test_an_embargo_that_leaves_nothing_to_train_on_is_refused():
+    message = r"the embargo of 400 candles before select\.start 2019-01-16T00:00Z reaches back to 2018-12-30T08:00Z"
+    with pytest.raises(ValueError, match=message):
+        recipe(start={"model": "x"}, embargo=400)
+
+
+@pytest.mark.parametrize("part", ["train", "select"])
+def test_a_range_without_one_window_names_itself(make_history, pair, part):
+    span = {
+        "train": {"start": "2018-01-01", "end": "2018-06-01"},
+        "select": {"start": "2020-01-01", "end": "2020-06-01"},
+    }
+    with pytest.raises(CandleError, match=rf"{part}: no 24 contiguous candles in 20"):
+        finetune({"a": make_history(24 * 20)}, recipe(start={"model": str(pair)}, **{part: span[part]}), lambda _: None)
+
+
+def test_the_recipe_of_the_shipped_checkpoint_still_loads():
+    config = FinetuneConfig.model_validate(json.loads((NANO / "recipe.json").read_text()))
+    assert config.tokenizer.steps == 1600
+    shape = dataclasses.asdict(Kronos.from_pretrained(NANO / "model").config)
+    assert dataclasses.asdict(begin(config).model.config) == shape
+
+
+def test_the_experiment_that_made_it_says_the_same():
+    experiment = load_config(Path(__file__).parents[3] / "experiments" / "kronos-nano.yaml", FinetuneConfig)
+    shipped = FinetuneConfig.model_validate(json.loads((NANO / "recipe.json").read_text()))
+    assert experiment.train_end_ms == time_ms(shipped.train.end)
+    assert experiment.model_copy(update={"embargo": None}) == shipped
