@@ -36,6 +36,9 @@ STORE_FOLDER = "store"
 LEDGER_FILE = "trials.jsonl"
 RANDOM_WALK = "random_walk"
 CALIBRATED = "calibrated"
+URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
+"""Where a store may lie besides a folder, and what may follow a ``?`` there."""
+_DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -63,6 +66,13 @@ def _parse_time(value: object) -> object:
     return value
 
 
+def _parse_duration(value: str) -> str:
+    """A number of minutes, hours or days."""
+    if not _DURATION.fullmatch(value):
+        raise ValueError("a length of time such as 720h or 30d is expected")
+    return value
+
+
 def _parse_place(value: str) -> str:
     """Files and folders are handed to the operating system, which knows no control characters."""
     if not value.isprintable():
@@ -73,13 +83,14 @@ def _parse_place(value: str) -> str:
 Name = Annotated[str, AfterValidator(_parse_name)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Duration = Annotated[str, AfterValidator(_parse_duration)]
 Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def interval_ms(interval: str) -> int:
-    """Length of an interval such as ``1h`` in milliseconds."""
+    """Length of an interval or a duration such as ``1h`` in milliseconds."""
     return int(interval[:-1]) * _UNIT_MS[interval[-1]]
 
 
@@ -146,6 +157,43 @@ class PathForecasterConfig(Section):
         return self
 
 
+class RefitConfig(Section):
+    """Fine-tune a checkpoint inside the walk-forward, again and again, on candles before the origins that it serves.
+
+    The first fit serves the first origin of the range and those after it, until `every` is over and the next one does;
+    without `every` there is one, which is frozen from then on. Each is fitted on `train_window`, and the best of its
+    weights are chosen on the `select_window` after that; both end `embargo` before the first origin that is served,
+    and as much lies between them. An epoch is as many batches as there are training windows over `batch_size`.
+    """
+
+    every: Duration | None = None
+    train_window: Duration = "8760h"
+    select_window: Duration = "720h"
+    embargo: Duration | None = None
+    """Context and horizon together, if left out."""
+    cumulative: bool = False
+    """Whether each fit goes on from the weights of the one before; all begin with the checkpoint's if not."""
+    steps: int | None = Field(None, ge=1, le=10_000_000)
+    epochs: float | None = Field(None, gt=0, le=10_000)
+    tokenizer_steps: int = Field(0, ge=0, le=10_000_000)
+    """Steps of the tokenizer before those of the model; 0 keeps it as it is."""
+    select_every: int | None = Field(None, ge=1)
+    """Steps between looks at the selection range; an eighth of all if left out."""
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    mirror: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either 'steps' or 'epochs', so that it is said how long to fit")
+        return self
+
+
 class KronosConfig(PathForecasterConfig):
     """Kronos, the transformer that samples candles.
 
@@ -166,6 +214,7 @@ class KronosConfig(PathForecasterConfig):
     overflow: Literal["recompute", "refuse"] = "recompute"
     max_context: int | None = Field(None, ge=2, le=1 << 16)
     """Tokens that the model attends to; that of the published size of its shape (512 for others) if left out."""
+    refit: RefitConfig | None = None
 
 
 class AnchoredKronosConfig(KronosConfig):
@@ -322,6 +371,8 @@ class RunConfig(Section):
             if isinstance(forecaster, CalibratedConfig):
                 self._check_base(name, forecaster.base)
                 continue
+            if isinstance(forecaster, KronosConfig) and forecaster.refit is not None:
+                self._check_refit(name, forecaster.refit)
             size = forecaster.n_paths * self.windows.horizon * 24  # six float32 a candle
             if size > MAX_FORECAST_BYTES:
                 raise ValueError(
@@ -329,6 +380,16 @@ class RunConfig(Section):
                     f"makes {size:,} bytes an origin, more than {MAX_FORECAST_BYTES:,}; lower one of them"
                 )
         return self
+
+    def _check_refit(self, name: str, refit: RefitConfig) -> None:
+        candle = interval_ms(self.candles.interval)
+        for key in ("every", "train_window", "select_window", "embargo"):
+            value = getattr(refit, key)
+            shortest = 0 if key == "embargo" else candle
+            if value is not None and (interval_ms(value) % candle or interval_ms(value) < shortest):
+                raise ValueError(
+                    f"forecaster '{name}': refit.{key} {value} is not a whole number of {self.candles.interval} candles"
+                )
 
     def _check_base(self, name: str, base: str) -> None:
         known = sorted(key for key, value in self.forecasters.items() if not isinstance(value, CalibratedConfig))

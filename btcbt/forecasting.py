@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from btcbt.config import ExecutorConfig, time_text
 from btcbt.errors import BtcbtError
@@ -16,8 +17,8 @@ from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.executors import ShardTask, forecast_shards_on
 from btcbt.forecasters.parallel import batch_size, forecast_in_order, processes
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.store import Digests, ForecastStore, Plan
-from btcbt.windows import Windows
+from btcbt.store import Digests, ForecastStore, Plan, fitted_digests, history_digests
+from btcbt.windows import Windows, contamination
 
 READ_BATCH = 168
 
@@ -44,6 +45,42 @@ class Member:
     traded: bool
     computed: int = 0
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def label_and_digest(
+    forecaster: Forecaster, origins: IntArray, windows: Digests
+) -> tuple[NDArray[np.str_], Digests, str]:
+    """What each origin's fitted parts had looked at, and what its stored forecast must agree with.
+
+    Parameters
+    ----------
+    forecaster : Forecaster
+    origins : int64 (M,)
+        All origins of the walk, ms UTC.
+    windows : void (M,)
+        Digests of their windows.
+
+    Returns
+    -------
+    labels : str (M,)
+        See `btcbt.windows.contamination`.
+    digests : void (M,)
+        Of its window; with the weights, if they were fitted for it; with all before, if the forecaster learns.
+    kind : str
+        ``window``, ``refit`` or ``history``: which of these.
+    """
+    labels = np.empty(len(origins), dtype="U11")
+    weights = [""] * len(origins)
+    for part in forecaster.parts(origins):
+        labels[part.rows] = contamination(origins[part.rows], part.ranges)
+        for row in part.rows.tolist():
+            weights[row] = part.weights
+    digests, kind = windows, "window"
+    if any(weights):
+        digests, kind = fitted_digests(windows, weights), "refit"
+    if isinstance(forecaster, Calibrated):
+        digests, kind = history_digests(origins, digests), "history"
+    return labels, digests, kind
 
 
 def forecast_shards(

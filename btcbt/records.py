@@ -192,3 +192,29 @@ class DataRange:
     use: str
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """A checkpoint that was fitted inside the walk-forward, for the origins in [start, end), ms UTC.
+
+    Attributes
+    ----------
+    start, end : int
+        Which origins it serves.
+    key : str
+        Digest of what it was made from: candles, recipe, starting weights.
+    folder : str
+        Where it lies.
+    weights : str
+        Digest of what came out.
+    ranges : tuple of DataRange, or None
+        What it and the weights that it began with have looked at; None if some of that is unknown.
+    """
+
+    start: int
+    end: int
+    key: str
+    folder: str
+    weights: str
+    ranges: tuple[DataRange, ...] | None

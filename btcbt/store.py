@@ -27,7 +27,8 @@ import queue
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -100,6 +101,25 @@ def history_digests(origins: IntArray, windows: Digests) -> Digests:
         link = chain + origin.to_bytes(8, "little", signed=True) + bytes(window)
         chain = hashlib.blake2b(link, digest_size=DIGEST_BYTES, person=b"btcbt-history").digest()
         digests.append(chain)
+    return np.frombuffer(b"".join(digests), dtype=_DIGEST)
+
+
+def fitted_digests(windows: Digests, weights: Sequence[str]) -> Digests:
+    """Digests for forecasts made with weights of their own, (B,): of each window and of what was fitted for it.
+
+    Parameters
+    ----------
+    windows : void (B,)
+        `window_digests`.
+    weights : sequence of str (B,)
+        Digest of the weights of each origin; where it is empty, a window's digest is left as it is.
+    """
+    digests = [
+        hashlib.blake2b(bytes(window) + of.encode(), digest_size=DIGEST_BYTES, person=b"btcbt-refit").digest()
+        if of
+        else bytes(window)
+        for window, of in zip(windows.tolist(), weights, strict=True)
+    ]
     return np.frombuffer(b"".join(digests), dtype=_DIGEST)
 
 

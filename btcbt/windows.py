@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.config import WindowsConfig, time_ms, time_text
+from btcbt.config import RefitConfig, WindowsConfig, interval_ms, time_ms, time_text
 from btcbt.errors import CandleError
 from btcbt.records import Candles, DataRange, FloatArray, IntArray, Window
 
@@ -186,6 +186,98 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
         if ends:
             labels[np.asarray(origins) < max(ends)] = label
     return labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefitPeriod:
+    """Origins that one refit serves, and what it may be fitted on.
+
+    Attributes
+    ----------
+    start, end : int
+        It serves origins in [start, end), ms UTC.
+    train, select : tuple of int
+        Open times of the candles to fit and to select on, [start, end) each; both end by `start`.
+    candles : Candles
+        Those and what lies between, and nothing else: a read-only view.
+    """
+
+    start: int
+    end: int
+    train: tuple[int, int]
+    select: tuple[int, int]
+    candles: Candles
+
+
+def plan_refits(candles: Candles, config: WindowsConfig, refit: RefitConfig) -> tuple[RefitPeriod, ...]:
+    """The periods of a refit schedule, from the first origin of the range on: a later end keeps the earlier periods.
+
+    Whether there is enough to fit on is for `fit_windows` to say: a period is what it is by the clock alone.
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    config : WindowsConfig
+        The range, T and H.
+    refit : RefitConfig
+        The schedule.
+    """
+    step = config.stride * candles.interval_ms
+    first, stop = -(-time_ms(config.start) // step) * step, time_ms(config.end)
+    every = stop - first if refit.every is None else interval_ms(refit.every)
+    embargo = embargo_ms(config, refit, candles.interval_ms)
+    periods = []
+    for start in range(first, stop, every):
+        select_end = start - embargo
+        select_start = select_end - interval_ms(refit.select_window)
+        train_end = select_start - embargo
+        train_start = train_end - interval_ms(refit.train_window)
+        rows = slice(*np.searchsorted(candles.open_time, (train_start, select_end)).tolist())
+        part = Candles(
+            candles.open_time[rows], candles.values[rows], candles.interval_ms, candles.source, candles.sha256
+        )
+        span, selection = (train_start, train_end), (select_start, select_end)
+        periods.append(RefitPeriod(start, start + every, span, selection, _read_only(part)))
+    return tuple(periods)
+
+
+def embargo_ms(config: WindowsConfig, refit: RefitConfig, candle_ms: int) -> int:
+    """How long before the first origin that it serves a refit stops to look, and between its two ranges."""
+    return (config.context + config.horizon) * candle_ms if refit.embargo is None else interval_ms(refit.embargo)
+
+
+def fit_windows(period: RefitPeriod, length: int) -> tuple[int, int]:
+    """How many windows of `length` contiguous candles lie in the training and in the selection range of a period.
+
+    Raises
+    ------
+    CandleError
+        If either holds none, or the history begins after the training range does.
+    """
+    candles = period.candles
+    when = f"candles {candles.source}: the refit for {time_text(period.start)}"
+    if not len(candles) or candles.open_time[0] > period.train[0]:
+        begins = time_text(int(candles.open_time[0])) if len(candles) else "later"
+        raise CandleError(
+            f"{when} is fitted on candles from {time_text(period.train[0])} on, but they begin {begins}; "
+            "shorten refit.train_window, or move windows.start"
+        )
+    last = np.arange(length - 1, len(candles))
+    opens, closes = candles.open_time[last - (length - 1)], candles.open_time[last]
+    whole = closes - opens == (length - 1) * candles.interval_ms
+    counts = [
+        int(np.count_nonzero(whole & (opens >= start) & (closes < end))) for start, end in (period.train, period.select)
+    ]
+    for count, name, (start, end) in zip(
+        counts, ("train_window", "select_window"), (period.train, period.select), strict=True
+    ):
+        if not count:
+            raise CandleError(
+                f"{when} finds no {length} contiguous candles in {time_text(start)} .. {time_text(end)}; "
+                f"lengthen refit.{name}"
+            )
+    return counts[0], counts[1]
 
 
 def _require_inside(candles: Candles, start: int, end: int) -> None:

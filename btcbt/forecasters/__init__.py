@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from btcbt.config import (
@@ -17,12 +18,17 @@ from btcbt.config import (
     WindowsConfig,
 )
 from btcbt.forecasters.base import Forecaster
+from btcbt.records import Refit
 
 __all__ = ["Forecaster", "create_forecaster"]
 
 
 def create_forecaster(
-    config: ForecasterConfig, windows: WindowsConfig, seed: int, built: Mapping[str, Forecaster] | None = None
+    config: ForecasterConfig,
+    windows: WindowsConfig,
+    seed: int,
+    built: Mapping[str, Forecaster] | None = None,
+    serving: Callable[[int], Refit] | None = None,
 ) -> Forecaster:
     """Build the forecaster that a part of an experiment describes.
 
@@ -38,6 +44,8 @@ def create_forecaster(
         Keys the random numbers.
     built : mapping, optional
         Other forecasters of the experiment by name; one that is calibrated must find its base there.
+    serving : callable, optional
+        Origin (ms UTC) to the refit that serves it; one that is refitted needs it.
 
     Raises
     ------
@@ -50,10 +58,16 @@ def create_forecaster(
 
         return Calibrated((built or {})[config.base], Rates(floors=config.rates))
     if isinstance(config, KronosConfig):
-        from btcbt.forecasters.kronos import AnchoredKronos, KronosForecaster
+        from btcbt.forecasters.kronos import AnchoredKronos, KronosForecaster, load_refit
+        from btcbt.forecasters.refitted import Refitted
 
         cls = AnchoredKronos if isinstance(config, AnchoredKronosConfig) else KronosForecaster
-        return cls.from_config(config, windows, seed)
+        base = cls.from_config(config, windows, seed)
+        if config.refit is None:
+            return base
+        if serving is None:
+            raise ValueError("a forecaster that is refitted needs its refits")
+        return Refitted(base, serving, partial(load_refit, config, windows, seed), config.refit.model_dump(mode="json"))
 
     common: dict[str, Any] = {
         "context": windows.context,

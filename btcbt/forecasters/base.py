@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from btcbt.records import DataRange, ForecastBatch, Window
+import numpy as np
+
+from btcbt.records import DataRange, ForecastBatch, IntArray, Window
+
+
+class Part(NamedTuple):
+    """Origins that the same fitted parts forecast.
+
+    Attributes
+    ----------
+    rows : int64
+        Which of the origins asked about.
+    weights : str
+        Digest of what was fitted for them alone; empty if the forecaster's identity says it all.
+    ranges : sequence of DataRange, or None
+        As `Forecaster.data_ranges`, of these parts.
+    """
+
+    rows: IntArray
+    weights: str
+    ranges: Sequence[DataRange] | None
 
 
 class Forecaster(ABC):
@@ -63,3 +84,7 @@ class Forecaster(ABC):
     def data_ranges(self) -> Sequence[DataRange] | None:
         """Candles that fitted parts have looked at; empty if nothing was fitted, None if that is unknown."""
         return ()
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """Group origins by the fitted parts that forecast them: all together, unless it is refitted as time passes."""
+        yield Part(np.arange(len(origins), dtype=np.int64), "", self.data_ranges())

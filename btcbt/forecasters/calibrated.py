@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.forecasters.base import Forecaster
+from btcbt.forecasters.base import Forecaster, Part
 from btcbt.forecasters.conformal import Adjustment, Calibration, Layout, Rates, Skeleton, adjust
 from btcbt.records import (
     AMOUNT,
@@ -22,6 +22,7 @@ from btcbt.records import (
     Float32Array,
     FloatArray,
     ForecastBatch,
+    IntArray,
     Window,
 )
 
@@ -133,6 +134,10 @@ class Calibrated(Forecaster):
     def data_ranges(self) -> Sequence[DataRange] | None:
         """Those of the base: calibration itself learns from candles before each origin alone."""
         return self.base.data_ranges()
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """Those of the base."""
+        return self.base.parts(origins)
 
 
 class _Walk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -30,7 +31,7 @@ from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.randomness import systematic, uniforms
-from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Window
+from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Refit, Window
 
 NUMERICS = 1
 """Raised whenever the same weights, windows and seed give other paths than before."""
@@ -84,6 +85,12 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
             "give the tokenizer that the model was trained with"
         )
     return Checkpoint(*pair, ranges)
+
+
+def pair_digest(checkpoint: Checkpoint) -> str:
+    """Digest of both networks of a pair (64 hex digits)."""
+    digests = weights_digest(checkpoint.model) + weights_digest(checkpoint.tokenizer)
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 class KronosForecaster(Forecaster):
@@ -223,6 +230,11 @@ class KronosForecaster(Forecaster):
         }
 
     @property
+    def weights(self) -> str:
+        """Digest of both networks (64 hex digits)."""
+        return pair_digest(self.checkpoint)
+
+    @property
     def batch_size(self) -> int:
         """Origins of one call; by default as many as half of the device's free memory holds."""
         if self._batch_size is not None:
@@ -261,6 +273,22 @@ class KronosForecaster(Forecaster):
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+
+def load_refit(config: KronosConfig, windows: WindowsConfig, seed: int, refit: Refit) -> KronosForecaster:
+    """The forecaster of a configuration with the weights of a refit.
+
+    Raises
+    ------
+    CheckpointError
+        If they are not those that the refit is known by.
+    """
+    cls = AnchoredKronos if isinstance(config, AnchoredKronosConfig) else KronosForecaster
+    part = config.model_copy(update={"checkpoint": refit.folder, "tokenizer": None, "refit": None})
+    forecaster = cls.from_config(part, windows, seed)
+    if forecaster.weights != refit.weights:
+        raise CheckpointError(f"{refit.folder}: its weights are not those that were fitted; delete it and run again")
+    return forecaster
 
 
 class AnchoredKronos(KronosForecaster):

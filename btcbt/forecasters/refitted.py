@@ -1,0 +1,122 @@
+"""A forecaster whose weights are replaced as time passes, by ones that were fitted before the origins they serve."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from btcbt.config import time_text
+from btcbt.forecasters.base import Forecaster, Part
+from btcbt.records import DataRange, ForecastBatch, IntArray, Refit, Window
+
+_KEPT = 2  # sets of weights in memory: a batch may lie across two periods
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which refit serves an origin: a function that can be sent to another process.
+
+    Attributes
+    ----------
+    refits : tuple of Refit
+        In order of time.
+    """
+
+    refits: tuple[Refit, ...]
+
+    def __call__(self, origin: int) -> Refit:
+        """The refit of an origin (ms UTC).
+
+        Raises
+        ------
+        ValueError
+            If none was made for it.
+        """
+        row = bisect_right(self.refits, origin, key=lambda refit: refit.start) - 1
+        if row < 0 or origin >= self.refits[row].end:
+            raise ValueError(f"no refit serves {time_text(origin)}")
+        return self.refits[row]
+
+
+class Refitted(Forecaster):
+    """Forecasts each origin as `base` would with the weights of its period.
+
+    Random numbers are keyed by seed, origin and path, so the paths of an origin differ from those of `base` by the
+    weights alone.
+
+    Parameters
+    ----------
+    base : Forecaster
+        The forecaster that is refitted, with the weights that it begins with.
+    serving : callable
+        Origin (ms UTC) to the refit that serves it.
+    load : callable
+        Refit to a forecaster with its weights, and otherwise like `base`.
+    schedule : mapping
+        When and how it is refitted, as JSON values.
+    """
+
+    def __init__(
+        self,
+        base: Forecaster,
+        serving: Callable[[int], Refit],
+        load: Callable[[Refit], Forecaster],
+        schedule: Mapping[str, object],
+    ) -> None:
+        super().__init__(context=base.context, horizon=base.horizon, n_paths=base.n_paths, seed=base.seed)
+        self.frozen, self.serving, self.schedule = base, serving, dict(schedule)
+        self.single_threaded = base.single_threaded
+        self._load = load
+        self._loaded: dict[str, Forecaster] = {}
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        """Sample the H candles after each window, each with the weights of its period."""
+        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        if not len(windows):
+            return self.frozen.forecast(windows)
+        paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
+        provenance: dict[str, str] = {}
+        for rows, refit in self._groups(origins):
+            batch = self._forecaster(refit).forecast([windows[row] for row in rows.tolist()])
+            paths[rows] = batch.paths
+            provenance = {**batch.provenance, "refit": refit.key}
+        return ForecastBatch(origins, paths, provenance)
+
+    def identity(self) -> Mapping[str, object]:
+        """The base's identity and the schedule.
+
+        The weights of each origin are not part of it; see `parts` and `btcbt.store.fitted_digests`.
+        """
+        return {"kind": "refitted", "version": 1, "base": dict(self.frozen.identity()), "refit": self.schedule}
+
+    @property
+    def batch_size(self) -> int:
+        """That of the base."""
+        return self.frozen.batch_size
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """What the weights that it begins with have looked at; those of each period are in `parts`."""
+        return self.frozen.data_ranges()
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """One for each refit that serves any of the origins."""
+        for rows, refit in self._groups(origins):
+            yield Part(rows, refit.weights, refit.ranges)
+
+    def _groups(self, origins: IntArray) -> Iterator[tuple[IntArray, Refit]]:
+        groups: dict[Refit, list[int]] = {}
+        for row, origin in enumerate(origins.tolist()):
+            groups.setdefault(self.serving(origin), []).append(row)
+        for refit, rows in groups.items():
+            yield np.array(rows, dtype=np.int64), refit
+
+    def _forecaster(self, refit: Refit) -> Forecaster:
+        if refit.weights not in self._loaded:
+            forecaster = self._load(refit)
+            if len(self._loaded) == _KEPT:
+                self._loaded.pop(next(iter(self._loaded)))
+            self._loaded[refit.weights] = forecaster
+        return self._loaded[refit.weights]

@@ -1,0 +1,320 @@
+"""Refits inside the walk-forward, with a tiny pair of networks on the bundled candles."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_kronos import save_tiny
+
+from btcbt import refits, run
+from btcbt.candles import read_candles
+from btcbt.config import RunConfig
+from btcbt.errors import CandleError
+from btcbt.records import Candles, DataRange
+from btcbt.refits import Refitter, candles_digest, frozen_config, make_refitter
+from btcbt.report.stored import Run
+from btcbt.windows import contamination, plan_refits
+
+HOUR = 3_600_000
+JUNE = 1_559_347_200_000  # 2019-06-01T00:00Z
+SCHEDULE = {"every": "24h", "train_window": "240h", "select_window": "72h", "steps": 3, "batch_size": 2}
+SCHEDULE |= {"learning_rate": 3e-3, "dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"), (DataRange("pretraining", 0, JUNE - 100 * HOUR),))
+
+
+def experiment(
+    root: Path, checkpoint: Path, *, end: str = "2019-06-03", refit: dict[str, Any] | None = None
+) -> RunConfig:
+    kronos = {"kind": "kronos", "checkpoint": str(checkpoint), "n_paths": 2, "device": "cpu"}
+    tree = {
+        "name": "refits",
+        "candles": {"path": "bundled:BTCUSD_1h"},
+        "windows": {"context": 20, "horizon": 4, "start": "2019-06-01", "end": end},
+        "forecasters": {"frozen": kronos, "monthly": kronos | {"refit": SCHEDULE if refit is None else refit}},
+        "store": {"root": str(root)},
+    }
+    return RunConfig.model_validate(tree, strict=False)
+
+
+def refitter(config: RunConfig, candles: Candles | None = None) -> Refitter:
+    from btcbt.forecasters import create_forecaster
+
+    part = config.forecasters["monthly"]
+    frozen = create_forecaster(frozen_config(part), config.windows, config.seed)
+    made = make_refitter(part, config, candles or read_candles("bundled:BTCUSD_1h"), frozen)
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Run]:
+    config = experiment(tmp_path_factory.mktemp("root"), checkpoint)
+    return config, run(config)
+
+
+def test_frozen_and_refitted_differ_by_their_weights_alone(done: tuple[RunConfig, Run]) -> None:
+    from btcbt.config import KronosConfig
+    from btcbt.forecasters import create_forecaster
+    from btcbt.windows import make_windows
+
+    config, finished = done
+    entries = finished.manifest["forecasters"]["monthly"]["refits"]
+    assert [entry["serves"][0] for entry in entries] == ["2019-06-01T00:00Z", "2019-06-02T00:00Z"]
+    windows = make_windows(read_candles("bundled:BTCUSD_1h"), config.windows)
+    paths = finished.forecasts("monthly").paths()
+    assert not np.array_equal(paths, finished.forecasts("frozen").paths())
+    part = config.forecasters["frozen"]
+    assert isinstance(part, KronosConfig)
+    for number, entry in enumerate(entries):
+        folder = config.store.folder / "store" / "refits" / entry["key"]
+        same = create_forecaster(part.model_copy(update={"checkpoint": str(folder)}), config.windows, config.seed)
+        rows = slice(24 * number, 24 * number + 24)
+        np.testing.assert_array_equal(same.forecast(windows[rows]).paths[:16], paths[rows][:16])
+    assert entries[0]["weights"] != entries[1]["weights"]
+
+
+def test_an_experiment_run_again_or_for_longer_uses_the_refits_and_forecasts_that_are_there(
+    done: tuple[RunConfig, Run], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, finished = done
+    fitted: list[str] = []
+    finetune = refits.finetune
+    monkeypatch.setattr(refits, "finetune", lambda *a: fitted.append(a[1].output) or finetune(*a))
+    again = run(config)
+    assert not fitted
+    assert again.manifest["forecasters"]["monthly"]["computed"] == 0
+    longer = run(experiment(config.store.folder, checkpoint, end="2019-06-04"))
+    assert len(fitted) == 1
+    entry, before = (one.manifest["forecasters"]["monthly"] for one in (longer, finished))
+    assert entry["refits"][:2] == before["refits"]
+    assert entry["key"] == before["key"]
+    assert (entry["computed"], entry["reused"]) == (24, 48)
+    np.testing.assert_array_equal(longer.forecasts("monthly").paths(0, 48), finished.forecasts("monthly").paths())
+
+
+def test_each_origin_is_labelled_by_the_ranges_of_its_own_refit(done: tuple[RunConfig, Run]) -> None:
+    _, finished = done
+    assert finished.manifest["forecasters"]["monthly"]["labels"] == {"clean": 48}
+    first, second = (entry["looked_at"] for entry in finished.manifest["forecasters"]["monthly"]["refits"])
+    # 24 candles of embargo before the origins, 72 to select on, 24 of embargo again, 240 to fit on.
+    assert first == [
+        ["pretraining", "1970-01-01T00:00Z", "2019-05-27T20:00Z"],
+        ["finetuning", "2019-05-17T00:00Z", "2019-05-27T00:00Z"],
+        ["selection", "2019-05-28T00:00Z", "2019-05-31T00:00Z"],
+    ]
+    assert second[1:] == [
+        ["finetuning", "2019-05-18T00:00Z", "2019-05-28T00:00Z"],
+        ["selection", "2019-05-29T00:00Z", "2019-06-01T00:00Z"],
+    ]
+
+
+def test_weights_that_saw_later_candles_than_an_origin_make_it_seen_or_selected_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    shutil.copytree(checkpoint, late)
+    from btcbt.models.kronos.checkpoints import write_data_ranges
+
+    ranges = (DataRange("pretraining", 0, JUNE + 10 * HOUR), DataRange("selection", 0, JUNE + 30 * HOUR))
+    for folder in (late, late / "model", late / "tokenizer"):
+        write_data_ranges(folder, ranges)
+    finished = run(experiment(tmp_path / "runs", late))
+    assert finished.manifest["forecasters"]["monthly"]["labels"] == {"seen": 10, "selected-on": 20, "clean": 18}
+
+
+def test_a_corrected_candle_makes_the_refits_that_saw_it_anew_and_no_other(done: tuple[RunConfig, Run]) -> None:
+    config, _ = done
+    candles = read_candles("bundled:BTCUSD_1h")
+    values = candles.values.copy()
+    row = int(np.searchsorted(candles.open_time, JUNE - 20 * HOUR))  # in the second one's selection range alone
+    values[row] *= 1.001
+    changed = Candles(candles.open_time, values, candles.interval_ms, candles.source, "changed")
+    keys = [[refitter(config, one).key(number) for number in range(2)] for one in (candles, changed)]
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
+def test_a_key_tells_apart_all_that_a_refit_is_made_from_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
+    def key(root: str = "a", **changes: Any) -> str:
+        return refitter(experiment(tmp_path / root, checkpoint, refit=SCHEDULE | changes)).key(0)
+
+    assert key() == key("b") == key(every="48h")  # when the next one comes does not matter to the first
+    others = [
+        {"steps": 4}, {"learning_rate": 1e-3}, {"seed": 1}, {"train_window": "216h"}, {"embargo": "30h"},
+        {"select_window": "96h"}, {"tokenizer_steps": 1}, {"mirror": True}, {"dropout": 0.2}, {"batch_size": 3},
+    ]  # fmt: skip
+    assert len({key(), *(key(**change) for change in others)}) == 1 + len(others)
+
+
+def test_what_a_fit_is_given_holds_no_candle_after_its_ranges(done: tuple[RunConfig, Run]) -> None:
+    config, _ = done
+    made = refitter(config)
+    for period in made.periods:
+        assert period.candles.open_time[-1] + HOUR <= period.select[1] == period.start - 24 * HOUR
+        copy = refits._copy(period.candles)
+        assert copy.values.base is None
+        assert copy.open_time.base is None
+        assert candles_digest(copy) == candles_digest(period.candles)
+
+
+def test_a_cumulative_schedule_goes_on_from_the_refit_before(checkpoint: Path, tmp_path: Path) -> None:
+    made = refitter(experiment(tmp_path, checkpoint, refit=SCHEDULE | {"cumulative": True}))
+    first, second = made.fit(0), made.fit(1)
+    recipe = json.loads((Path(second.folder) / "recipe.json").read_text())
+    assert recipe["start"]["model"] == first.folder
+    assert second.ranges is not None
+    assert first.ranges is not None
+    assert set(first.ranges) < set(second.ranges)
+    alone = refitter(experiment(tmp_path, checkpoint))
+    assert alone.key(0) == made.key(0)
+    assert alone.key(1) != made.key(1)
+
+
+def test_without_every_there_is_one_refit_for_good(checkpoint: Path, tmp_path: Path) -> None:
+    once = {key: value for key, value in SCHEDULE.items() if key != "every"}
+    made = refitter(experiment(tmp_path, checkpoint, end="2019-09-01", refit=once))
+    assert len(made.periods) == 1
+    assert made.number(JUNE) == made.number(JUNE + 91 * 24 * HOUR) == 0
+    assert made.key(0) == refitter(experiment(tmp_path, checkpoint)).key(0)
+
+
+def test_epochs_are_counted_in_training_windows(checkpoint: Path, tmp_path: Path) -> None:
+    schedule = {key: value for key, value in SCHEDULE.items() if key != "steps"} | {"epochs": 0.5, "batch_size": 8}
+    made = refitter(experiment(tmp_path, checkpoint, refit=schedule))
+    recipe = made._recipe(0, made._beginning(0), tmp_path)
+    period = made.periods[0]
+    inside = period.candles.open_time[period.candles.open_time < period.train[1]]
+    windows = sum(inside[i + 23] - inside[i] == 23 * HOUR for i in range(len(inside) - 23))
+    assert recipe.model.steps == -(-windows // 16)
+
+
+def test_a_damaged_refit_is_made_again_with_a_warning(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = experiment(tmp_path, checkpoint)
+    first = refitter(config).fit(0)
+    weights = Path(first.folder) / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert refitter(config).fit(0) == first
+    assert "the refit is made again" in caplog.text
+
+
+def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tmp_path: Path) -> None:
+    for change, says in (
+        ({"train_window": "99999h"}, r"is fitted on candles from 2007-.* but they begin 2017-10-01T00:00Z; shorten"),
+        (
+            {"select_window": "20h"},
+            r"no 24 contiguous candles in 2019-05-30T04:00Z .. 2019-05-31T00:00Z; lengthen refit.s",
+        ),
+        ({"train_window": "10h"}, r"no 24 contiguous candles .* lengthen refit.train_window"),
+    ):
+        config = experiment(tmp_path / "runs", checkpoint, refit=SCHEDULE | change)
+        with pytest.raises(CandleError, match=says):
+            run(config)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"every": "90m"}, "refit.every 90m is not a whole number of 1h candles"),
+        ({"every": "0h"}, "refit.every 0h is not a whole number"),
+        ({"every": "a month"}, "a length of time such as 720h or 30d"),
+        ({"epochs": 2.0}, "give either 'steps' or 'epochs'"),
+        ({"steps": 0}, "greater than or equal to 1"),
+        ({"step": 2}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(checkpoint: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        experiment(tmp_path, checkpoint, refit=SCHEDULE | change)
+
+
+def fit_slowly(tree: str, ready: Any) -> None:
+    """In a process of its own: begin a fit, and say so."""
+    finetune = refits.finetune
+
+    def tell(histories: Any, config: Any, report: Any) -> Path:
+        def line(text: str) -> None:
+            if text.startswith("step") and not text.split()[1].startswith("0/"):
+                ready.set()
+            report(text)
+
+        return finetune(histories, config, line)
+
+    refits.finetune = tell  # type: ignore[assignment]
+    refitter(RunConfig.model_validate_json(tree)).fit(0)
+
+
+def test_a_refit_whose_process_was_killed_comes_out_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    schedule = SCHEDULE | {"steps": 60, "select_every": 6}
+    config = experiment(tmp_path / "killed", checkpoint, refit=schedule)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=fit_slowly, args=(config.model_dump_json(), ready))
+    process.start()
+    assert ready.wait(120)
+    os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    process.join()
+    folder = config.store.folder / "store" / "refits"
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == []
+    after = refitter(config).fit(0)
+    whole = refitter(experiment(tmp_path / "whole", checkpoint, refit=schedule)).fit(0)
+    assert (after.key, after.weights) == (whole.key, whole.weights)
+    assert [path.name for path in folder.iterdir()] == [after.key]
+
+
+def test_two_processes_that_want_the_same_refit_fit_it_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    config = experiment(tmp_path, checkpoint)
+    fitted: list[str] = []
+    finetune = refits.finetune
+
+    def slowly(*arguments: Any) -> Path:
+        fitted.append("once")
+        time.sleep(0.2)
+        return finetune(*arguments)
+
+    monkeypatch.setattr(refits, "finetune", slowly)
+    both = [refitter(config), refitter(config)]
+    with ThreadPoolExecutor(2) as pool:  # a lock on an open file holds between threads as between processes
+        first, second = pool.map(lambda one: one.fit(0), both)
+    assert first == second
+    assert fitted == ["once"]
+
+
+def test_periods_begin_at_the_first_origin_asked_for_whether_or_not_it_is_eligible(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = experiment(tmp_path, checkpoint)
+    windows, candles = config.windows, read_candles("bundled:BTCUSD_1h")
+    part = config.forecasters["monthly"].refit  # type: ignore[union-attr]
+    assert part is not None
+    starts = [period.start for period in plan_refits(candles, windows, part)]
+    assert starts == [JUNE, JUNE + 24 * HOUR]
+    gap = np.ones(len(candles), dtype=bool)
+    row = int(np.searchsorted(candles.open_time, JUNE - HOUR))
+    gap[row] = False
+    holed = Candles(candles.open_time[gap], candles.values[gap], candles.interval_ms)
+    assert [period.start for period in plan_refits(holed, windows, part)] == starts
+    for period in plan_refits(candles, windows, part):
+        ranges = [DataRange("finetuning", *period.train), DataRange("selection", *period.select)]
+        assert contamination(np.array([period.start]), ranges).tolist() == ["clean"]
