@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CODE_SHARPNESS = 6.0
+"""Log-odds of a bit per unit of its coordinate in `code_entropy`."""
+
 
 def bits_to_ids(bits: Tensor) -> Tensor:
     """Read (..., n) booleans as integers (...), least significant first."""
@@ -24,6 +27,28 @@ def ids_to_bits(ids: Tensor, n_bits: int) -> Tensor:
 def _entropy(p: Tensor) -> Tensor:
     """Entropy in nats over the last axis."""
     return -(p * torch.log(p + 1e-8)).sum(-1)
+
+
+def code_entropy(z: Tensor, s1_bits: int) -> Tensor:
+    """How far both sub-tokens are from being sure of each sample and even over the batch, in nats; a penalty.
+
+    Mean entropy of a sample's code less the entropy of the mean code: the paper's penalty (section 3.3) over groups of
+    bits, the groups being the sub-tokens. Bits that are even one by one may still repeat each other; this sees it.
+
+    Parameters
+    ----------
+    z : (..., bits)
+        Unit vectors, whose signs are the bits.
+    s1_bits : int
+        How many belong to the coarse sub-token.
+    """
+    total = z.new_zeros(())
+    for group in (z[..., :s1_bits], z[..., s1_bits:]):
+        flat = group.flatten(0, -2).float()
+        bits = ids_to_bits(torch.arange(2 ** flat.shape[-1], device=z.device), flat.shape[-1])
+        p = torch.softmax(0.5 * CODE_SHARPNESS * flat @ (2.0 * bits - 1.0).T, dim=-1)
+        total = total + _entropy(p).mean() - _entropy(p.mean(0))
+    return total
 
 
 class SphericalQuantizer(nn.Module):

@@ -14,11 +14,12 @@ from btcbt.models.kronos.quantizer import TokenQuantizer
 
 
 class Reconstruction(NamedTuple):
-    """What the training forward returns: both reconstructions (B, T, d_in), the quantizer's loss, the ids."""
+    """What the training forward returns: both reconstructions (B, T, d_in), the quantizer's loss, z, the ids."""
 
     coarse: Tensor
     full: Tensor
     quantizer_loss: Tensor
+    z: Tensor
     s1: Tensor
     s2: Tensor
 
@@ -60,7 +61,7 @@ class KronosTokenizer(nn.Module, Checkpointed[TokenizerConfig]):
         quantized, loss = self.tokenizer(z)
         coarse = self._decode(self.post_quant_embed_pre(quantized[..., : self.config.s1_bits]))
         full = self._decode(self.post_quant_embed(quantized))
-        return Reconstruction(coarse, full, loss, *self.tokenizer.ids(z))
+        return Reconstruction(coarse, full, loss, z, *self.tokenizer.ids(z))
 
     def encode(self, x: Tensor, half: bool = True) -> list[Tensor] | Tensor:
         """Token ids of scaled candles (B, T, d_in).
