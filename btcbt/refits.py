@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -37,14 +38,14 @@ from btcbt.config import (
 from btcbt.errors import CheckpointError
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
-from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, pair_digest
+from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
 from btcbt.forecasters.refitted import Refitted, Served
 from btcbt.models.kronos.checkpoints import read_json
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span, Start
 from btcbt.records import Candles, DataRange, IntArray, Refit
 from btcbt.report.progress import Progress
-from btcbt.store import sync_folder, write_whole
+from btcbt.files import sync_folder, write_whole
 from btcbt.windows import RefitPeriod, fit_windows, plan_refits
 
 try:
@@ -163,6 +164,17 @@ class Refitter:
             self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
         return self._done[number]
 
+    def forecaster(self, serving: Callable[[int], Refit]) -> Refitted:
+        """The forecaster that these refits make.
+
+        Parameters
+        ----------
+        serving : callable
+            Origin (ms UTC) to the refit that serves it.
+        """
+        load = partial(load_refit, self.config, self.windows, self.frozen.seed)
+        return Refitted(self.frozen, serving, load, self.refit.model_dump(mode="json"))
+
     def key(self, number: int) -> str:
         """SHA-256 (hex) of all that a refit is made from: starting weights, candles, recipe, and how it is computed."""
         beginning = self._beginning(number)
@@ -201,7 +213,9 @@ class Refitter:
             dropout=refit.dropout,
             mirror=refit.mirror,
             clip=self.config.clip,
+            device=self.config.device,
             precision=refit.precision,
+            save_every=refit.select_every or -(-steps // _LOOKS),
             seed=refit.seed,
             output=str(output),
         )

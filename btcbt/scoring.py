@@ -10,7 +10,7 @@ import numpy as np
 
 from btcbt.errors import StoreError
 from btcbt.forecasting import READ_BATCH, Member
-from btcbt.metrics import LossPanel, ScoreStream, confidence_sets, score_batch
+from btcbt.metrics import LossPanel, ScoreStream, against, confidence_sets, score_batch
 from btcbt.metrics.panel import past_volatility
 from btcbt.records import CLOSE, FloatArray
 from btcbt.report.progress import Progress
@@ -34,7 +34,8 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
     Returns
     -------
     dict of str to float
-        ``origins.*``, ``forecast.<name>.<score>`` (see `btcbt.metrics.summarise`) and, where there are several
+        ``origins.*``, ``forecast.<name>.<score>`` (see `btcbt.metrics.summarise`),
+        ``forecast.<name>.against.<other>.<score>`` (see `btcbt.metrics.against`) and, where there are several
         forecasters, ``confidence_set.<score>.<name>`` (see `btcbt.metrics.confidence_sets`).
     """
     numbers = {
@@ -68,6 +69,10 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
                 reference = stream
             else:
                 stream.close()
+    # What is refitted comes last, so that it is held against what is not.
+    refitted = {member.name: member.column == f"refit.{member.name}" for member in members}
+    ordered = {name: losses[name] for name in sorted(losses, key=lambda name: refitted[name])}
+    numbers.update((f"forecast.{key}", value) for key, value in against(ordered).items())
     if len(losses) > 1:
         numbers.update((f"confidence_set.{key}", value) for key, value in confidence_sets(losses).items())
     return numbers

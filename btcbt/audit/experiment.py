@@ -18,7 +18,7 @@ from btcbt.audit.displaced import DISPLACED, observe_displaced
 from btcbt.audit.execution import check_fills, check_ledger
 from btcbt.audit.findings import AuditReport, Finding, in_order
 from btcbt.audit.process import Answers, Witness, new_process
-from btcbt.audit.ranges import check_ranges
+from btcbt.audit.ranges import check_ranges, check_refits
 from btcbt.audit.sampling import draw_origins, edge_origins
 from btcbt.audit.scenes import Histories, Question, Scene
 from btcbt.audit.stages import Cast, Stages
@@ -29,6 +29,7 @@ from btcbt.config import RunConfig, load_config, time_text
 from btcbt.errors import CandleError
 from btcbt.forecasters import Forecaster
 from btcbt.records import IntArray
+from btcbt.refits import Refitter
 from btcbt.report.progress import Progress
 from btcbt.report.provenance import code_version
 from btcbt.runner import run_digest
@@ -153,8 +154,12 @@ class _Audit:
             self.comparisons["portfolio"] += count - len(found)
             self.findings += found
 
-    def _labels(self, forecasters: Mapping[str, Forecaster]) -> None:
+    def _labels(self, forecasters: Mapping[str, Forecaster], refitters: Mapping[str, Refitter]) -> None:
         origins, interval = self.histories.windows.origins, self.histories.candles.interval_ms
+        for name, refitter in refitters.items():
+            late = check_refits(name, refitter, origins)
+            self.comparisons["split"] += not late
+            self.findings += late
         for name, forecaster in forecasters.items():
             found, notes = check_ranges(name, forecaster, origins, interval, self.stages.label)
             self.comparisons["split"] += not found
@@ -167,7 +172,7 @@ class _Audit:
         """The truth first; then objects that saw it, and others that did not, in changed worlds."""
         fresh = Cast(self.config, self.stages)
         forecasters = used.forecasters(self.histories.candles)
-        self._labels(forecasters)
+        self._labels(forecasters, used.refitters)
         with self.progress.stage("audit", len(questions) * (3 + len(WORLDS)), unit="scenes") as advance:
             for question in questions:
                 scene = self.histories.true(question)

@@ -11,6 +11,7 @@ from btcbt.config import time_text
 STAGES = (
     "candles",
     "windows",
+    "refit",
     "scaling",
     "forecast",
     "calibration",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
 from btcbt.audit.stages import Label
 from btcbt.config import time_text
 from btcbt.forecasters import Forecaster
-from btcbt.records import IntArray
+from btcbt.records import DataRange, IntArray
+from btcbt.refits import Refitter
+from btcbt.windows import embargo_ms
 
 
 def check_ranges(
@@ -28,9 +32,58 @@ def check_ranges(
     list of str
         What is labelled otherwise, and what nobody has declared.
     """
-    ranges = forecaster.data_ranges()
-    labels = np.asarray(label(origins, ranges))
-    findings, notes = [], []
+    findings: list[Finding] = []
+    notes: list[str] = []
+    counts: Counter[str] = Counter()
+    for fitted in forecaster.parts(origins):
+        served = origins[fitted.rows]
+        labels = np.asarray(label(served, fitted.ranges))
+        counts.update(str(one) for one in labels if one != "clean")
+        findings += _called_clean(name, served, labels, fitted.ranges, interval_ms)
+        if _undeclared(fitted.ranges):
+            notes.append(
+                f"forecaster '{name}': what its weights were fitted on is not declared (in full), so they are not "
+                "proven"
+            )
+    if counts:
+        which = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))
+        notes.append(f"forecaster '{name}': of {len(origins):,} origins not clean, and labelled so: {which}")
+    return findings, notes
+
+
+def check_refits(name: str, refitter: Refitter, origins: IntArray) -> list[Finding]:
+    """Look for refits that looked at candles later than their embargo before the first origin that they serve.
+
+    Both what a refit was allowed and given, and what its checkpoint declares in the end.
+    """
+    interval = refitter.periods[0].candles.interval_ms
+    embargo = embargo_ms(refitter.windows, refitter.refit, interval)
+    findings = []
+    for number in sorted({refitter.number(origin) for origin in origins.tolist()}):
+        period, refit = refitter.periods[number], refitter.fit(number)
+        limit, candles = period.start - embargo, period.candles
+        ends = {
+            "its range to fit on": period.train[1],
+            "its range to select on": period.select[1],
+            "the candles that it was given": int(candles.open_time[-1]) + candles.interval_ms,
+        }
+        ends |= {
+            f"what it declares for {one.use}": one.end
+            for one in refit.ranges or ()
+            if one.use != "unknown" and one not in (refitter.frozen.data_ranges() or ())
+        }
+        latest = max(ends, key=lambda what: ends[what])
+        if ends[latest] > limit:
+            detail = f"{latest} ends {time_text(ends[latest])}, after the embargo from {time_text(limit)} on"
+            size = (ends[latest] - limit) / interval
+            findings.append(Finding("split", name, "refit", period.start, period.start, "none", "fresh", size, detail))
+    return findings
+
+
+def _called_clean(
+    name: str, origins: IntArray, labels: NDArray[np.str_], ranges: Sequence[DataRange] | None, interval_ms: int
+) -> list[Finding]:
+    findings = []
     for part in ranges or ():
         overlap = (origins < part.end) & (labels == "clean") & (part.use != "unknown")
         if overlap.any():
@@ -41,17 +94,12 @@ def check_ranges(
             )
             size = (part.end - first) / interval_ms
             findings.append(Finding("split", name, "label", first, first, "none", "fresh", size, detail))
-    undeclared = ranges is None or any(part.use == "unknown" for part in ranges)
-    if undeclared and (labels == "clean").any():
+    if _undeclared(ranges) and (labels == "clean").any():
         first = int(origins[labels == "clean"][0])
         detail = "called clean, but what its fitted parts have looked at is not declared"
         findings.append(Finding("split", name, "label", first, first, "none", "fresh", float("inf"), detail))
-    if undeclared:
-        notes.append(
-            f"forecaster '{name}': what its weights were fitted on is not declared (in full), so they are not proven"
-        )
-    counts = Counter(str(one) for one in labels if one != "clean")
-    if counts:
-        which = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))
-        notes.append(f"forecaster '{name}': of {len(origins):,} origins not clean, and labelled so: {which}")
-    return findings, notes
+    return findings
+
+
+def _undeclared(ranges: Sequence[DataRange] | None) -> bool:
+    return ranges is None or any(part.use == "unknown" for part in ranges)

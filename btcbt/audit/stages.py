@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,9 +23,10 @@ from btcbt.config import (
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
+from btcbt.refits import Plan, Refitter, frozen_config, make_refitter
 from btcbt.runner import Trader, make_traders
 from btcbt.strategy import Strategy
-from btcbt.windows import Windows, contamination, make_windows
+from btcbt.windows import Windows, contamination, make_windows, plan_refits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +71,8 @@ class Stages:
         As `btcbt.portfolio.simulate`.
     label : callable
         As `btcbt.windows.contamination`.
+    plan : callable
+        As `btcbt.windows.plan_refits`: which candles each refit is given.
     """
 
     read: Callable[[CandlesConfig], Candles] = read
@@ -78,6 +82,7 @@ class Stages:
     strategies: Callable[[Candles], Mapping[str, Strategy]] | None = None
     simulate: Simulate = simulate
     label: Label = contamination
+    plan: Plan = plan_refits
 
     def prepared(self, raw: Candles) -> Candles:
         """What the windows are cut from."""
@@ -104,7 +109,13 @@ class Cast:
     stages : Stages
     keep : bool
         Whether those that were built for the first history serve all others, too. If not, all are built for
-        each history, but for the forecasters of a configuration: they know no history, and are costly.
+        each history, but for the forecasters of a configuration: they know no history, and are costly. Those that
+        are refitted know it; their refits are found where the candles that went into them are the same.
+
+    Attributes
+    ----------
+    refitters : mapping of str to Refitter
+        What refits the forecasters of the last history asked for.
     """
 
     def __init__(self, config: RunConfig, stages: Stages, *, keep: bool = False) -> None:
@@ -112,17 +123,48 @@ class Cast:
         self._stages = stages
         self._keep = keep
         self._forecasters: Mapping[str, Forecaster] | None = None
+        self._loaded: dict[str, Forecaster] = {}
         self._traders: list[Trader] | None = None
+        self.refitters: dict[str, Refitter] = {}
 
-    def forecasters(self, candles: Candles) -> Mapping[str, Forecaster]:
-        """Forecasters by name."""
-        if self._forecasters is not None and (self._keep or self._stages.forecasters is None):
+    def forecasters(self, candles: Candles, until: int | None = None) -> Mapping[str, Forecaster]:
+        """Forecasters by name.
+
+        Parameters
+        ----------
+        candles : Candles
+            The history, for those that know it.
+        until : int, optional
+            What is refitted serves later origins than this (ms UTC) with the weights of this one: what comes after it
+            need not be fit to learn from.
+        """
+        if self._forecasters is not None and self._keep:
             return self._forecasters
         if self._stages.forecasters is not None:
             self._forecasters = self._stages.forecasters(candles)
-        else:
-            self._forecasters = _build(self._config)
+        elif self._forecasters is None or self.refitters:
+            self._forecasters = self._build(candles, until)
         return self._forecasters
+
+    def _build(self, candles: Candles, until: int | None) -> Mapping[str, Forecaster]:
+        """Those of the configuration; as for `btcbt run`, a random walk is among them, and bases come first."""
+        run = self._config
+        configs: dict[str, Any] = dict(run.forecasters)
+        if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
+            configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
+        built: dict[str, Forecaster] = {}
+        for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
+            if configs[name].kind == CALIBRATED:
+                built[name] = create_forecaster(configs[name], run.windows, run.seed, built)
+                continue
+            if name not in self._loaded:
+                self._loaded[name] = create_forecaster(frozen_config(configs[name]), run.windows, run.seed)
+            built[name] = self._loaded[name]
+            refitter = make_refitter(configs[name], run, candles, built[name], self._stages.plan)
+            if refitter is not None:
+                self.refitters[name] = refitter
+                built[name] = refitter.forecaster(partial(refitter.at, until=until))
+        return built
 
     def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
         """Each strategy on each forecaster that it trades on, every one an object of its own."""
@@ -141,17 +183,6 @@ class Cast:
                 if all(trader.name != label for trader in traders):
                     traders.append(Trader(label, strategy, type(strategy).__qualname__, {}, on))
         return traders
-
-
-def _build(config: RunConfig) -> Mapping[str, Forecaster]:
-    """The forecasters of a configuration; as for `btcbt run`, a random walk is among them, and bases come first."""
-    configs: dict[str, Any] = dict(config.forecasters)
-    if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
-        configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
-    built: dict[str, Forecaster] = {}
-    for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
-        built[name] = create_forecaster(configs[name], config.windows, config.seed, built)
-    return built
 
 
 def fill_times(orders: pd.DataFrame) -> IntArray:

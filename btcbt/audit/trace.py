@@ -17,6 +17,7 @@ from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
 from btcbt.records import CHANNELS, Forecast, ForecastBatch, IntArray, Window
+from btcbt.refits import Refitter
 from btcbt.runner import Trader
 from btcbt.strategy import decide_all
 from btcbt.windows import Windows
@@ -80,10 +81,14 @@ def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, stri
     if len(windows) < len(question.asked):  # one has gone: `observe_past` says so, and there is nothing to ask
         return []
     run = partial(attempt, scene=scene, strict=strict)
-    forecasters = cast.forecasters(scene.candles)
+    forecasters = cast.forecasters(scene.candles, question.origin)
     found = []
+    for name, refitter in cast.refitters.items():
+        found += run("refit", name, partial(_refits, name, refitter, scene))
     for name, forecaster in forecasters.items():
-        found += run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
+        made = run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
+        base = tuple(other for other, one in forecasters.items() if one is getattr(forecaster, "base", None))
+        found += [replace(one, needs=base) for one in made]
     # Of a forecaster that learns, the later of its two observations counts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
     decided = []
@@ -184,8 +189,8 @@ def _largest(expected: Observation, b: NDArray[Any]) -> tuple[int, float, str, s
 
 
 def _forecaster(observation: Observation) -> str:
-    """What a forecast and a scaling taint: later stages of the same forecaster."""
-    return observation.component if observation.stage in ("forecast", "calibration") else ""
+    """What a refit, a forecast and a scaling taint: later stages of the same forecaster."""
+    return observation.component if observation.stage in ("scaling", "forecast", "calibration") else ""
 
 
 def _candles(scene: Scene) -> Iterator[Observation]:
@@ -216,6 +221,14 @@ def windows_at(windows: Windows, origins: IntArray) -> list[Window]:
     if not len(windows.origins):
         return []
     return [windows[int(row)] for row in inside[windows.origins[inside] == origins]]
+
+
+def _refits(name: str, refitter: Refitter, scene: Scene) -> list[Observation]:
+    """What the refits that serve the asked origins are made from: their keys, as bytes."""
+    numbers = sorted({refitter.number(origin) for origin in scene.question.learned.tolist()})
+    keys = [np.frombuffer(bytes.fromhex(refitter.key(number)), dtype=np.uint8) for number in numbers]
+    starts = np.array([refitter.periods[number].start for number in numbers], dtype=np.int64)
+    return [Observation("refit", name, "candles", starts, np.stack(keys), ("byte of the digest",))]
 
 
 def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> Iterable[Observation]:

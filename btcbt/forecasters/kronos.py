@@ -89,8 +89,11 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
 
 def pair_digest(checkpoint: Checkpoint) -> str:
     """Digest of both networks of a pair (64 hex digits)."""
-    digests = weights_digest(checkpoint.model) + weights_digest(checkpoint.tokenizer)
-    return hashlib.sha256(digests.encode()).hexdigest()
+    return _both(weights_digest(checkpoint.model), weights_digest(checkpoint.tokenizer))
+
+
+def _both(model: str, tokenizer: str) -> str:
+    return hashlib.sha256((model + tokenizer).encode()).hexdigest()
 
 
 class KronosForecaster(Forecaster):
@@ -232,7 +235,7 @@ class KronosForecaster(Forecaster):
     @property
     def weights(self) -> str:
         """Digest of both networks (64 hex digits)."""
-        return pair_digest(self.checkpoint)
+        return _both(self._digests["model"], self._digests["tokenizer"])
 
     @property
     def batch_size(self) -> int:

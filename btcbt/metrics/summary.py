@@ -29,6 +29,7 @@ scored                 share of origins that could be scored
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,32 @@ def confidence_sets(
         table = np.column_stack([series[score][1] for series in losses.values()])
         p_values = model_confidence_set(table, list(losses), overlap, reps=reps, seed=seed)
         out.update({f"{score}.{name}": p_value for name, p_value in p_values.items()})
+    return out
+
+
+def against(losses: Mapping[str, Mapping[str, tuple[int, FloatArray]]]) -> dict[str, float]:
+    """Paired tests of every forecaster against each of those before it, at the same origins.
+
+    Parameters
+    ----------
+    losses : mapping of str to mapping
+        As for `confidence_sets`.
+
+    Returns
+    -------
+    dict of str to float
+        Keys are ``name.against.other.score``, then ``.skill``, ``.dm`` and ``.dm_p`` as `compare` has them, and
+        ``.difference``, ``.low`` and ``.high``: the mean loss of the first minus that of the other, in the loss's
+        unit, and its 95 % interval (`inference.MeanTest.interval`). P-values are not adjusted for their number.
+    """
+    out: dict[str, float] = {}
+    for other, name in combinations(losses, 2):
+        for score, (overlap, loss) in losses[name].items():
+            key, reference = f"{name}.against.{other}.{score}", losses[other][score][1]
+            _put(out, key, loss, reference, overlap)
+            test = diebold_mariano(loss, reference, overlap)
+            out[f"{key}.difference"] = test.mean
+            out[f"{key}.low"], out[f"{key}.high"] = test.interval()
     return out
 
 

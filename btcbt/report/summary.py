@@ -14,6 +14,7 @@ from rich.text import Text
 from btcbt.config import AnchoredKronosConfig
 from btcbt.report.accounts import BUY_AND_HOLD
 from btcbt.report.figures import primary
+from btcbt.report.refits import refit_table
 from btcbt.report.stored import Run
 
 NONE = "–"
@@ -25,7 +26,7 @@ def summary(run: Run) -> RenderableType:
     """What a person wants to know of a run, as something that a rich console prints."""
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
-        parts += ["", _forecast_table(run), *_confidence_set(run)]
+        parts += ["", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
     parts += [*_other_kinds(run), _labels(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]

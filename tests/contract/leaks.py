@@ -5,6 +5,7 @@ Functions and classes of a module, so that a fresh process can import them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch, Window
 from btcbt.strategy import Params, Strategy
-from btcbt.windows import Windows, contamination, make_windows
+from btcbt.windows import Windows, contamination, make_windows, plan_refits
 
 CONTEXT, HORIZON, N_PATHS, SEED = 48, 6, 4, 3
 AMOUNT = 5
@@ -177,6 +178,36 @@ def without_crashes(candles, config, reach):
     close = candles.values[:, CLOSE]
     ahead = np.minimum(windows.last + 1, len(candles) - 1)
     return _keep(windows, np.abs(np.log(close[ahead] / close[windows.last])) < 0.03)
+
+
+# -- refits: what they are fitted on -----------------------------------------------------------------------
+
+
+def refits_up_to_their_end(candles, config, refit):
+    """Each refit is selected on the very candles that it forecasts."""
+    return tuple(
+        _period(candles, one, one.train, (one.select[0], one.end)) for one in plan_refits(candles, config, refit)
+    )
+
+
+def refits_on_shifted_candles(candles, config, refit):
+    """The dates are right, the values are those of ten days later."""
+    ahead = 240
+    moved = Candles(candles.open_time[:-ahead], candles.values[ahead:], candles.interval_ms, candles.source)
+    return plan_refits(moved, config, refit)
+
+
+def refits_without_embargo(candles, config, refit):
+    """Each refit is selected on candles right before the origins that it serves."""
+    return tuple(
+        _period(candles, one, one.train, (one.select[0], one.start)) for one in plan_refits(candles, config, refit)
+    )
+
+
+def _period(candles, period, train, select):
+    rows = slice(*np.searchsorted(candles.open_time, (train[0], select[1])))
+    part = Candles(candles.open_time[rows], candles.values[rows], candles.interval_ms, candles.source)
+    return replace(period, train=train, select=select, candles=part)
 
 
 # -- forecasters ------------------------------------------------------------------------------------------

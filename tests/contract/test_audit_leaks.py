@@ -11,7 +11,9 @@ from typing import Any
 import leaks
 import numpy as np
 import pytest
+from tiny_kronos import save_tiny
 
+from btcbt import refits
 from btcbt.audit import STAGES, Stages, audit_experiment
 from btcbt.candles import make_candles, write_candles
 from btcbt.config import RunConfig
@@ -86,6 +88,16 @@ ALONE = {
         {"forecasters": partial(leaks.build, ["Undeclared"]), "label": leaks.label_clean},
     ),
 }
+# These are about what a refit is fitted on, and need a forecaster that is refitted.
+REFITS = {
+    "refits_up_to_their_end": Leak(
+        "a refit selected on the candles that it forecasts", "refit", {"plan": leaks.refits_up_to_their_end}
+    ),
+    "refits_on_shifted_candles": Leak(
+        "a refit on later candles under earlier dates", "refit", {"plan": leaks.refits_on_shifted_candles}
+    ),
+    "refits_without_embargo": Leak("a refit without its embargo", "split", {"plan": leaks.refits_without_embargo}),
+}
 READER = Leak("a strategy that looks candles up in a file of its own", "strategy")
 # These are classes of `leaks`, audited together: each is named, and none hides another.
 FORECASTERS = {
@@ -116,7 +128,7 @@ PROCESS = {
     ),
     "ReadsThroughPython": Leak("a strategy that opens the candles' file", "strategy", objects="process"),
 }
-LEAKS = {**ALONE, **FORECASTERS, **STRATEGIES, **PROCESS, "ReadsTheFile": READER}
+LEAKS = {**ALONE, **REFITS, **FORECASTERS, **STRATEGIES, **PROCESS, "ReadsTheFile": READER}
 
 HONEST = {
     "trailing_mean": Stages(prepare=leaks.trailing_mean),
@@ -181,6 +193,50 @@ def test_a_planted_leak_is_caught_at_its_stage(name, candle_file):
     assert report.caught_at == leak.stage, report.findings[:3]
     assert "fresh" in {found.objects for found in report.findings if found.stage == leak.stage}
     assert_exact(report)
+
+
+@pytest.fixture(scope="module")
+def refitted(candle_file, tmp_path_factory):
+    """An experiment with a forecaster that is refitted every ten days, cumulatively or not."""
+    checkpoint = save_tiny(tmp_path_factory.mktemp("tiny"))
+    schedule = {"every": "240h", "train_window": "168h", "select_window": "96h", "steps": 1, "batch_size": 2}
+    root = tmp_path_factory.mktemp("runs")
+
+    def build(**options):
+        kronos = {"kind": "kronos", "checkpoint": str(checkpoint), "n_paths": 2, "device": "cpu"}
+        return experiment(
+            candle_file,
+            windows={"context": leaks.CONTEXT, "horizon": leaks.HORIZON, "start": "2019-01-20", "end": "2019-02-15"},
+            forecasters={"refitted": kronos | {"refit": schedule | options}, "learns": CALIBRATED},
+            store={"root": str(root)},
+        )
+
+    return build
+
+
+CALIBRATED = {"kind": "calibrated", "base": "refitted"}
+
+
+@pytest.mark.parametrize("name", REFITS)
+def test_a_refit_that_sees_what_it_forecasts_is_caught(name, refitted):
+    leak = LEAKS[name]
+    report = audit_experiment(refitted(), stages=Stages(**leak.parts), sample=2, fresh_process=False)
+    assert report.caught_at == leak.stage, report.findings[:3]
+    assert {found.component for found in report.findings} == {"refitted"}  # and not the one that builds on it
+    assert "fresh" in {found.objects for found in report.findings if found.stage == leak.stage}
+    assert_exact(report)
+
+
+@pytest.mark.parametrize("options", [{}, {"cumulative": True}], ids=["from the checkpoint", "from the one before"])
+def test_honest_refits_pass_and_are_made_once(options, refitted, monkeypatch):
+    made = []
+    finetune = refits.finetune
+    monkeypatch.setattr(refits, "finetune", lambda *a: made.append(a[1].output) or finetune(*a))
+    report = audit_experiment(refitted(**options), sample=3, fresh_process=not options)
+    assert report.clean, report.findings[:3]
+    assert report.comparisons["refit"] > 0
+    assert len(made) <= 3  # one for each of the periods, whatever becomes of the future
+    assert report.comparisons["calibration"] > 0
 
 
 @pytest.fixture(scope="module")

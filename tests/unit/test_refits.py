@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from btcbt import refits, run
 from btcbt.candles import read_candles
 from btcbt.config import RunConfig
 from btcbt.errors import CandleError
+from btcbt.models.kronos.state import STATE_FILE
 from btcbt.records import Candles, DataRange
 from btcbt.refits import Refitter, candles_digest, frozen_config, make_refitter
 from btcbt.report.stored import Run
@@ -245,33 +247,22 @@ def test_a_wrong_schedule_is_refused(checkpoint: Path, tmp_path: Path, change: d
         experiment(tmp_path, checkpoint, refit=SCHEDULE | change)
 
 
-def fit_slowly(tree: str, ready: Any) -> None:
-    """In a process of its own: begin a fit, and say so."""
-    finetune = refits.finetune
-
-    def tell(histories: Any, config: Any, report: Any) -> Path:
-        def line(text: str) -> None:
-            if text.startswith("step") and not text.split()[1].startswith("0/"):
-                ready.set()
-            report(text)
-
-        return finetune(histories, config, line)
-
-    refits.finetune = tell  # type: ignore[assignment]
+def fit_first(tree: str) -> None:
+    """In a process of its own."""
     refitter(RunConfig.model_validate_json(tree)).fit(0)
 
 
 def test_a_refit_whose_process_was_killed_comes_out_the_same(checkpoint: Path, tmp_path: Path) -> None:
-    schedule = SCHEDULE | {"steps": 60, "select_every": 6}
+    schedule = SCHEDULE | {"steps": 200, "select_every": 10}
     config = experiment(tmp_path / "killed", checkpoint, refit=schedule)
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=fit_slowly, args=(config.model_dump_json(), ready))
+    folder = config.store.folder / "store" / "refits"
+    process = multiprocessing.get_context("spawn").Process(target=fit_first, args=(config.model_dump_json(),))
     process.start()
-    assert ready.wait(120)
+    while process.is_alive() and not list(folder.glob(f".*.tmp/{STATE_FILE}")):
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     process.join()
-    folder = config.store.folder / "store" / "refits"
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == []
     after = refitter(config).fit(0)
     whole = refitter(experiment(tmp_path / "whole", checkpoint, refit=schedule)).fit(0)
@@ -318,3 +309,22 @@ def test_periods_begin_at_the_first_origin_asked_for_whether_or_not_it_is_eligib
     for period in plan_refits(candles, windows, part):
         ranges = [DataRange("finetuning", *period.train), DataRange("selection", *period.select)]
         assert contamination(np.array([period.start]), ranges).tolist() == ["clean"]
+
+
+def test_frozen_and_refitted_are_compared_by_a_paired_test_with_its_interval(done: tuple[RunConfig, Run]) -> None:
+    from rich.console import Console
+
+    from btcbt.report.summary import summary
+
+    _, finished = done
+    key = "forecast.monthly.against.frozen.crps_bps.close.h4"
+    ours, theirs = (finished.metrics[f"forecast.{name}.crps_bps.close.h4"] for name in ("monthly", "frozen"))
+    assert finished.metrics[f"{key}.difference"] == pytest.approx(ours - theirs)
+    assert finished.metrics[f"{key}.skill"] == pytest.approx(1 - ours / theirs)
+    assert finished.metrics[f"{key}.low"] < ours - theirs < finished.metrics[f"{key}.high"]
+    assert 0 < finished.metrics[f"{key}.dm_p"] <= 1
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(summary(finished))
+    row = next(line for line in console.export_text().splitlines() if line.startswith("monthly") and "frozen" in line)
+    assert f"{ours - theirs:+.2f}" in row
+    assert row.split()[2] == "2"  # refits

@@ -1,0 +1,65 @@
+"""Whether refitting helps: a forecaster that is refitted beside the same one with frozen weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from btcbt.config import KronosConfig
+from btcbt.report.stored import Run
+
+NONE = "–"
+
+
+def twins(run: Run) -> Iterator[tuple[str, str]]:
+    """Each refitted forecaster with each other one of the same checkpoint: frozen ones, and refitted ones before it.
+
+    Calibrated ones are left out: what they add is another question.
+    """
+    kronos = {name: one for name, one in run.config.forecasters.items() if isinstance(one, KronosConfig)}
+    for name in sorted(kronos, key=lambda name: kronos[name].refit is not None):
+        for other, theirs in kronos.items():
+            ours = kronos[name]
+            alike = (ours.checkpoint, ours.tokenizer) == (theirs.checkpoint, theirs.tokenizer)
+            if alike and ours.refit is not None and f"forecast.{name}.against.{other}.energy_bps.skill" in run.metrics:
+                yield name, other
+
+
+def refit_table(run: Run) -> list[Table]:
+    """Paired tests of refitted forecasters against their twins; nothing where none is refitted."""
+    pairs = list(twins(run))
+    if not pairs:
+        return []
+    last = f"h{run.config.windows.horizon}"
+    table = Table(
+        title=f"Refitted against the same checkpoint, CRPS of the close {last[1:]} ahead, bps: below zero is better",
+        title_justify="left",
+        title_style="bold",
+        caption="the same origins and random numbers; p: Diebold-Mariano, not adjusted for the number of rows",
+        caption_justify="left",
+        caption_style="dim",
+        box=None,
+        pad_edge=False,
+    )
+    for column in ("refitted", "against", "refits", "difference", "95% interval", "relative", "p"):
+        table.add_column(column, justify="left" if column in ("refitted", "against") else "right", no_wrap=True)
+    for name, other in pairs:
+        prefix = f"forecast.{name}.against.{other}.crps_bps.close.{last}"
+        value = {key: run.metrics.get(f"{prefix}.{key}", math.nan) for key in ("difference", "low", "high", "skill")}
+        interval = f"{_number(value['low'], '+.2f')} .. {_number(value['high'], '+.2f')}"
+        table.add_row(
+            name,
+            other,
+            str(len(run.manifest["forecasters"][name].get("refits", ()))),
+            _number(value["difference"], "+.2f"),
+            interval if math.isfinite(value["low"]) else NONE,
+            _number(0.0 - 100 * value["skill"], "+.2f") + "%",
+            _number(run.metrics.get(f"{prefix}.dm_p", math.nan), ".3f"),
+        )
+    return [table]
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}" if math.isfinite(value) else NONE
