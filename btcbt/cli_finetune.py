@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,15 @@ from btcbt.terminal import console, guarded
 def finetune_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe's file.")],
 ) -> None:
-    """Fit tokenizer and model by a recipe; the folder says what they have looked at."""
-    errors = console(stderr=True)
-    with guarded(errors, f"python -m btcbt finetune {recipe}", "nothing is kept"):
-        from btcbt.finetuning import run_recipe
+    """Fit tokenizer and model by a recipe; one that was stopped goes on. The folder says what they have looked at."""
+    errors, out = console(stderr=True), console()
+    kept = "the last state is kept"
+    with guarded(errors, f"python -m btcbt finetune {recipe}", kept):
+        from btcbt.finetuning import loss_table, run_recipe
 
-        folder = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))
-    console().print(f"checkpoint in {folder}", markup=False, highlight=False)
+        done = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))
+        if os.environ.get("RANK", "0") == "0":
+            if done.losses:
+                out.print(loss_table(done.losses), markup=False, highlight=False, soft_wrap=True)
+            for folder in done.folders:
+                out.print(f"checkpoint in {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from btcbt.config import time_ms
 from btcbt.models.kronos.auto import IGNORED
+from btcbt.models.kronos.batches import WindowSampler, make_batch
 from btcbt.models.kronos.recipe import Span
 from btcbt.models.kronos.tokenizer import KronosTokenizer
-from btcbt.models.kronos.training import WindowSampler, make_batch
 from btcbt.records import Candles
 
 _EVER = Span(start=datetime(1970, 1, 1, tzinfo=UTC), end=datetime(9999, 1, 1, tzinfo=UTC))

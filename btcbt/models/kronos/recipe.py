@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from btcbt.config import Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
 
 Calendar = Literal["minute", "hour", "weekday", "day", "month"]
+WindowScaling = Literal["context", "window_with_future"]
+SCALINGS: tuple[WindowScaling, ...] = ("context", "window_with_future")
 
 
 class Span(Section):
@@ -35,11 +37,26 @@ class Start(Section):
     model: Place | None = None
 
 
+class Lora(Section):
+    """Low-rank adapters on the model's linear layers of these names; everything else is frozen."""
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"), min_length=1, strict=False
+    )
+
+
 class Optimizer(Section):
-    """AdamW (Loshchilov and Hutter, 2019) with linear warm-up and cosine decay to `floor` times the peak."""
+    """AdamW (Loshchilov and Hutter, 2019); learning rates by `btcbt.models.kronos.schedule.learning_rate`."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
+    """Windows of a step, over all processes."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a process computes its share of a step in, one after the other."""
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
@@ -48,6 +65,8 @@ class Optimizer(Section):
     clip_norm: float = Field(1.0, gt=0)
     select_every: int = Field(250, ge=1)
     """Steps between looks at the selection range; the best weights seen are kept."""
+    patience: int | None = Field(None, ge=1)
+    """Looks in a row without a better loss after which the stage ends early."""
 
 
 class FinetuneConfig(Section):
@@ -68,6 +87,9 @@ class FinetuneConfig(Section):
     window: int = Field(480, ge=4)
     """Candles of a window: the longest context and the horizon."""
     context: tuple[int, int] = Field((120, 360), strict=False)
+    scaling: WindowScaling | Annotated[tuple[WindowScaling, ...], Field(min_length=1, strict=False)] = "context"
+    """``window_with_future`` is the reference's recipe, which leaks (`btcbt.models.kronos.batches.make_batch`); its
+    checkpoints are never clean. A list fits each in a folder of its own and compares their losses."""
     train: Span
     select: Span
     select_on: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -78,12 +100,20 @@ class FinetuneConfig(Section):
     """Without it the tokenizer of `start` is kept as it is."""
     model: Optimizer
     dropout: float = Field(0.1, ge=0, lt=1)
+    code_entropy: float = Field(0.0, ge=0)
+    """Weight of `btcbt.models.kronos.quantizer.code_entropy` in the tokenizer's loss; the reference has none."""
     mirror: bool = False
     """Turn half of the training windows upside down, so that no drift is learned."""
     calendar: tuple[Calendar, ...] = Field(("minute", "hour", "weekday", "day", "month"), strict=False)
     """Calendar tables that are trained; from scratch the others stay zero."""
     clip: float = Field(5.0, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    lora: Lora | None = None
+    """Train adapters of the model instead of its weights, and merge them in the end."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto`` is bfloat16 on GPUs that have it, and float32 elsewhere."""
+    save_every: int = Field(500, ge=1)
+    """Steps between two states from which a stopped fit goes on."""
     seed: int = Field(0, ge=0, lt=2**63)
     output: Place
 
@@ -105,7 +135,28 @@ class FinetuneConfig(Section):
                 f"reaches back to {time_text(self.train_end_ms)} and leaves nothing of train, which starts at "
                 f"{time_text(self.train.start)}; start train earlier, or select later"
             )
+        if self.lora is not None and self.start.model is None:
+            raise ValueError("lora adapts a model that is there; name it in start.model, or remove lora")
+        for name, stage in (("tokenizer", self.tokenizer), ("model", self.model)):
+            if stage is not None and stage.batch_size % stage.accumulate:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} does not divide by accumulate {stage.accumulate}; change one"
+                )
         return self
+
+    @property
+    def leaky(self) -> bool:
+        """Whether windows are scaled with the candles that are to be predicted."""
+        return self.scaling == "window_with_future"
+
+    def variants(self) -> tuple[FinetuneConfig, ...]:
+        """One recipe for each scaling that this one compares; this one alone if it names one."""
+        if isinstance(self.scaling, str):
+            return (self,)
+        return tuple(
+            self.model_copy(update={"scaling": scaling, "output": f"{self.output}/{scaling}"})
+            for scaling in dict.fromkeys(self.scaling)
+        )
 
     @property
     def embargo_candles(self) -> int:

@@ -1,7 +1,7 @@
-"""Fitting tokenizer and model to candle history.
+"""The loop that fits a network, in steps that can be gone on from.
 
 Every random choice of a step (windows, context length, mirroring, dropout) is a function of (seed, stage, step), so a
-fit is reproducible on one device and needs no random state to go on from a step.
+fit is reproducible on one device, and a state needs no random numbers.
 """
 
 from __future__ import annotations
@@ -9,246 +9,258 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from btcbt.config import time_text
-from btcbt.errors import CandleError, CheckpointError
-from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.decoder import Kronos
+from btcbt.errors import CheckpointError, ConfigError
+from btcbt.models.kronos.batches import WindowSampler
+from btcbt.models.kronos.losses import LOSS_NAMES, Losses, Objective, mean_losses
+from btcbt.models.kronos.ranks import Ranks
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer
-from btcbt.models.kronos.scaling import Scaling
-from btcbt.models.kronos.tokenizer import KronosTokenizer
-from btcbt.records import HIGH, LOW, Candles, Float32Array, IntArray
+from btcbt.models.kronos.schedule import learning_rate, make_optimizer
+from btcbt.models.kronos.state import FitFolder, Snapshot, pack_optimizer, unpack_optimizer
 
-SELECTION_WINDOWS = 256
-"""Windows on which the selection loss is measured, spread evenly over the range."""
+STAGES = tuple(LOSS_NAMES)
+QUIET_SECONDS = 10.0
+"""Longest silence between two lines of progress, as far as steps allow."""
 
-
-class Batch(NamedTuple):
-    """Scaled windows (B, W, 6), their stamps (B, W, 5), and how many candles of each fitted the scaling."""
-
-    candles: Tensor
-    stamps: Tensor
-    context: int
-
-
-class WindowSampler:
-    """Contiguous windows of some histories, whole in [start, end), ms UTC; messages call that range by its name.
-
-    Raises
-    ------
-    CandleError
-        If the span holds not one window.
-    """
-
-    def __init__(self, histories: Sequence[Candles], start: int, end: int, window: int, name: str = "range") -> None:
-        self.histories, self.window = histories, window
-        starts: list[IntArray] = []
-        for i, candles in enumerate(histories):
-            first = np.arange(len(candles) - window + 1, dtype=np.int64)
-            last = first + window - 1
-            whole = candles.open_time[last] - candles.open_time[first] == (window - 1) * candles.interval_ms
-            inside = (candles.open_time[first] >= start) & (candles.open_time[last] < end)
-            rows = first[whole & inside]
-            starts.append(np.stack((np.full_like(rows, i), rows), axis=1))
-        self.starts = np.concatenate(starts) if starts else np.empty((0, 2), np.int64)
-        if not len(self.starts):
-            raise CandleError(
-                f"{name}: no {window} contiguous candles in {time_text(start)} .. {time_text(end)}; "
-                "widen the range, shorten the window, or give more history"
-            )
-
-    def values(self, chosen: IntArray) -> tuple[Float32Array, IntArray]:
-        """Candles (B, W, 6) and open times (B, W) of rows of `starts`."""
-        picked = self.starts[chosen]
-        rows = [(self.histories[i], slice(j, j + self.window)) for i, j in picked]
-        values = np.stack([candles.values[part] for candles, part in rows]).astype(np.float32)
-        return values, np.stack([candles.open_time[part] for candles, part in rows])
-
-    def draw(self, config: FinetuneConfig, batch_size: int, key: tuple[int, int]) -> Batch:
-        """Return the training batch of (stage, step)."""
-        rng = np.random.default_rng([config.seed, *key])
-        values, times = self.values(rng.integers(len(self.starts), size=batch_size))
-        context = int(rng.integers(config.context[0], config.context[1] + 1))
-        if config.mirror:
-            _mirror(values, rng.random(batch_size) < 0.5)
-        return make_batch(values, times, context, config.clip)
-
-    def spread(self, config: FinetuneConfig, batch_size: int) -> Iterator[Batch]:
-        """Evenly spaced windows, the same at every look, scaled on the longest context."""
-        chosen = np.unique(np.linspace(0, len(self.starts) - 1, SELECTION_WINDOWS).astype(np.int64))
-        for part in np.array_split(chosen, math.ceil(len(chosen) / batch_size)):
-            yield make_batch(*self.values(part), config.context[1], config.clip)
-
-
-def _mirror(values: Float32Array, rows: np.ndarray) -> None:
-    """Turn the prices of some windows upside down around their first open; highs become lows."""
-    prices = values[rows, :, :4]
-    flipped = 2 * prices[:, :1, :1] - prices
-    flipped[..., [HIGH, LOW]] = flipped[..., [LOW, HIGH]]
-    values[rows, :, :4] = flipped
-
-
-def make_batch(values: Float32Array, times: IntArray, context: int, clip: float) -> Batch:
-    """Scale windows on their first `context` candles."""
-    scaled = Scaling.fit(values[:, :context]).apply(values, clip)
-    return Batch(torch.from_numpy(scaled), torch.from_numpy(stamps(times)), context)
-
-
-Loss = Callable[[Batch], dict[str, Tensor]]
-
-
-def tokenizer_losses(tokenizer: KronosTokenizer, batch: Batch) -> dict[str, Tensor]:
-    """Reconstruction from the coarse bits and from all bits, and the quantizer's loss (the reference's sum)."""
-    result = tokenizer(batch.candles)
-    coarse, full = (
-        F.mse_loss(result.coarse.float(), batch.candles),
-        F.mse_loss(result.full.float(), batch.candles),
-    )
-    return {
-        "loss": (coarse + full + result.quantizer_loss) / 2,
-        "coarse": coarse,
-        "full": full,
-        "quantizer": result.quantizer_loss,
-    }
-
-
-def model_losses(model: Kronos, tokenizer: KronosTokenizer, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy of both sub-tokens over the candles behind the context, in nats; causal in every layer."""
-    with torch.no_grad():
-        s1, s2 = tokenizer.encode(batch.candles)
-    logits = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:], first=batch.context - 1)
-    loss, coarse, fine = logits.loss(s1[:, batch.context :], s2[:, batch.context :])
-    return {"loss": loss, "s1": coarse, "s2": fine}
+Report = Callable[[str], None]
+Row = dict[str, float | str]
 
 
 @dataclass
-class Curve:
-    """Losses by step: rows of (step, split, learning rate, name -> value)."""
+class Progress:
+    """Where a stage is, apart from its tensors; all of it is JSON.
 
-    rows: list[dict[str, float | str]] = field(default_factory=list)
+    Attributes
+    ----------
+    step : int
+        Optimizer steps done.
+    looked : bool
+        Whether the selection range was looked at after them.
+    rows : list of dict
+        The loss curve: step, split, losses by name, learning rate.
+    best_loss, best_step : float, int
+        The lowest selection loss, and when it was seen.
+    looks_since : int
+        Looks at the selection range since then.
+    sums, count : dict, int
+        Training losses since the last look.
+    """
 
-    def add(self, step: int, split: str, losses: dict[str, float], **more: float) -> None:
-        """Append one row."""
-        self.rows.append({"step": step, "split": split, **more, **losses})
+    step: int = 0
+    looked: bool = False
+    rows: list[Row] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_step: int = 0
+    looks_since: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
 
 
-Report = Callable[[str], None]
+class Fit:
+    """Minimises ``objective(network, batch)["loss"]`` and keeps the weights that are best on the selection range.
+
+    Parameters
+    ----------
+    network : Module
+        On the device of `ranks`.
+    objective : callable
+        Losses of a batch.
+    train, select : WindowSampler
+    config : FinetuneConfig
+    settings : Optimizer
+        Those of the stage.
+    stage : str
+        ``tokenizer`` or ``model``.
+    ranks : Ranks, optional
+        The processes that share the work; this one alone if left out.
+    folder : FitFolder, optional
+        Where the state is kept every ``config.save_every`` steps; nowhere if left out.
+    report : callable
+        Gets lines of progress.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        train: WindowSampler,
+        select: WindowSampler,
+        config: FinetuneConfig,
+        settings: Optimizer,
+        stage: str,
+        *,
+        report: Report,
+        ranks: Ranks | None = None,
+        folder: FitFolder | None = None,
+    ) -> None:
+        self.network, self.objective, self.train, self.select = network, objective, train, select
+        self.config, self.settings, self.stage = config, settings, stage
+        self.report, self.ranks, self.folder = report, ranks or Ranks("cpu"), folder
+        self.names = LOSS_NAMES[stage]
+        self.half = runs_in_bfloat16(config, self.ranks.device)
+        self.progress = Progress()
+        self.optimizer = make_optimizer(network, settings)
+        self.best = copy.deepcopy(network.state_dict())
+        self.shared = self.ranks.wrap(network)
+        self.parts = settings.accumulate * self.ranks.world
+        if settings.batch_size % self.parts:
+            raise ConfigError(
+                f"{stage}.batch_size {settings.batch_size} does not divide into accumulate {settings.accumulate} x "
+                f"{self.ranks.world} processes; choose a multiple of {self.parts}"
+            )
+        self._began, self._begun_at, self._spoke = time.perf_counter(), 0, time.perf_counter()
+
+    def run(self) -> list[Row]:
+        """Go on from the last state, if there is one, to the end; the network then holds the best weights.
+
+        Returns
+        -------
+        list of dict
+            The loss curve.
+
+        Raises
+        ------
+        CheckpointError
+            If a loss or gradient is NaN or infinite; the network then holds the best weights so far.
+        """
+        self._restore()
+        now = self.progress
+        while True:
+            if not now.looked and (now.step % self.settings.select_every == 0 or now.step == self.settings.steps):
+                self._look()
+            if now.step == self.settings.steps or self._patience_is_over():
+                break
+            if now.step % self.config.save_every == 0 and now.step > self._begun_at:
+                self._save()
+            self._step()
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        return now.rows
+
+    def _step(self) -> None:
+        """One step of the optimizer, over a batch that is cut for processes and accumulation."""
+        now, settings, ranks = self.progress, self.settings, self.ranks
+        rate = learning_rate(settings, now.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        stage = STAGES.index(self.stage)
+        torch.manual_seed((self.config.seed * 2 + stage) * 1_000_003 + now.step + ranks.rank * 1_000_000_007)
+        self.network.train()
+        whole = self.train.draw(self.config, settings.batch_size, (stage, now.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: Losses = {}
+        for i in range(settings.accumulate):
+            batch = whole.part(ranks.rank * settings.accumulate + i, self.parts).to(ranks.device)
+            last = i == settings.accumulate - 1
+            with nullcontext() if last else ranks.alone(self.shared):
+                with self._autocast():
+                    losses = self.objective(self.shared, batch)
+                (losses["loss"] / settings.accumulate).backward()
+            sums = {key: value.detach().float() + sums.get(key, 0.0) for key, value in losses.items()}
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        *values, size = ranks.total([*torch.stack([sums[key] for key in self.names]).tolist(), float(norm)])
+        if not math.isfinite(values[0]):
+            self._stop("the loss", values[0])
+        if not math.isfinite(size):
+            self._stop("the gradient's norm", size)
+        self.optimizer.step()
+        now.step, now.looked, now.count = now.step + 1, False, now.count + 1
+        for key, value in zip(self.names, values, strict=True):
+            now.sums[key] = now.sums.get(key, 0.0) + value / self.parts
+        if time.perf_counter() - self._spoke > QUIET_SECONDS:
+            self._say(f"train {now.sums['loss'] / now.count:.4f}")
+
+    def _stop(self, what: str, value: float) -> NoReturn:
+        """Give up on numbers that are none; the best weights stay."""
+        now = self.progress
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        raise CheckpointError(
+            f"{self.stage}: {what} is {value} at step {now.step}; the weights of step {now.best_step} (selection loss "
+            f"{now.best_loss:.4f}) are kept. Lower {self.stage}.learning_rate"
+        )
+
+    def _look(self) -> None:
+        """Measure the selection loss, keep the weights if they are the best, and note the curve."""
+        now = self.progress
+        selected = self.evaluate()
+        if not math.isfinite(selected["loss"]):
+            self._stop("the selection loss", selected["loss"])
+        now.rows.append({"step": now.step, "split": "select", **selected})
+        if now.count:
+            means = {key: value / now.count for key, value in now.sums.items()}
+            rate = learning_rate(self.settings, now.step - 1)
+            now.rows.append({"step": now.step, "split": "train", "learning_rate": rate, **means})
+        now.looks_since += 1
+        if selected["loss"] < now.best_loss:
+            self.best = copy.deepcopy(self.network.state_dict())
+            now.best_loss, now.best_step, now.looks_since = selected["loss"], now.step, 0
+        trained = f"train {now.sums['loss'] / now.count:.4f}  " if now.count else ""
+        self._say(f"{trained}select {selected['loss']:.4f} (best {now.best_loss:.4f})")
+        now.sums, now.count, now.looked = {}, 0, True
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean losses over windows of the selection range."""
+        batches = self.select.spread(self.config, self.settings.batch_size)
+        with self._autocast():
+            return mean_losses(self.objective, self.network, batches, self.names, self.ranks)
+
+    def _patience_is_over(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.progress.looks_since >= patience
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            parts = {"weights": self.network.state_dict(), "best": self.best, "adam": pack_optimizer(self.optimizer)}
+            tensors = {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+            self.folder.save(self.stage, Snapshot({"progress": asdict(self.progress)}, tensors))
+
+    def _restore(self) -> None:
+        snapshot = None if self.folder is None else self.folder.load(self.stage)
+        if snapshot is None:
+            return
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "adam": {}}
+        for key, value in snapshot.tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        self.network.load_state_dict(parts["weights"])
+        self.best = {key: value.to(self.ranks.device) for key, value in parts["best"].items()}
+        unpack_optimizer(self.optimizer, parts["adam"])
+        self.progress = Progress(**snapshot.values["progress"])
+        self._begun_at = self.progress.step
+        self.report(f"going on from step {self.progress.step}")
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.half)
+
+    def _say(self, text: str) -> None:
+        """One line: where the fit is, at what speed, and how long the rest takes at most."""
+        step, steps = self.progress.step, self.settings.steps
+        seconds = (time.perf_counter() - self._began) / max(step - self._begun_at, 1)
+        self._spoke = time.perf_counter()
+        line = f"{self.stage} {step:6d}/{steps}  {text}"
+        if step > self._begun_at:
+            rate = self.settings.batch_size * self.config.window / seconds
+            line += f"  {rate:,.0f} tokens/s  {(steps - step) * seconds / 60:.1f} min left"
+        self.report(line)
 
 
-def fit(
-    module: nn.Module,
-    losses: Loss,
-    train: WindowSampler,
-    select: WindowSampler,
-    config: FinetuneConfig,
-    optimizer_config: Optimizer,
-    stage: int,
-    report: Report,
-) -> Curve:
-    """Minimise ``losses(batch)["loss"]`` and leave in `module` the weights that were best on the selection range.
+def runs_in_bfloat16(config: FinetuneConfig, device: torch.device) -> bool:
+    """Whether the matrix products of a fit are in bfloat16; ``auto`` means GPUs that have it.
 
     Raises
     ------
-    CheckpointError
-        If the loss is NaN or infinite; `module` then holds the best weights so far.
+    ConfigError
+        If it is asked for where the device has not got it.
     """
-    settings = optimizer_config
-    optimizer = torch.optim.AdamW(
-        _groups(module, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
-    )
-    curve, best, best_loss = Curve(), copy.deepcopy(module.state_dict()), math.inf
-    began, sums, count = time.perf_counter(), dict[str, float](), 0
-    for step in range(settings.steps + 1):
-        if step % settings.select_every == 0 or step == settings.steps:
-            selected = evaluate(module, losses, select.spread(config, settings.batch_size), config)
-            curve.add(step, "select", selected)
-            if count:
-                curve.add(
-                    step,
-                    "train",
-                    {k: v / count for k, v in sums.items()},
-                    learning_rate=_rate(settings, step - 1),
-                )
-            if selected["loss"] < best_loss:
-                best, best_loss = copy.deepcopy(module.state_dict()), selected["loss"]
-            rate = step * settings.batch_size * config.window / (time.perf_counter() - began)
-            mean = sums.get("loss", math.nan) / max(count, 1)
-            left = (settings.steps - step) * settings.batch_size * config.window / max(rate, 1.0)
-            report(
-                f"step {step:6d}/{settings.steps}  train {mean:.4f}  "
-                f"select {selected['loss']:.4f} (best {best_loss:.4f})  "
-                f"{rate:,.0f} tokens/s  {left / 60:.1f} min left"
-            )
-            sums, count = {}, 0
-            if step == settings.steps:
-                break
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(settings, step)
-        torch.manual_seed((config.seed * 2 + stage) * 1_000_003 + step)
-        module.train()
-        with _autocast(config):
-            values = losses(train.draw(config, settings.batch_size, (stage, step)))
-        loss = values["loss"]
-        if not bool(torch.isfinite(loss)):
-            module.load_state_dict(best)
-            raise CheckpointError(
-                f"the loss is {loss.item()} at step {step}; the best weights before it are kept. "
-                "Lower the learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
-        optimizer.step()
-        count += 1
-        for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
-    module.load_state_dict(best)
-    module.eval()
-    return curve
-
-
-@torch.no_grad()
-def evaluate(module: nn.Module, losses: Loss, batches: Iterator[Batch], config: FinetuneConfig) -> dict[str, float]:
-    """Mean losses over some batches, dropout off."""
-    module.eval()
-    sums: dict[str, float] = {}
-    weight = 0
-    for batch in batches:
-        with _autocast(config):
-            values = losses(batch)
-        weight += len(batch.candles)
-        for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + float(value) * len(batch.candles)
-    return {key: value / weight for key, value in sums.items()}
-
-
-def _autocast(config: FinetuneConfig) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; norms, biases and embeddings do not."""
-    decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-
-
-def _rate(settings: Optimizer, step: int) -> float:
-    """Learning rate of a step: linear warm-up, then cosine decay."""
-    warmup = max(1, round(settings.warmup * settings.steps))
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, settings.steps - warmup)
-    low = settings.floor
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+    has = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    if config.precision == "bfloat16" and not has:
+        raise ConfigError("precision 'bfloat16': this GPU has not got it; choose float32 or auto")
+    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda" and has)

@@ -19,9 +19,10 @@ from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters.kronos import load_checkpoint
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.auto import IGNORED, KronosAutoTokenizer, KronosForCausalLM, find_tokenizer
+from btcbt.models.kronos.batches import make_batch
 from btcbt.models.kronos.checkpoints import describe_pair, weights_digest
 from btcbt.models.kronos.dataset import CandleDataset
-from btcbt.models.kronos.training import make_batch, model_losses
+from btcbt.models.kronos.losses import Encoder, model_losses
 from btcbt.prediction import kronos_config, predict
 from btcbt.records import CHANNELS
 
@@ -111,7 +112,7 @@ def test_the_loss_is_that_of_our_own_training(auto, tokens):
     labels = torch.stack((s1, s2), -1)
     labels[:, : batch.context] = IGNORED
     result = loaded(s1=s1, s2=s2, stamp=batch.stamps, labels=labels)
-    expected = model_losses(loaded.network, coder, batch)["loss"]
+    expected = model_losses(loaded.network, Encoder(coder, torch.device("cpu")), batch)["loss"]
     torch.testing.assert_close(result.loss, expected)
     assert result.s1_logits.shape[1] == s1.shape[1] - batch.context
     everywhere = loaded(s1=s1, s2=s2, stamp=batch.stamps)

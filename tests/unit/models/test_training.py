@@ -12,10 +12,12 @@ from btcbt.config import time_ms
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.finetuning import run_recipe
 from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.batches import WindowSampler, make_batch
 from btcbt.models.kronos.beginning import freeze_calendar
 from btcbt.models.kronos.checkpoints import read_data_ranges, weights_digest
+from btcbt.models.kronos.losses import Encoder, model_losses, tokenizer_losses
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span
-from btcbt.models.kronos.training import WindowSampler, fit, make_batch, model_losses, tokenizer_losses
+from btcbt.models.kronos.training import Fit, runs_in_bfloat16
 from btcbt.records import HIGH, LOW
 
 FEW = {"steps": 12, "batch_size": 4, "learning_rate": 3e-3, "select_every": 4}
@@ -32,6 +34,7 @@ def recipe(**changes):
         "tokenizer": FEW,
         "model": FEW,
         "output": "out",
+        "device": "cpu",
     }
     return FinetuneConfig.model_validate(values | changes)
 
@@ -80,7 +83,7 @@ def test_the_model_s_loss_counts_the_candles_behind_the_context_alone(samplers):
     config = recipe()
     tokenizer, model = small_pair()
     batch = samplers[0].draw(config, 4, (1, 0))
-    losses = model_losses(model, tokenizer, batch)
+    losses = model_losses(model, encoder(tokenizer), batch)
     s1, s2 = tokenizer.encode(batch.candles)
     logits = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:])
     behind = slice(batch.context - 1, None)
@@ -124,40 +127,108 @@ def test_a_mirrored_window_is_a_valid_one_turned_upside_down(samplers):
     assert 16 < flipped < 48
 
 
-def test_fits_are_reproducible_learn_and_keep_the_best_weights(samplers):
-    def run():
-        torch.manual_seed(5)
-        tokenizer, _ = small_pair(seed=5)
-        curve = fit(
-            tokenizer,
-            lambda b: tokenizer_losses(tokenizer, b),
-            *samplers,
-            recipe(),
-            Optimizer(**FEW),
-            0,
-            lambda _: None,
-        )
-        return tokenizer, curve
+def fitted(samplers, config=None, settings=None, objective=tokenizer_losses):
+    tokenizer, _ = small_pair(seed=5)
+    settings = settings or Optimizer(**FEW)
+    fit = Fit(tokenizer, objective, *samplers, config or recipe(), settings, "tokenizer", report=lambda _: None)
+    fit.run()
+    return tokenizer, fit
 
-    (first, curve), (second, again) = run(), run()
+
+def test_fits_are_reproducible_learn_and_keep_the_best_weights(samplers):
+    (first, fit), (second, again) = fitted(samplers), fitted(samplers)
     assert weights_digest(first) == weights_digest(second)
-    assert curve.rows == again.rows
-    selected = [row["loss"] for row in curve.rows if row["split"] == "select"]
+    assert fit.progress == again.progress
+    selected = [row["loss"] for row in fit.progress.rows if row["split"] == "select"]
     assert len(selected) == 4
     assert min(selected) < 0.8 * selected[0]
+    assert fit.progress.best_loss == min(selected) == fit.evaluate()["loss"]
     assert not first.training
 
 
-def test_a_loss_that_is_no_number_stops_the_fit_with_the_best_weights(samplers):
+def test_a_batch_computed_in_parts_is_one_step(samplers):
+    """The reconstruction is a mean over windows; the quantizer's entropy is not, so it is left out."""
+
+    def mean_only(network, batch):
+        losses = tokenizer_losses(network, batch)
+        return losses | {"loss": losses["coarse"] + losses["full"]}
+
+    whole, _ = fitted(samplers, objective=mean_only)
+    parts, _ = fitted(samplers, objective=mean_only, settings=Optimizer(**FEW | {"accumulate": 4}))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
+
+
+def test_a_stage_that_gets_no_better_ends_early(samplers):
+    calls = []
+
+    def worse(network, batch):
+        losses = tokenizer_losses(network, batch)
+        if not network.training:
+            calls.append(1)
+            return losses | {"loss": torch.tensor(float(len(calls)))}
+        return losses
+
+    _, fit = fitted(samplers, objective=worse, settings=Optimizer(**FEW | {"steps": 1000, "patience": 3}))
+    assert fit.progress.step == 12
+    assert fit.progress.best_step == 0
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient's norm", "selection loss"])
+def test_a_number_that_is_none_stops_the_fit_with_the_best_weights(samplers, broken):
+    """From step 6 on; the weights of step 4 had been looked at."""
+    steps = []
+
+    def objective(network, batch):
+        losses = tokenizer_losses(network, batch)
+        if network.training:
+            steps.append(1)
+        loss = losses["loss"]
+        if len(steps) > 6 and network.training and broken == "loss":
+            loss = loss * torch.nan
+        if len(steps) > 6 and broken == "gradient's norm":
+            loss = loss + (loss - loss.detach()).sqrt()  # its value is right, its derivative infinite
+        if len(steps) > 6 and not network.training and broken == "selection loss":
+            loss = loss * torch.inf
+        return losses | {"loss": loss}
+
+    tokenizer, _ = small_pair(seed=5)
+    fit = Fit(tokenizer, objective, *samplers, recipe(), Optimizer(**FEW), "tokenizer", report=lambda _: None)
+    step = 8 if broken == "selection loss" else 6
+    message = rf"the {broken} is (nan|inf) at step {step}; the weights of step 4 \(selection loss .*\) are kept"
+    with pytest.raises(CheckpointError, match=message):
+        fit.run()
+    assert fit.progress.best_step == 4
+    steps.clear()
+    assert fit.evaluate()["loss"] == fit.progress.best_loss
+
+
+def test_windows_of_a_fixed_context_are_tokenised_once(samplers):
     tokenizer, _ = small_pair()
-    before = weights_digest(tokenizer)
-    with pytest.raises(CheckpointError, match="the loss is nan at step 0; the best weights before it are kept"):
-        fit(
-            tokenizer,
-            lambda b: {"loss": tokenizer_losses(tokenizer, b)["loss"] * (torch.nan if tokenizer.training else 1)},
-            *samplers, recipe(), Optimizer(**FEW), 0, lambda _: None,
-        )  # fmt: skip
-    assert weights_digest(tokenizer) == before
+    encode = encoder(tokenizer)
+    config = recipe(context=[16, 16])
+    batch = samplers[0].draw(config, 8, (1, 0))
+    first = encode(batch)
+    encode.engine = None  # nothing is encoded any more
+    again = encode(batch)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    slow = tokenizer.encode(batch.candles)
+    assert all(torch.equal(a, b) for a, b in zip(first, slow, strict=True))
+    assert samplers[0].draw(recipe(), 8, (1, 0)).keys is None, "with contexts drawn anew no window comes again"
+
+
+def test_the_tokens_of_a_window_do_not_depend_on_its_batch(samplers):
+    encode = encoder(small_pair()[0])
+    batch = samplers[0].draw(recipe(), 6, (1, 0))
+    whole = encode(batch)
+    alone = [encode(batch.part(i, 6)) for i in range(6)]
+    for part in (0, 1):
+        assert torch.equal(whole[part], torch.cat([tokens[part] for tokens in alone]))
+
+
+def test_bfloat16_is_for_devices_that_have_it():
+    assert not runs_in_bfloat16(recipe(), torch.device("cpu"))
+    assert runs_in_bfloat16(recipe(precision="bfloat16"), torch.device("cpu"))
 
 
 def test_calendar_tables_that_are_not_trained_stay_zero():
@@ -188,7 +259,7 @@ output: made
 """
     )
     lines = []
-    folder = run_recipe("recipe.yaml", lines.append)
+    (folder,), _ = run_recipe("recipe.yaml", lines.append)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "kronos"  # the Auto classes read this
     assert folder.name == "made"
     KronosTokenizer.from_pretrained(folder / "tokenizer")
@@ -201,7 +272,9 @@ output: made
     with (folder / "model_loss.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "select"}
-    assert any("tokens/s" in line for line in lines)
+    assert any("tokens/s" in line and "min left" in line for line in lines)
+    for stage in ("tokenizer", "model"):
+        assert (folder / f"{stage}_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +297,10 @@ def test_a_broken_recipe_names_its_line(tmp_path):
     path.write_text("name: x\nwindoww: 3\n")
     with pytest.raises(ConfigError, match=r"recipe\.yaml:2: unknown key 'windoww'"):
         run_recipe(path, lambda _: None)
+
+
+def encoder(tokenizer):
+    return Encoder(tokenizer, torch.device("cpu"))
 
 
 def small_pair(seed=0):
