@@ -30,7 +30,7 @@ from pydantic import Field
 
 from btcbt.config import Section, load_config
 from btcbt.errors import ConfigError
-from btcbt.store import write_whole
+from btcbt.files import write_whole
 
 Verdict = Literal["equal", "within", "better", "moved", "worse", "vanished", "new"]
 FAILURES: tuple[Verdict, ...] = ("worse", "vanished")

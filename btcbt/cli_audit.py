@@ -40,7 +40,7 @@ def audit_command(
         report = audit_experiment(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
         out.print(verdict(report))
         what = {**report.as_json(), "commit": git_commit()}
-        stamped = keep_verdict(Path(config.store.root), config.name, report.subject["run"], what)
+        stamped = keep_verdict(config.store.folder, config.name, report.subject["run"], what)
     where = f"stamped into {stamped}" if stamped else "kept: the next run of this experiment carries it"
     out.print(f"The verdict is {where}.", markup=False, highlight=False, soft_wrap=True)
     if not report.clean:

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 damaged files were found; 2 bad usage, or no store there; 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +12,11 @@ import typer
 from btcbt.terminal import console, guarded
 
 if TYPE_CHECKING:
+    from btcbt.folders import Folder
     from btcbt.upkeep import Holding
 
 DAMAGED = 1
+KEEP_DAYS = 7.0
 
 store_app = typer.Typer(
     help="The store of forecasts: list, verify, clean up.",
@@ -24,11 +25,13 @@ store_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RootOption = Annotated[Path, typer.Option(help="Folder of runs and forecasts: store.root of the experiments.")]
+RootOption = Annotated[
+    str, typer.Option(help="Folder or URL of the forecasts: store.root of the experiments, or their store.local.")
+]
 
 
 @store_app.command("ls")
-def list_command(root: RootOption = Path("runs")) -> None:
+def list_command(root: RootOption = "runs") -> None:
     """List the keys: what each stands for, its origins, files and size."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store ls", kept="nothing was changed"):
@@ -38,7 +41,7 @@ def list_command(root: RootOption = Path("runs")) -> None:
         from btcbt.upkeep import holdings
 
         table = Table("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB", box=None)
-        found = holdings(root)
+        found = holdings(_folder(root))
         for one in found:
             meaning = one.meaning
             numbers = [str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths", "seed")]
@@ -52,14 +55,14 @@ def list_command(root: RootOption = Path("runs")) -> None:
 
 
 @store_app.command("verify")
-def verify_command(root: RootOption = Path("runs")) -> None:
+def verify_command(root: RootOption = "runs") -> None:
     """Compare every file with its checksum and name those that are damaged or foreign."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store verify", kept="nothing was changed"):
         from btcbt.upkeep import holdings
 
-        found = holdings(root)
-    damaged = [why for one in found for _, why in one.damaged]
+        found = holdings(_folder(root))
+    damaged = [why for one in found for why in one.damaged]
     for why in damaged:
         out.print(why, markup=False, highlight=False, soft_wrap=True)
     files, origins = sum(one.shards for one in found), sum(one.origins for one in found)
@@ -70,24 +73,39 @@ def verify_command(root: RootOption = Path("runs")) -> None:
 
 @store_app.command("gc")
 def gc_command(
-    root: RootOption = Path("runs"),
+    root: RootOption = "runs",
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it only say what could go.")] = False,
     older_than: Annotated[
-        float, typer.Option(min=0.0, help="Days for which forecasts that no run holds are kept for one to go on from.")
-    ] = 7.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            show_default="7; for ever at a URL",
+            help="Days for which forecasts that no run holds are kept for one to go on from.",
+        ),
+    ] = None,
 ) -> None:
     """Find what killed processes, given-up runs and damage left behind; it goes with --delete alone."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store gc", kept="what was deleted was not in use"):
+        from btcbt.folders import LocalFolder
         from btcbt.upkeep import delete as delete_all
         from btcbt.upkeep import garbage
 
-        found = garbage(root, older_than_days=older_than)
+        folder = _folder(root)
+        days = KEEP_DAYS if older_than is None and isinstance(folder, LocalFolder) else older_than
+        found = garbage(folder, older_than_days=days)
         for item in found:
-            out.print(f"{item.path}: {item.why}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"{item.folder}/{item.name}: {item.why}", markup=False, highlight=False, soft_wrap=True)
         size = delete_all(found) if delete else sum(item.size for item in found)
     verb = "deleted" if delete else "could go; delete with --delete"
     out.print(f"{len(found):,} files, {size / 1e6:.1f} MB: {verb}", markup=False, highlight=False)
+
+
+def _folder(root: str) -> Folder:
+    from btcbt.config import store_root
+    from btcbt.folders import open_folder
+
+    return open_folder(store_root(root))
 
 
 def _kind(one: Holding) -> str:

@@ -12,6 +12,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, overload
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -77,6 +79,39 @@ def _parse_place(value: str) -> str:
     """Files and folders are handed to the operating system, which knows no control characters."""
     if not value.isprintable():
         raise ValueError("a path of printable characters is expected")
+    return value
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is the URL of a service; anything else is a path of this machine."""
+    return "://" in place
+
+
+def _parse_root(value: str) -> str:
+    """A folder, or a URL that says where and never who: it is written into every manifest.
+
+    What is wrong with a URL is said without repeating it, for messages end in logs.
+    """
+    if not is_url(value):
+        return value
+    try:
+        parts = urlsplit(value)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise PydanticCustomError("url", "not a URL; write it as s3://BUCKET/PREFIX") from None
+    known = URL_OPTIONS.get(parts.scheme)
+    if known is None:
+        raise PydanticCustomError("url", "a folder, or a URL that starts with s3://, gs:// or hdfs:// is expected")
+    if "@" in parts.netloc or {name for name, _ in options} - set(known) or parts.fragment:
+        allowed = f", and nothing but {', '.join(known)} after '?'" if known else ""
+        raise PydanticCustomError(
+            "url",
+            "a URL without user, password or key is expected{allowed}; credentials are taken from the environment "
+            "or a profile, as {scheme} tools do",
+            {"allowed": allowed, "scheme": parts.scheme},
+        )
+    if not parts.netloc or ".." in parts.path.split("/"):
+        raise PydanticCustomError("url", "a URL such as s3://BUCKET/PREFIX, without '..', is expected")
     return value
 
 
@@ -307,10 +342,46 @@ class PortfolioConfig(Section):
 
 
 class StoreConfig(Section):
-    """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit."""
+    """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit.
 
-    root: Place = "runs"
+    `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``.
+    At a URL lie forecasts alone, for machines to share; runs, the ledger of trials, and a copy of the forecasts in use
+    lie in the folder `local`, ``runs`` if left out.
+    """
+
+    root: Annotated[Place, AfterValidator(_parse_root)] = "runs"
+    local: Place | None = None
     shard_size: int = Field(168, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.local is not None and (not is_url(self.root) or is_url(self.local)):
+            raise ValueError("local is a folder beside a root that is a URL; remove it")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine that runs lie in."""
+        return Path((self.local or "runs") if is_url(self.root) else self.root)
+
+    @property
+    def url(self) -> str | None:
+        """Where forecasts are kept besides, if anywhere."""
+        return self.root if is_url(self.root) else None
+
+
+def store_root(place: str) -> str:
+    """A folder or URL of a store that did not come from an experiment file.
+
+    Raises
+    ------
+    ConfigError
+        If `StoreConfig` would not take it.
+    """
+    try:
+        return StoreConfig(root=place).root
+    except ValidationError as error:
+        raise ConfigError(f"the store's root: {error.errors(include_url=False)[0]['msg']}") from None
 
 
 class ExecutorConfig(Section):
@@ -509,7 +580,9 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
     if first["type"] == "union_tag_not_found":
         return f"{place}: '{key}.kind' is missing; give one of {', '.join(KINDS)}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    got = f", got {_short(node)}" if isinstance(node, str | int | float | date | None) else ""
+    secret = isinstance(node, str) and is_url(node)  # may hold a password
+    shown = isinstance(node, str | int | float | date | None) and not secret
+    got = f", got {_short(node)}" if shown else ""
     key = f"'{key}': " if key else ""
     return f"{place}: {key}{message[0].lower() + message[1:]}{got}{more}"
 

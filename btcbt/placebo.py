@@ -21,12 +21,18 @@ taken relative to their last close.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from btcbt.errors import StoreError
+from btcbt.files import locked_file, temporary_name
 from btcbt.records import (
     AMOUNT,
     CLOSE,
@@ -89,25 +95,90 @@ def make_placebos(origins: int, runs: int, block: int, seed: int) -> list[Placeb
     return [_plan(KINDS[run % len(KINDS)], run // len(KINDS), origins, block, seed) for run in range(runs)]
 
 
-class Source:
-    """Real forecasts, prepared for making placebos of them: about 1.7 times their size.
+class Paths(Protocol):
+    """Paths (M, S, H, 6) in memory or on disk, of which some rows are asked for: (B, S, H, 6), a copy."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: IntArray, /) -> Float32Array: ...
+
+
+class Spool:
+    """Paths in a scratch file, read a few rows at a time wherever they are needed, by any process of this machine.
 
     Parameters
     ----------
-    paths : float32 (M, S, H, 6)
-        The real forecasts, in order of time.
+    file : Path
+        Holds float32 (M, S, H, 6), row after row.
+    shape : (M, S, H, 6)
+        Of the paths.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...]) -> None:
+        self._file = file
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, rows: IntArray, /) -> Float32Array:
+        out = np.empty((len(rows), *self._shape[1:]), dtype=np.float32)
+        stretches = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1)
+        with self._file.open("rb") as file:
+            for stretch in stretches:
+                file.seek(4 * math.prod(self._shape[1:]) * int(rows[stretch[0]]))
+                file.readinto(out[stretch[0] : stretch[-1] + 1].data)
+        return out
+
+
+@contextmanager
+def spooled(parts: Iterable[Float32Array], scratch: Path) -> Iterator[Spool]:
+    """Paths (B, S, H, 6) of origin after origin in a scratch file, which is gone when the block ends.
+
+    Parameters
+    ----------
+    parts : iterable of float32 (B, S, H, 6)
+        At least one.
+    scratch : Path
+        Folder for the file: as many bytes as the paths.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    path = temporary_name(scratch / "placebos")
+    try:
+        rows, shape = 0, tuple[int, ...]()
+        with locked_file(path) as file:
+            for part in parts:
+                rows, shape = rows + len(part), part.shape[1:]
+                try:
+                    file.write(np.ascontiguousarray(part, dtype=np.float32).data)
+                    file.flush()
+                except OSError as error:
+                    raise StoreError(
+                        f"{path}: scratch for placebos cannot be written ({error.strerror}); the forecasts are kept, "
+                        "make room or set placebos: 0, and run again"
+                    ) from None
+            yield Spool(path, (rows, *shape))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Source:
+    """Real forecasts, and placebos made of them, a few at a time.
+
+    Parameters
+    ----------
+    paths : Paths
+        The real forecasts (M, S, H, 6), in order of time.
     last_close : float64 (M,)
         Last close before each origin.
     """
 
-    def __init__(self, paths: Float32Array, last_close: FloatArray) -> None:
+    def __init__(self, paths: Paths, last_close: FloatArray) -> None:
         self.paths = paths
         self.last_close = np.asarray(last_close, dtype=np.float64)
-        self._moves = np.log(paths[..., :VOLUME])
-        before = np.empty(paths.shape[:3], dtype=np.float32)
-        before[:, :, 0] = np.log(self.last_close)[:, None]
-        before[:, :, 1:] = self._moves[:, :, :-1, CLOSE]
-        self._moves -= before[..., None]
 
     def placebo(self, placebo: Placebo) -> Iterator[Float32Array]:
         """The forecasts of a placebo run, (S, H, 6) for each of M origins in order; in single precision."""
@@ -128,7 +199,11 @@ class Source:
 
     def _sign_moves(self, chunk: Float32Array, source: IntArray, rng: np.random.Generator) -> None:
         """Turn every candle, relative to the close before it, upside down with a chance of one half."""
-        moves = self._moves[source]
+        moves = np.log(chunk[..., :VOLUME])
+        before = np.empty(chunk.shape[:3], dtype=np.float32)
+        before[:, :, 0] = np.log(self.last_close[source])[:, None]
+        before[:, :, 1:] = moves[:, :, :-1, CLOSE]
+        moves -= before[..., None]
         down = rng.integers(0, 2, moves.shape[:3], dtype=np.int8).astype(bool)
         high, low = moves[..., HIGH], moves[..., LOW]
         moves[..., HIGH], moves[..., LOW] = np.where(down, low, high), np.where(down, high, low)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import joblib
 import numpy as np
 
 from btcbt.config import PortfolioConfig
+from btcbt.forecasters.parallel import on_processes
 from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
-from btcbt.placebo import Placebo, Source, make_placebos, summarise_placebos
+from btcbt.placebo import Paths, Placebo, Source, make_placebos, summarise_placebos
 from btcbt.portfolio import Simulation, simulate
-from btcbt.records import CLOSE, Float32Array, FloatArray, Forecast
-from btcbt.strategy import decide_all, load_strategy
+from btcbt.records import CLOSE, FloatArray, Forecast
+from btcbt.strategy import decide_together, load_strategy
 from btcbt.windows import Windows
 
 MIN_RUNS = 8
 """Fewer runs are done before a second process has started."""
+TARGETS_AT_ONCE = 1 << 20
+"""Targets (accounts x origins) that are held and simulated together: an account needs some 200 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class Candidate:
 def run_placebos(
     candidates: Sequence[Candidate],
     windows: Windows,
-    paths: Float32Array,
+    paths: Paths,
     real: Simulation,
     config: PortfolioConfig,
     *,
@@ -54,8 +59,8 @@ def run_placebos(
         Strategies on this forecaster.
     windows : Windows
         M origins.
-    paths : float32 (M, S, H, 6)
-        Its forecasts.
+    paths : Paths (M, S, H, 6)
+        Its forecasts, in memory or on disk (`btcbt.placebo.spooled`).
     real : Simulation
         Holds the candidates' accounts.
     config : PortfolioConfig
@@ -79,17 +84,20 @@ def run_placebos(
         return {}
     placebos = make_placebos(len(windows), runs, block, seed)
     source = Source(paths, windows.candles.values[windows.last, CLOSE])
-    targets = np.empty((len(candidates), len(windows), runs))
-    for run, decided in enumerate(_decisions(candidates, windows, source, placebos)):
-        targets[:, :, run] = decided
-        advance(1)
-    names = [f"placebo {run}" for run in range(runs)]
+    decisions = _decisions(candidates, windows, source, placebos)
+    at_once = max(1, TARGETS_AT_ONCE // (len(windows) * len(candidates)))
+    scores: list[list[float]] = [[] for _ in candidates]
+    while decided := list(islice(decisions, at_once)):
+        names = [f"placebo {run}" for run in range(len(decided))]
+        for column, own in enumerate(scores):
+            targets = np.column_stack([run[column] for run in decided])
+            accounts = simulate(windows.candles, windows.origins, targets, names, config)
+            own += [_score(accounts, run) for run in range(len(decided))]
+        advance(len(decided))
     numbers: dict[str, float] = {}
-    for candidate, decided in zip(candidates, targets, strict=True):
-        accounts = simulate(windows.candles, windows.origins, decided, names, config)
-        scores = [_score(accounts, column) for column in range(runs)]
-        own = _score(real, real.names.index(candidate.name))
-        summary = summarise_placebos(own, scores, [placebo.kind for placebo in placebos])
+    kinds = [placebo.kind for placebo in placebos]
+    for candidate, own in zip(candidates, scores, strict=True):
+        summary = summarise_placebos(_score(real, real.names.index(candidate.name)), own, kinds)
         numbers |= {f"placebo.{candidate.name}.{key}": value for key, value in summary.items()}
     return numbers
 
@@ -102,22 +110,13 @@ def _decisions(
     if len(placebos) < MIN_RUNS:
         yield from (_decide(candidates, bare, source, placebo) for placebo in placebos)
         return
-    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), backend="loky", return_as="generator", batch_size=1)
-    yield from pool(joblib.delayed(_decide)(candidates, bare, source, placebo) for placebo in placebos)
+    yield from on_processes(partial(_decide, candidates, bare, source), placebos, int(joblib.cpu_count()))
 
 
 def _decide(candidates: Sequence[Candidate], windows: Windows, source: Source, placebo: Placebo) -> FloatArray:
-    forecasts = list(source.placebo(placebo))
-    return np.stack(
-        [
-            decide_all(
-                load_strategy(one.use, one.params),
-                (Forecast(window, paths) for window, paths in zip(windows, forecasts, strict=True)),
-                name=f"{one.name} on a placebo",
-            )
-            for one in candidates
-        ]
-    )
+    strategies = {f"{one.name} on a placebo": load_strategy(one.use, one.params) for one in candidates}
+    made = source.placebo(placebo)
+    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)))
 
 
 def _score(simulation: Simulation, column: int) -> float:

@@ -25,13 +25,13 @@ from btcbt.candles import import_candles, read_candles
 from btcbt.candles.bundled import PREFIX
 from btcbt.config import MAX_FORECAST_BYTES, KronosConfig, WindowsConfig, time_text
 from btcbt.errors import CandleError, CheckpointError, ConfigError, StoreError
+from btcbt.files import write_whole
 from btcbt.forecasters import create_forecaster
 from btcbt.metrics.volatility import realised_variance
 from btcbt.randomness import MAX_HORIZON
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Candles, DataRange, Float32Array, FloatArray, Forecast, Window
 from btcbt.report.prediction import draw_prediction
 from btcbt.report.provenance import code_version, git_commit, package_versions
-from btcbt.store import write_whole
 from btcbt.windows import contamination, make_windows
 
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)

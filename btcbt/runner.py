@@ -40,10 +40,12 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.errors import CandleError, ConfigError
+from btcbt.folders import open_remote
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasting import READ_BATCH, Member, forecast_shards
 from btcbt.ledger import Ledger, Trial
+from btcbt.placebo import spooled
 from btcbt.placebo_runs import Candidate, run_placebos
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import FloatArray, Forecast
@@ -128,7 +130,7 @@ class _Walk:
         self.progress = progress
         self.clock = Clock()
         self.started = datetime.now(UTC)
-        self.root = Path(config.store.root)
+        self.root = config.store.folder
         self._returns_folder = self.root / STORE_FOLDER / "trials"
 
     def run(self) -> Run:
@@ -137,6 +139,8 @@ class _Walk:
             self.candles = read_candles(self.config.candles.path, self.config.candles.interval)
         # Everything that can be wrong with an experiment shows before the first forecast is paid for.
         self.traders = make_traders(self.config)
+        url = self.config.store.url
+        self.remote = None if url is None else open_remote(url).child(STORE_FOLDER)
         with self.clock("load forecasters"):
             self._make_members()
         if self.traders and self.windows.origins[0] > self.candles.open_time[-1]:
@@ -200,7 +204,8 @@ class _Walk:
             seed=self.config.seed,
         )
         folder = self.root / STORE_FOLDER / key
-        store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon)
+        remote = None if self.remote is None else self.remote.child(key)
+        store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon, remote=remote)
         digests, column = self.digests[forecaster.context], f"window.{forecaster.context}"
         if isinstance(forecaster, Calibrated):
             digests, column = history_digests(self.windows.origins, digests), f"history.{name}"
@@ -307,9 +312,9 @@ class _Walk:
             ]
             if not on:
                 continue
-            origins = self.windows.origins
-            paths = np.concatenate([b.paths for b in member.store.read(member.plan, origins, READ_BATCH)])
-            with self.progress.stage(f"placebos {member.name}", runs, unit="runs") as advance:
+            parts = (batch.paths for batch in member.store.read(member.plan, self.windows.origins, READ_BATCH))
+            stage = self.progress.stage(f"placebos {member.name}", runs, unit="runs")
+            with spooled(parts, self.root) as paths, stage as advance:
                 ranks = run_placebos(
                     on,
                     self.windows,

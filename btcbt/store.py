@@ -15,6 +15,10 @@ A shard is written to a temporary name, synced, and renamed: it is whole or abse
 checksum of its bytes, which is compared before anything is parsed: a truncated, altered or foreign file is
 named in a warning and its origins are computed again. Equal forecasts make equal files, so two processes at
 once do no harm.
+
+A store may have a remote folder beside the local one, which other machines share. What is missing here is looked for
+there first and fetched, verified; what is computed is written here and then there. Everything else reads the local
+files alone.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import queue
 import re
-import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,12 +44,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from btcbt.errors import StoreError
+from btcbt.files import write_whole
+from btcbt.folders import RemoteFolder
 from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
-
-try:
-    import fcntl
-except ImportError:  # Windows: temporary files of killed processes stay until somebody deletes them
-    fcntl = None  # type: ignore[assignment]
 
 NUMERICAL_VERSION = 1
 """Raised when a change of the code changes forecasts beyond rounding; old shards are then left unused."""
@@ -57,6 +58,14 @@ _DIGEST = np.dtype(f"V{DIGEST_BYTES}")
 _CHECKSUM_BYTES = 16
 _SHARD_NAME = re.compile(r"(-?\d{1,15})-(-?\d{1,15})-([0-9a-f]{32})\.parquet")
 _FORMAT = "btcbt-forecasts-1"
+_PAGE_BYTES = 1 << 16
+MAX_ROWS = 100_000
+"""Origins of a shard, as `btcbt.config.StoreConfig` bounds them."""
+Shape = tuple[int, int, int]
+"""S, H, C of a row's paths."""
+KEY_FILE = "key.json"
+TRANSFERS = 8
+"""Shards fetched at once: each waits for the network most of the time."""
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +176,19 @@ class ForecastStore:
         Where the shards lie. It need not exist before the first write.
     key : str
         What `forecast_key` gave; files of another key are foreign.
-    n_paths, horizon : int or None
-        S and H of every row; None only to look at what is there, without reading or writing paths.
+    n_paths, horizon : int
+        S and H of every row.
+    remote : RemoteFolder, optional
+        Where the same shards are kept for other machines.
     """
 
-    def __init__(self, folder: Path, key: str, *, n_paths: int | None, horizon: int | None) -> None:
+    def __init__(
+        self, folder: Path, key: str, *, n_paths: int, horizon: int, remote: RemoteFolder | None = None
+    ) -> None:
         self.folder = folder
         self.key = key
-        self.shape = (n_paths or 0, horizon or 0, len(CHANNELS))
-        self._any_shape = n_paths is None or horizon is None
+        self.remote = remote
+        self.shape = (n_paths, horizon, len(CHANNELS))
 
     def shards(self) -> list[Shard]:
         """The files here whose names are those of shards, in order of their origins. Not verified."""
@@ -183,11 +196,11 @@ class ForecastStore:
             return []
         found = []
         for path in self.folder.glob("*.parquet"):
-            match = _SHARD_NAME.fullmatch(path.name)
-            if match is None:
+            shard = shard_named(path)
+            if shard is None:
                 log.warning("%s is not named like a shard of forecasts; left alone and not used", path)
                 continue
-            found.append(Shard(path, int(match[1]), int(match[2]), match[3]))
+            found.append(shard)
         return sorted(found, key=lambda shard: (shard.first, shard.last, shard.checksum))
 
     def plan(self, origins: IntArray, digests: Digests) -> Plan:
@@ -199,16 +212,36 @@ class ForecastStore:
             ms UTC, increasing.
         digests : void (M,)
             `window_digests` of the same origins.
+
+        Raises
+        ------
+        StoreError
+            If the remote folder cannot be reached.
         """
+        plan, damaged = self._plan(origins, digests)
+        if self.remote is not None:
+            there = {entry.name for entry in self.remote.files()}
+            if len(plan.missing):
+                self._fetch(self.remote, there, origins[plan.missing])
+                plan, damaged = self._plan(origins, digests)
+            ours = [*(shard.path.name for shard in plan.shards), KEY_FILE] if plan.shards else []
+            self._send(self.remote, [name for name in ours if name not in there])
+        for error in damaged:
+            log.warning("%s; its origins are computed again", error)
+        return plan
+
+    def _plan(self, origins: IntArray, digests: Digests) -> tuple[Plan, list[StoreError]]:
+        """The plan by the local files, and what is wrong with some of them."""
         shard, row = np.full(len(origins), -1), np.full(len(origins), -1)
         used: list[Shard] = []
+        damaged: list[StoreError] = []
         for candidate in self.shards():
             if not len(origins) or candidate.last < origins[0] or candidate.first > origins[-1]:
                 continue
             try:
                 table = self._read(candidate, ["origin", "window"])
             except StoreError as error:
-                log.warning("%s; its origins are computed again", error)
+                damaged.append(error)
                 continue
             stored, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
             at = np.minimum(np.searchsorted(origins, stored), len(origins) - 1)
@@ -217,19 +250,35 @@ class ForecastStore:
                 shard[at[fits]] = len(used)
                 row[at[fits]] = np.flatnonzero(fits)
                 used.append(candidate)
-        return Plan(tuple(used), shard, row)
+        return Plan(tuple(used), shard, row), damaged
 
-    def rows(self, shard: Shard) -> set[tuple[int, bytes]]:
-        """Which forecasts a shard holds, by origin and window digest.
+    def _fetch(self, remote: RemoteFolder, names: Iterable[str], origins: IntArray) -> None:
+        """Copy those remote shards here that could hold one of some origins and are not whole here."""
 
-        Raises
-        ------
-        StoreError
-            If it is damaged or foreign.
-        """
-        table = self._read(shard, ["origin", "window"])
-        origins, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
-        return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
+        def fetch(shard: Shard) -> None:
+            name = shard.path.name
+            try:
+                if _checksum(shard.path.read_bytes()) == shard.checksum:
+                    return
+            except OSError:
+                pass  # not here
+            content = remote.read(name)
+            if _checksum(content) == shard.checksum:
+                self._put(shard.path, content)
+            else:
+                log.warning("%s/%s is damaged: its bytes do not match the checksum in its name", remote, name)
+
+        shards = [shard for name in sorted(names) if (shard := shard_named(self.folder / name)) is not None]
+        wanted = [s for s in shards if np.searchsorted(origins, s.first) < np.searchsorted(origins, s.last, "right")]
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            for _ in pool.map(fetch, wanted):
+                pass
+
+    def _send(self, remote: RemoteFolder, names: Iterable[str]) -> None:
+        """Copy local files to the remote folder: those of a time when there was none, or when it did not answer."""
+        for name in names:
+            if (path := self.folder / name).exists():
+                remote.write(name, path.read_bytes())
 
     def read(self, plan: Plan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
         """Stream the planned forecasts in order, `batch` origins at a time; memory is bounded by the batch.
@@ -257,12 +306,12 @@ class ForecastStore:
             yield ForecastBatch(origins[part], paths, MappingProxyType(provenance))
 
     def write(self, digests: Digests, batch: ForecastBatch) -> Path:
-        """Write one shard; when this returns it is on disk, whole.
+        """Write one shard; when this returns it is on disk, whole, and in the remote folder if there is one.
 
         Raises
         ------
         StoreError
-            If the disk refuses.
+            If the disk or the remote folder refuses.
         """
         if batch.paths.shape[1:] != self.shape:
             raise ValueError(f"paths {batch.paths.shape[1:]} are not those of the store, {self.shape}")
@@ -270,13 +319,18 @@ class ForecastStore:
         checksum = _checksum(content)
         path = self.folder / f"{batch.origins[0]}-{batch.origins[-1]}-{checksum}.parquet"
         self._put(path, content)
+        if self.remote is not None:
+            self.remote.write(path.name, content)
         return path
 
     def describe(self, meaning: Mapping[str, object]) -> None:
         """Leave a note of what the key stands for."""
-        note = self.folder / "key.json"
+        note = self.folder / KEY_FILE
+        content = json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n"
         if not note.exists():
-            self._put(note, json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n")
+            self._put(note, content)
+        if self.remote is not None and KEY_FILE not in {entry.name for entry in self.remote.files()}:
+            self.remote.write(KEY_FILE, content)
 
     def link_into(self, folder: Path, plan: Plan) -> None:
         """Make the planned shards part of another folder: hard links, or copies where links cannot be made.
@@ -338,18 +392,7 @@ class ForecastStore:
             content = shard.path.read_bytes()
         except OSError as error:
             raise StoreError(f"{shard.path} cannot be read ({error.strerror})") from None
-        if _checksum(content) != shard.checksum:
-            raise StoreError(f"{shard.path} is damaged: its bytes do not match the checksum in its name")
-        try:
-            table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{shard.path} is not a shard of forecasts ({error})") from None
-        metadata = table.schema.metadata or {}
-        found = (metadata.get(b"format"), metadata.get(b"key"), metadata.get(b"shape"))
-        shape = found[2] if self._any_shape else json.dumps(self.shape).encode()
-        if found != (_FORMAT.encode(), self.key.encode(), shape):
-            raise StoreError(f"{shard.path} is foreign: it holds the forecasts of another forecaster")
-        return table
+        return _parse(str(shard.path), content, shard.checksum, self.key, self.shape, columns)
 
 
 class ShardWriter:
@@ -401,52 +444,78 @@ class ShardWriter:
                     self._error = error
 
 
-def write_whole(path: Path, content: Any) -> None:
-    """Write a file that is whole or absent: temporary name, sync, rename, sync of the folder.
+def shard_named(path: Path) -> Shard | None:
+    """The shard that a file is by its name, if it is one."""
+    match = _SHARD_NAME.fullmatch(path.name)
+    return None if match is None else Shard(path, int(match[1]), int(match[2]), match[3])
+
+
+def shard_rows(
+    where: str, content: bytes, checksum: str, key: str, shape: Shape | None = None
+) -> set[tuple[int, bytes]]:
+    """Which forecasts the content of a shard holds, by origin and window digest.
 
     Parameters
     ----------
-    path : Path
-        Where it shall be; the folder exists.
-    content : bytes-like
-        What it shall hold.
+    where : str
+        What messages call the shard.
+    content : bytes
+        What it holds.
+    checksum, key : str
+        What its name and its folder say.
+    shape : (S, H, C), optional
+        That of its paths; any if left out.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged or foreign.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    table = _parse(where, content, checksum, key, shape, ["origin", "window"])
+    origins, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
+    return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
+
+
+def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | None, columns: list[str]) -> pa.Table:
+    """Verify the content of a shard, and parse some of its columns.
+
+    A checksum finds what happened by accident. Whoever writes into the store can make one, too, so what it vouches for
+    is held to the form of a shard before anything of its size is allocated.
+    """
+    if _checksum(content) != checksum:
+        raise StoreError(f"{where} is damaged: its bytes do not match the checksum in its name")
     try:
-        with temporary.open("wb") as file:
-            if fcntl is not None:
-                # Says that somebody writes here, until the file is closed or the process dies.
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        metadata = file.schema_arrow.metadata or {}
+        found = (metadata.get(b"format"), metadata.get(b"key"), metadata.get(b"shape"))
+        expected = found[2] if shape is None else json.dumps(shape).encode()
+        if found != (_FORMAT.encode(), key.encode(), expected):
+            raise StoreError(f"{where} is foreign: it holds the forecasts of another forecaster")
+        if not _well_formed(file, metadata):
+            raise StoreError(f"{where} is foreign: it does not have the columns of a shard of forecasts")
+        return file.read(columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{where} is not a shard of forecasts ({' '.join(str(error).split())[:200]})") from None
 
 
-def is_being_written(path: Path) -> bool:
-    """Whether a process is at work on a temporary file of `write_whole`; True where that cannot be known."""
-    if fcntl is None:
-        return True
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system lets a folder be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _well_formed(file: pq.ParquetFile, metadata: Mapping[bytes, bytes]) -> bool:
+    """Whether the columns have the types of a shard, no more rows than one, and unpack to no more than their size."""
+    width = 4 * math.prod(json.loads(metadata[b"shape"]))
+    types = {
+        "origin": pa.timestamp("ms", tz="UTC"),
+        "window": pa.binary(DIGEST_BYTES),
+        "paths": pa.binary(width),
+    }
+    schema, rows = file.schema_arrow, file.metadata.num_rows
+    groups = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+    return (
+        {field.name: field.type for field in schema} == types
+        and len(schema) == len(types)
+        and not any(field.nullable for field in schema)
+        and 0 < rows <= MAX_ROWS
+        and sum(groups) <= 2 * rows * (8 + DIGEST_BYTES + width) + _PAGE_BYTES
+        and isinstance(json.loads(metadata[b"provenance"]), dict)
+    )
 
 
 def _checksum(content: Any) -> str:

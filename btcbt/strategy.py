@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import traceback
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from btcbt.errors import StrategyError
 from btcbt.records import FloatArray, Forecast, Holding
 
-__all__ = ["Params", "Strategy", "StrategyError", "decide_all", "load_strategy"]
+__all__ = ["Params", "Strategy", "StrategyError", "decide_all", "decide_together", "load_strategy"]
 
 
 class Params(BaseModel):
@@ -145,28 +146,60 @@ def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str |
     ValueError
         Origins do not increase.
     """
-    label = name or type(strategy).__name__
-    targets: list[float] = []
-    weight, since, previous = 0.0, 0, 0
+    targets: FloatArray = decide_together({name or type(strategy).__name__: strategy}, forecasts)[0]
+    return targets
+
+
+def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Forecast]) -> FloatArray:
+    """Ask several strategies at each origin, so that forecasts are read once; else as `decide_all`.
+
+    Parameters
+    ----------
+    strategies : mapping of str to Strategy
+        Whom to ask, by what to call them in messages.
+    forecasts : iterable of Forecast
+        M forecasts, in order of time.
+
+    Returns
+    -------
+    float64 (K, M)
+        Targets of each.
+    """
+    holders = [_Holder(strategy, label) for label, strategy in strategies.items()]
+    previous: int | None = None
     for forecast in forecasts:
+        if previous is not None and forecast.origin <= previous:
+            raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
+        previous = forecast.origin
+        for holder in holders:
+            holder.decide(forecast)
+    return np.array([holder.targets for holder in holders], dtype=np.float64)
+
+
+class _Holder:
+    """A strategy, what it holds and since when, and all that it has decided."""
+
+    def __init__(self, strategy: Strategy, label: str) -> None:
+        self.strategy, self.label = strategy, label
+        self.targets = array("d")
+        self.weight, self.since = 0.0, 0
+
+    def decide(self, forecast: Forecast) -> None:
         origin = forecast.origin
-        if targets and origin <= previous:
-            raise ValueError(f"origins do not increase: {origin} after {previous}")
-        if not targets:
-            since = origin
-        held = (origin - since) // forecast.window.interval_ms
+        if not self.targets:
+            self.since = origin
+        held = (origin - self.since) // forecast.window.interval_ms
         try:
-            decision = strategy.decide(forecast, Holding(weight=weight, candles_held=held))
+            decision = self.strategy.decide(forecast, Holding(weight=self.weight, candles_held=held))
         except StrategyError as error:
-            raise StrategyError(f"strategy '{label}' at {_utc(origin)}: {error}") from error
+            raise StrategyError(f"strategy '{self.label}' at {_utc(origin)}: {error}") from error
         except Exception as error:
-            raise StrategyError(f"strategy '{label}' failed at {_utc(origin)}: {_explain(error)}") from error
-        target = _check(decision, label, origin)
-        if np.sign(target) != np.sign(weight):
-            since = origin
-        targets.append(target)
-        weight, previous = target, origin
-    return np.array(targets, dtype=np.float64)
+            raise StrategyError(f"strategy '{self.label}' failed at {_utc(origin)}: {_explain(error)}") from error
+        target = _check(decision, self.label, origin)
+        if np.sign(target) != np.sign(self.weight):
+            self.since = origin
+        self.targets.append(target)
+        self.weight = target
 
 
 def _import(use: str, module_name: str) -> ModuleType:

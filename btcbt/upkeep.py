@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,14 +17,15 @@ from typing import Any
 
 from btcbt.config import STORE_FOLDER
 from btcbt.errors import StoreError
+from btcbt.files import is_being_written
+from btcbt.folders import Entry, Folder, LocalFolder
 from btcbt.records import CHANNELS
-from btcbt.store import ForecastStore, Shard, is_being_written
+from btcbt.store import KEY_FILE, shard_named, shard_rows
 
-KEY_FILE = "key.json"
 GRACE_SECONDS = 3600.0
 """Whatever is younger is left alone: a run may be about to use it."""
-FOLDER_GRACE_SECONDS = 24 * 3600.0
-"""Folders cannot be locked as files can, so only such as nobody has touched for a day count as left behind."""
+DAY_SECONDS = 24 * 3600.0
+MAX_NOTE_BYTES = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
@@ -44,7 +44,7 @@ class Holding:
         Distinct origins in files that are whole, number of files, bytes.
     first, last : int or None
         First and last origin, ms UTC.
-    damaged : tuple of (Path, str)
+    damaged : tuple of str
         Files that cannot be used, and why.
     """
 
@@ -55,25 +55,28 @@ class Holding:
     size: int
     first: int | None
     last: int | None
-    damaged: tuple[tuple[Path, str], ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A file or folder that may go, why, and how many bytes that frees."""
+    """A file or folder that may go, the folder that it lies in, why, and how many bytes that frees."""
 
-    path: Path
+    folder: Folder
+    name: str
     why: str
     size: int
 
 
 @dataclass(slots=True)
 class _Contents:
-    rows: dict[Shard, set[tuple[int, bytes]]] = field(default_factory=dict)
-    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    """The files of a key's folder: the whole ones with their rows, and the others with what is wrong."""
+
+    rows: dict[Entry, set[tuple[int, bytes]]] = field(default_factory=dict)
+    damaged: dict[Entry, str] = field(default_factory=dict)
 
 
-def holdings(root: Path) -> list[Holding]:
+def holdings(root: Folder) -> list[Holding]:
     """Read every file of the store under `root` (``store.root`` of an experiment), and verify its checksum.
 
     Raises
@@ -82,20 +85,21 @@ def holdings(root: Path) -> list[Holding]:
         If there is no store.
     """
     found = []
-    for folder in _key_folders(root):
-        contents, meaning = _read(folder), _meaning(folder)
+    for folder, key in _key_folders(root):
+        files = folder.files()
+        meaning = _meaning(folder, key, files)
+        contents = _read(folder, key, meaning, files)
         origins = {origin for rows in contents.rows.values() for origin, _ in rows}
-        files = [path for path in folder.glob("*.parquet") if path.is_file()]
-        damaged = list(contents.damaged)
-        if not meaning and (folder / KEY_FILE).exists():
-            damaged.append((folder / KEY_FILE, "it does not describe the key that its folder is named by"))
+        damaged = list(contents.damaged.values())
+        if not meaning and any(entry.name == KEY_FILE for entry in files):
+            damaged.append(f"{folder}/{KEY_FILE} does not describe the key that its folder is named by")
         found.append(
             Holding(
-                key=folder.name,
+                key=key,
                 meaning=meaning,
                 origins=len(origins),
-                shards=len(files),
-                size=sum(path.stat().st_size for path in files),
+                shards=len(contents.rows) + len(contents.damaged),
+                size=sum(entry.size for entry in (*contents.rows, *contents.damaged)),
                 first=min(origins, default=None),
                 last=max(origins, default=None),
                 damaged=tuple(damaged),
@@ -104,14 +108,15 @@ def holdings(root: Path) -> list[Holding]:
     return found
 
 
-def garbage(root: Path, *, older_than_days: float) -> list[Garbage]:
+def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
     """What may go without loss to any run that is finished, or to one that runs now.
 
-    - Temporary files of killed processes: whoever writes one holds a lock on it, which ends with the process.
+    - Temporary files of killed processes: whoever writes one here holds a lock on it, which ends with the process.
     - Shards that are damaged or foreign: they are never used.
     - Shards all of whose rows other shards hold too.
     - Shards that no run holds, of runs that were given up or deleted: those written more than
-      `older_than_days` ago, for an unfinished run would go on from them.
+      `older_than_days` ago, for an unfinished run would go on from them. None keeps them all: a store that
+      machines share knows nothing of their runs, which hold copies of their own.
 
     Shards that a run under `root` holds stay, and so does what is younger than an hour.
 
@@ -121,26 +126,31 @@ def garbage(root: Path, *, older_than_days: float) -> list[Garbage]:
         If there is no store.
     """
     now = time.time()
-    held = {path.name for path in root.glob("*/*/forecasts/*/*.parquet")}
-    found = [_garbage(path, "left by a killed process") for path in _left_behind(root, now)]
-    for folder in _key_folders(root):
-        contents = _read(folder)
-        found += [
-            _garbage(path, why) for path, why in contents.damaged if path.name.endswith(".parquet") and _old(path, now)
-        ]
+    local = root.path if isinstance(root, LocalFolder) else None
+    held = set() if local is None else {path.name for path in local.glob("*/*/forecasts/*/*.parquet")}
+    found = [] if local is None else list(_left_behind(local, now))
+    for folder, key in _key_folders(root):
+        files = folder.files()
+        contents = _read(folder, key, _meaning(folder, key, files), files)
+        if local is None:  # nobody can be asked whether he still writes
+            torn = [entry for entry in files if _TEMPORARY.fullmatch(entry.name)]
+            found += [
+                _garbage(folder, entry, "left by a killed process") for entry in torn if _old(entry, now, DAY_SECONDS)
+            ]
+        found += [_garbage(folder, entry, why) for entry, why in contents.damaged.items() if _old(entry, now)]
         kept = dict(contents.rows)
-        for shard in sorted(contents.rows, key=lambda shard: len(contents.rows[shard])):
-            if shard.path.name in held or not _old(shard.path, now):
+        for entry in sorted(contents.rows, key=lambda entry: len(contents.rows[entry])):
+            if entry.name in held or not _old(entry, now):
                 continue
-            others = set().union(*(rows for other, rows in kept.items() if other is not shard))
-            if kept[shard] <= others:
+            others = set().union(*(rows for other, rows in kept.items() if other is not entry))
+            if kept[entry] <= others:
                 why = "other files hold all of its forecasts"
-            elif _old(shard.path, now, max(GRACE_SECONDS, older_than_days * 86_400.0)):
+            elif older_than_days is not None and _old(entry, now, max(GRACE_SECONDS, older_than_days * DAY_SECONDS)):
                 why = f"no run holds it, and it is older than {older_than_days:g} days"
             else:
                 continue
-            del kept[shard]
-            found.append(_garbage(shard.path, why))
+            del kept[entry]
+            found.append(_garbage(folder, entry, why))
     return found
 
 
@@ -152,76 +162,78 @@ def delete(found: list[Garbage]) -> int:
     StoreError
         If something cannot be deleted.
     """
-    freed = 0
     for item in found:
-        try:
-            if item.path.is_dir():
-                shutil.rmtree(item.path)
-            else:
-                item.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"{item.path}: cannot be deleted ({error.strerror}); mend its rights") from None
-        freed += item.size
-    return freed
+        item.folder.delete(item.name)
+    return sum(item.size for item in found)
 
 
-def _key_folders(root: Path) -> list[Path]:
-    store = root / STORE_FOLDER
-    if not store.is_dir():
-        raise StoreError(f"{store}: no store of forecasts there; give the folder that experiments name as store.root")
-    return sorted(path for path in store.iterdir() if path.is_dir() and _KEY.fullmatch(path.name))
+def _key_folders(root: Folder) -> list[tuple[Folder, str]]:
+    store = root.child(STORE_FOLDER)
+    keys = [name for name in store.folders() if _KEY.fullmatch(name)]
+    if not keys and (not isinstance(store, LocalFolder) or not store.path.is_dir()):
+        raise StoreError(f"{store}: no store of forecasts there; give what experiments name as store.root")
+    return [(store.child(key), key) for key in keys]
 
 
-def _meaning(folder: Path) -> Mapping[str, Any]:
+def _meaning(folder: Folder, key: str, files: list[Entry]) -> Mapping[str, Any]:
     """The note of what a key stands for, if it is whole: the key is its digest."""
-    try:
-        meaning = json.loads((folder / KEY_FILE).read_bytes())
-        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-    except (OSError, ValueError, RecursionError):
+    if not any(entry.name == KEY_FILE and entry.size <= MAX_NOTE_BYTES for entry in files):
         return {}
-    whole = isinstance(meaning, dict) and hashlib.sha256(text.encode()).hexdigest() == folder.name
+    try:
+        meaning = json.loads(folder.read(KEY_FILE))
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return {}
+    whole = isinstance(meaning, dict) and hashlib.sha256(text.encode()).hexdigest() == key
     return meaning if whole else {}
 
 
-def _read(folder: Path) -> _Contents:
+def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entry]) -> _Contents:
     """Verify every file of a key's folder, and note which forecasts each holds."""
-    contents, meaning = _Contents(), _meaning(folder)
+    contents = _Contents()
     shape = (meaning["n_paths"], meaning["horizon"], len(CHANNELS)) if meaning else None
-    store = ForecastStore(folder, folder.name, n_paths=shape[0] if shape else None, horizon=shape[1] if shape else None)
-    shards = store.shards()
-    named = {shard.path for shard in shards}
-    for path in sorted(folder.glob("*.parquet")):
-        if path not in named:
-            contents.damaged.append((path, f"{path} is foreign: it is not named like a shard of forecasts"))
-    for shard in shards:
+    for entry in files:
+        if not entry.name.endswith(".parquet"):
+            continue
+        where, shard = f"{folder}/{entry.name}", shard_named(Path(entry.name))
+        if shard is None:
+            contents.damaged[entry] = f"{where} is foreign: it is not named like a shard of forecasts"
+            continue
         try:
-            contents.rows[shard] = store.rows(shard)
+            contents.rows[entry] = shard_rows(where, folder.read(entry.name), shard.checksum, key, shape)
         except StoreError as error:
-            contents.damaged.append((shard.path, str(error)))
+            contents.damaged[entry] = str(error)
     return contents
 
 
-def _left_behind(root: Path, now: float) -> Iterator[Path]:
-    for pattern in (f"{STORE_FOLDER}/*/.*.tmp", "*/.*.tmp"):
+def _left_behind(root: Path, now: float) -> Iterator[Garbage]:
+    for pattern in (".*.tmp", f"{STORE_FOLDER}/*/.*.tmp", "*/.*.tmp"):
         for path in sorted(root.glob(pattern)):
             if not _TEMPORARY.fullmatch(path.name):
                 continue
+            try:
+                stat = path.lstat()
+            except FileNotFoundError:
+                continue
+            folder, entry = LocalFolder(path.parent), Entry(path.name, stat.st_size, stat.st_mtime)
             if path.is_dir() and not path.is_symlink():
-                if _old(path, now, FOLDER_GRACE_SECONDS):
-                    yield path
-            elif _old(path, now) and not is_being_written(path):
-                yield path
+                # Folders cannot be locked as files can, so only such as nobody has touched for a day are left behind.
+                gone = _old(entry, now, DAY_SECONDS)
+            else:
+                gone = _old(entry, now) and not is_being_written(path)
+            if gone:
+                yield _garbage(folder, entry, "left by a killed process")
 
 
-def _old(path: Path, now: float, seconds: float = GRACE_SECONDS) -> bool:
-    try:
-        return now - path.lstat().st_mtime > seconds
-    except FileNotFoundError:
-        return False
+def _old(entry: Entry, now: float, seconds: float = GRACE_SECONDS) -> bool:
+    return now - entry.modified > seconds
 
 
-def _garbage(path: Path, why: str) -> Garbage:
-    files = path.rglob("*") if path.is_dir() else [path]
-    # A shard that a run holds as well frees nothing here.
-    size = sum(stat.st_size for stat in (one.lstat() for one in files if one.is_file()) if stat.st_nlink == 1)
-    return Garbage(path, why, size)
+def _garbage(folder: Folder, entry: Entry, why: str) -> Garbage:
+    size = entry.size
+    if isinstance(folder, LocalFolder):
+        path = folder.path / entry.name
+        files = path.rglob("*") if path.is_dir() else [path]
+        # A shard that a run holds as well frees nothing here.
+        size = sum(stat.st_size for stat in (one.lstat() for one in files if one.is_file()) if stat.st_nlink == 1)
+    return Garbage(folder, entry.name, why, size)

@@ -7,14 +7,15 @@ order in which they were asked for, a few in flight for each worker.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,29 @@ import joblib
 from btcbt.config import ExecutorConfig
 from btcbt.errors import BtcbtError, ConfigError
 from btcbt.forecasters.base import Forecaster
-from btcbt.forecasters.parallel import batch_size, built, concatenate, forecast_halving, one_thread
+from btcbt.forecasters.parallel import (
+    AHEAD,
+    batch_size,
+    built,
+    concatenate,
+    forecast_halving,
+    in_order,
+    on_processes,
+    one_thread,
+)
 from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
 
-AHEAD = 2
-"""Shards in flight for each worker: the next one is there when one is done."""
+try:
+    import fcntl
+except ImportError:  # Windows: workers on several GPUs may meet on one
+    fcntl = None  # type: ignore[assignment]
+
 RETRIES = 3
 """How often a shard is given to another worker after its own was lost."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
+_pinned: list[Any] = []
+"""The lock on the GPU of this process, open as long as it lives."""
 _busy = threading.Lock()
 """A worker of a cluster may have several threads; a forecaster serves one at a time."""
 
@@ -90,13 +105,13 @@ def forecast_shards_on(
     yield from engine(executor, tasks, key, build)
 
 
-def work(key: str, build: Callable[[], Forecaster], task: ShardTask, gpu: int | None = None) -> ForecastBatch:
+def work(key: str, build: Callable[[], Forecaster], task: ShardTask) -> ForecastBatch:
     """Forecast a shard in a worker, in the batches that one process alone would cut."""
     if threading.current_thread() is threading.main_thread():
         # Ctrl-C goes to every process of a terminal; when to stop is for the one that writes the shards to say.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with _busy:
-        pin_gpu(gpu)
+        pin_gpu()
         forecaster = built(key, build)
         windows, step = task.windows(), batch_size(forecaster)
         with one_thread(forecaster):
@@ -106,47 +121,43 @@ def work(key: str, build: Callable[[], Forecaster], task: ShardTask, gpu: int | 
         return concatenate(parts)
 
 
-def pin_gpu(worker: int | None) -> None:
+def pin_gpu() -> None:
     """Let this process see one GPU alone, where there are several; it must not have touched one yet.
 
-    Parameters
-    ----------
-    worker : int or None
-        Number of the worker; found out from the process if None. Workers take the GPUs in turn.
+    It takes the first that the fewest others of this machine have taken; a lock on a file says so, which ends with the
+    process. An engine that shows each worker its own GPU first (as dask-cuda does) is followed so.
     """
-    if os.environ.get("BTCBT_GPU_PINNED"):
-        return
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = seen.split(",") if seen is not None else [str(i) for i in range(len(list(_GPUS.glob("*"))))]
-    if len(gpus) < 2:
+    if len(gpus) < 2 or _pinned:
         return
-    if worker is None:
-        identity = multiprocessing.current_process().name.rpartition("-")[2]
-        worker = int(identity) if identity.isdigit() else os.getpid()
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)].strip()
-    os.environ["BTCBT_GPU_PINNED"] = "1"
+    for share in count():
+        for gpu in gpus:
+            if _lock(f"btcbt-gpu-{gpu.strip()}-{share}"):
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu.strip()
+                return
+
+
+def _lock(name: str) -> bool:
+    """Take a name among the processes of this machine; False if another has it."""
+    if fcntl is None:
+        return True
+    folder = Path(tempfile.gettempdir()) / f"btcbt-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = (folder / name).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    _pinned.append(file)
+    return True
 
 
 def _on_joblib(
     executor: ExecutorConfig, tasks: Iterable[ShardTask], key: str, build: Callable[[], Forecaster]
 ) -> Iterator[ForecastBatch]:
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    pool = joblib.Parallel(
-        n_jobs=executor.workers or joblib.cpu_count(),
-        backend="loky",
-        return_as="generator",
-        batch_size=1,
-        pre_dispatch=f"{AHEAD}*n_jobs",
-        max_nbytes=None,
-    )
-    try:
-        yield from pool(joblib.delayed(work)(key, build, task) for task in tasks)
-    except TerminatedWorkerError:
-        raise BtcbtError(
-            "a worker process was killed, perhaps for want of memory; finished shards are kept, run again, "
-            "with fewer executor.workers if it happens again"
-        ) from None
+    yield from on_processes(partial(work, key, build), tasks, executor.workers or int(joblib.cpu_count()))
 
 
 def _on_dask(
@@ -170,22 +181,15 @@ def _on_dask(
         width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
 
         def submit(task: ShardTask) -> Any:
-            return client.submit(_work_on_dask, key, build, task, pure=False, retries=RETRIES)
+            return client.submit(work, key, build, task, pure=False, retries=RETRIES)
 
         try:
-            yield from _in_order(submit, lambda future: future.result(), tasks, width)
+            yield from in_order(submit, lambda future: future.result(), tasks, width)
         except distributed.scheduler.KilledWorker:
             raise BtcbtError(
                 "a shard was given up after its Dask workers were lost, perhaps for want of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
-
-
-def _work_on_dask(key: str, build: Callable[[], Forecaster], task: ShardTask) -> ForecastBatch:
-    from distributed import get_worker
-
-    name = get_worker().name
-    return work(key, build, task, name if isinstance(name, int) else None)
 
 
 def _on_ray(
@@ -204,7 +208,7 @@ def _on_ray(
         # Ray shows a task that asks for a GPU that one alone.
         remote = ray.remote(max_retries=RETRIES, num_gpus=1 if resources.get("GPU") else 0)(work)
         width = AHEAD * int(executor.workers or resources.get("GPU") or resources.get("CPU") or 1)
-        yield from _in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
+        yield from in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
     except ray.exceptions.WorkerCrashedError:
         raise BtcbtError(
             "a shard was given up after its Ray workers were lost, perhaps for want of memory; "
@@ -213,19 +217,6 @@ def _on_ray(
     finally:
         if ours:
             ray.shutdown()
-
-
-def _in_order(
-    submit: Callable[[ShardTask], Any], result: Callable[[Any], ForecastBatch], tasks: Iterable[ShardTask], width: int
-) -> Iterator[ForecastBatch]:
-    """Hand tasks to an engine, `width` ahead, and wait for their answers in order: memory stays bounded."""
-    waiting: deque[Any] = deque()
-    for task in tasks:
-        waiting.append(submit(task))
-        if len(waiting) >= width:
-            yield result(waiting.popleft())
-    while waiting:
-        yield result(waiting.popleft())
 
 
 def _engine(module: str, extra: str) -> Any:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import joblib
@@ -21,7 +26,22 @@ PROCESS_BATCH = 16
 MIN_ORIGINS = 128
 """Fewer origins are done before a second process has started."""
 
+AHEAD = 2
+"""Tasks in flight for each worker: the next one is there when one is done."""
+IDLE_SECONDS = 60
+"""After so long without a task a process ends; one whose parent was killed, too."""
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
 log = logging.getLogger(__name__)
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 
 _built: dict[str, Forecaster] = {}
 """The forecaster that a worker process has built, by its key."""
@@ -73,8 +93,55 @@ def forecast_in_order(
             for batch in batches:
                 yield forecast_halving(forecaster, batch)
         return
-    pool = joblib.Parallel(n_jobs=workers, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
-    yield from pool(joblib.delayed(_work)(key, build, list(batch)) for batch in batches)
+    yield from on_processes(partial(_work, key, build), map(list, batches), workers)
+
+
+def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], workers: int) -> Iterator[Answer]:
+    """Call a function for task after task on the processes of joblib's loky, and give the answers in order.
+
+    No more than a few answers wait to be taken, so memory stays bounded however slow the taker is. Processes stay for
+    the next call, and end when there is none for a minute.
+
+    Raises
+    ------
+    BtcbtError
+        If a process was killed.
+    """
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    # A process that grew by 300 MB since its first task is replaced, which loses nothing: loky takes for a leak what
+    # is the next forecaster's network. Its warning would tell users to look for one.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
+    threads = str(max(1, joblib.cpu_count() // workers))
+    pool = get_reusable_executor(
+        max_workers=workers, timeout=IDLE_SECONDS, env={name: os.environ.get(name, threads) for name in _THREADS}
+    )
+    done = False
+    try:
+        yield from in_order(partial(pool.submit, function), lambda future: future.result(), tasks, AHEAD * workers)
+        done = True
+    except BrokenProcessPool:
+        raise BtcbtError(
+            "a worker process was killed, perhaps for want of memory; finished shards are kept, run again, "
+            "with fewer executor.workers if it happens again"
+        ) from None
+    finally:
+        if not done:
+            pool.shutdown(kill_workers=True)
+
+
+def in_order(
+    submit: Callable[[Task], Any], result: Callable[[Any], Answer], tasks: Iterable[Task], width: int
+) -> Iterator[Answer]:
+    """Hand tasks to an engine, `width` ahead, and wait for their answers in order: memory stays bounded."""
+    waiting: deque[Any] = deque()
+    for task in tasks:
+        waiting.append(submit(task))
+        if len(waiting) >= width:
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())
 
 
 def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> ForecastBatch:

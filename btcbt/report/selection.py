@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from btcbt.errors import StoreError
+from btcbt.files import write_whole
 from btcbt.ledger import Trial
 from btcbt.metrics.comparison import backtest_overfitting, superior_predictive_ability
 from btcbt.metrics.returns import equity_returns
@@ -21,7 +22,6 @@ from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation
 from btcbt.records import FloatArray
 from btcbt.report.accounts import BUY_AND_HOLD
-from btcbt.store import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,9 @@ from pydantic import ValidationError
 
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
+from btcbt.files import sync_folder, write_whole
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.store import Digests, ForecastStore, Plan, sync_folder, write_whole
+from btcbt.store import Digests, ForecastStore, Plan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from typing import Any
 
 from btcbt.config import STORE_FOLDER
 from btcbt.errors import StoreError
-from btcbt.store import write_whole
+from btcbt.files import write_whole
 
 AUDIT_FILE = "audit.json"
 _STAMPED = ("verdict", "findings", "stages", "origins", "eligible", "seed", "finished", "commit")

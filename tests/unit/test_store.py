@@ -16,6 +16,7 @@ import pytest
 
 from btcbt import store as store_module
 from btcbt.errors import StoreError
+from btcbt.files import write_whole
 from btcbt.records import ForecastBatch, Window
 from btcbt.store import (
     DIGEST_BYTES,
@@ -25,7 +26,6 @@ from btcbt.store import (
     ShardWriter,
     forecast_key,
     window_digests,
-    write_whole,
 )
 
 S, H = 3, 4

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from btcbt import upkeep
 from btcbt.cli import app
 from btcbt.errors import StoreError
+from btcbt.folders import LocalFolder
 from btcbt.records import ForecastBatch
 from btcbt.store import DIGEST_BYTES, ForecastStore, forecast_key
 
@@ -58,14 +59,14 @@ def invoke(root: Path, *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def why(root: Path, days: float = 7.0) -> dict[str, str]:
-    return {item.path.name: item.why for item in upkeep.garbage(root, older_than_days=days)}
+def why(root: Path, days: float | None = 7.0) -> dict[str, str]:
+    return {item.name: item.why for item in upkeep.garbage(LocalFolder(root), older_than_days=days)}
 
 
 def test_a_store_is_listed_with_what_its_keys_mean(store: ForecastStore, tmp_path: Path) -> None:
     write(store, 0, 5)
     write(store, 3, 5)
-    (holding,) = upkeep.holdings(tmp_path)
+    (holding,) = upkeep.holdings(LocalFolder(tmp_path))
     assert (holding.key, holding.origins, holding.shards) == (KEY, 8, 2)
     assert (holding.first, holding.last) == (0, 7 * HOUR)
     assert holding.meaning["forecaster"] == {"kind": "echo"}
@@ -101,8 +102,8 @@ def test_a_whole_store_verifies(store: ForecastStore, tmp_path: Path) -> None:
 def test_a_note_that_is_not_that_of_its_key_is_named(store: ForecastStore, tmp_path: Path) -> None:
     write(store, 0, 5)
     (store.folder / "key.json").write_text('{"n_paths": 3}')
-    (holding,) = upkeep.holdings(tmp_path)
-    assert [path.name for path, _ in holding.damaged] == ["key.json"]
+    (holding,) = upkeep.holdings(LocalFolder(tmp_path))
+    assert holding.damaged == (f"{store.folder}/key.json does not describe the key that its folder is named by",)
     assert holding.origins == 5
 
 
@@ -112,6 +113,7 @@ def test_forecasts_that_no_run_holds_go_when_they_are_old(store: ForecastStore, 
     assert set(why(tmp_path)) == {old.name}
     assert set(why(tmp_path, 0.5)) == {old.name, young.name}
     assert set(why(tmp_path, 60)) == set()
+    assert set(why(tmp_path, None)) == set()
 
 
 def test_a_copy_of_what_other_files_hold_goes_and_one_of_twins_stays(store: ForecastStore, tmp_path: Path) -> None:
@@ -168,11 +170,11 @@ def test_a_half_written_run_goes_after_a_day(store: ForecastStore, tmp_path: Pat
     (folder / "metrics.json").write_text("{}")
     assert why(tmp_path) == {}
     aged(folder, 2)
-    assert upkeep.delete(upkeep.garbage(tmp_path, older_than_days=7)) == 2
+    assert upkeep.delete(upkeep.garbage(LocalFolder(tmp_path), older_than_days=7)) == 2
     assert not folder.exists()
 
 
 def test_a_folder_without_a_store_is_an_error_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no store of forecasts there; give the folder"):
-        upkeep.holdings(tmp_path)
+    with pytest.raises(StoreError, match=r"no store of forecasts there; give what experiments name"):
+        upkeep.holdings(LocalFolder(tmp_path))
     assert invoke(tmp_path, "verify")[0] == 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,20 +68,6 @@ def test_dask_gives_the_same_shards_in_order(make_windows: MakeWindows) -> None:
     np.testing.assert_array_equal(np.concatenate([b.paths for b in batches]), BUILD().forecast(windows).paths)
 
 
-def test_no_more_than_a_few_shards_are_in_flight() -> None:
-    taken: list[int] = []
-
-    def tasks() -> Iterator[int]:
-        for number in range(10):
-            taken.append(number)
-            yield number
-
-    answers = executors._in_order(lambda n: n, lambda n: n * n, tasks(), 3)  # type: ignore[arg-type, return-value]
-    assert next(answers) == 0
-    assert taken == [0, 1, 2]
-    assert list(answers) == [n * n for n in range(1, 10)]
-
-
 @pytest.mark.parametrize(("kind", "module"), [("dask", "distributed"), ("ray", "ray")])
 def test_an_engine_that_is_not_installed_is_named_with_what_to_install(
     kind: str, module: str, monkeypatch: pytest.MonkeyPatch
@@ -95,19 +82,30 @@ def test_an_engine_that_is_not_installed_is_named_with_what_to_install(
         next(forecast_shards_on(ExecutorConfig(kind=kind), [], key="", build=BUILD))  # type: ignore[arg-type]
 
 
-def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for worker, gpu in ((0, "4"), (1, "6"), (2, "7"), (3, "4")):
+@pytest.mark.skipif(executors.fcntl is None, reason="no locks on files here")
+def test_each_worker_takes_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(executors.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(executors, "_pinned", [])
+    held = []
+
+    def pin() -> str:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6, 7")
-        monkeypatch.delenv("BTCBT_GPU_PINNED", raising=False)
-        pin_gpu(worker)
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
-        pin_gpu(worker + 1)  # a worker keeps the one that it has
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+        pin_gpu()
+        pin_gpu()  # a worker keeps the one that it has
+        held.append(executors._pinned.pop())
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    assert [pin() for _ in range(5)] == ["4", "6", "7", "4", "6"]
+    held[2].close()  # as when the process ends
+    assert [pin() for _ in range(2)] == ["7", "7"]
+
+
+def test_a_worker_that_is_shown_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "_pinned", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    monkeypatch.delenv("BTCBT_GPU_PINNED")
-    pin_gpu(3)
+    pin_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    monkeypatch.delenv("BTCBT_GPU_PINNED", raising=False)
+    assert executors._pinned == []
 
 
 def test_an_address_belongs_to_a_cluster() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -50,6 +54,62 @@ def test_batches_are_taken_up_as_they_are_needed(make_windows: MakeWindows) -> N
     answers = parallel.forecast_in_order(build(), batches(), 1, key="walk", build=build)  # type: ignore[arg-type]
     next(answers)
     assert len(taken) == 1
+
+
+def test_no_more_than_a_few_tasks_are_in_flight() -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    answers = parallel.in_order(lambda n: n, lambda n: n * n, tasks(), 3)
+    assert next(answers) == 0
+    assert taken == [0, 1, 2]
+    assert list(answers) == [n * n for n in range(1, 10)]
+
+
+def test_answers_that_nobody_takes_do_not_pile_up() -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    answers = parallel.on_processes(operator.neg, tasks(), 2)
+    assert next(answers) == 0
+    time.sleep(0.3)  # the processes have long done what they were given
+    assert len(taken) == parallel.AHEAD * 2
+    answers.close()
+
+
+def test_a_killed_process_is_an_error_of_the_user_and_the_next_call_has_new_ones() -> None:
+    with pytest.raises(BtcbtError, match="a worker process was killed"):
+        list(parallel.on_processes(os._exit, [1, 2], 2))
+    assert list(parallel.on_processes(operator.neg, [1, 2, 3], 2)) == [-1, -2, -3]
+
+
+def test_a_process_that_loky_replaces_loses_nothing_and_warns_of_nothing() -> None:
+    pytest.importorskip("psutil", reason="loky looks at memory where psutil is installed")
+
+    def grow(number: int) -> int:
+        """Keep 400 MB after the first task: loky takes that for a leak, and replaces the process."""
+        import builtins
+        import os
+        import time
+
+        if number:
+            builtins.__dict__.setdefault("kept", []).append(bytearray(400_000_000))
+            time.sleep(1.1)  # between two looks of its
+        return os.getpid()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        processes = list(parallel.on_processes(grow, range(4), 1))
+    assert len(processes) == 4
+    assert len(set(processes)) > 1
 
 
 def test_only_a_slow_forecaster_on_one_core_gets_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""Files that are whole or absent, and temporary ones that say whether somebody still writes them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files of killed processes stay until somebody deletes them
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write a file that is whole or absent: temporary name, sync, rename, sync of the folder.
+
+    Parameters
+    ----------
+    path : Path
+        Where it shall be; the folder exists.
+    content : bytes-like
+        What it shall hold.
+    """
+    temporary = temporary_name(path)
+    try:
+        with locked_file(temporary) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process is at work on a temporary file of `write_whole`; True where that cannot be known."""
+    if fcntl is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system lets a folder be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that ``btcbt store gc`` knows to be that of a temporary file."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file to write, with a lock on it until it is closed or the process dies."""
+    with path.open("wb") as file:
+        if fcntl is not None:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield file
