@@ -7,7 +7,7 @@ Zhao, Xiong and Kraehenbuehl, 2024, "Image and video tokenization with binary sp
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 CODE_SHARPNESS = 6.0
@@ -29,6 +29,15 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * torch.log(p + 1e-8)).sum(-1)
 
 
+def _over_processes(mean: Tensor) -> Tensor:
+    """The mean over the parts of a batch that several processes train on; of one process, its own."""
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return mean
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(mean) / distributed.get_world_size()
+
+
 def code_entropy(z: Tensor, s1_bits: int) -> Tensor:
     """How far both sub-tokens are from being sure of each sample and even over the batch, in nats; a penalty.
 
@@ -47,7 +56,7 @@ def code_entropy(z: Tensor, s1_bits: int) -> Tensor:
         flat = group.flatten(0, -2).float()
         bits = ids_to_bits(torch.arange(2 ** flat.shape[-1], device=z.device), flat.shape[-1])
         p = torch.softmax(0.5 * CODE_SHARPNESS * flat @ (2.0 * bits - 1.0).T, dim=-1)
-        total = total + _entropy(p).mean() - _entropy(p.mean(0))
+        total = total + _entropy(p).mean() - _entropy(_over_processes(p.mean(0)))
     return total
 
 
@@ -79,7 +88,7 @@ class SphericalQuantizer(nn.Module):
         p = torch.sigmoid(-4 * self.scale * z)
         p = torch.stack((p, 1 - p), -1)
         per_sample = _entropy(p).sum(-1).mean()
-        over_batch = _entropy(p.flatten(0, -3).mean(0)).sum()
+        over_batch = _entropy(_over_processes(p.flatten(0, -3).mean(0))).sum()
         return commitment + self.zeta * (self.gamma0 * per_sample - self.gamma * over_batch)
 
 
