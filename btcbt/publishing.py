@@ -21,6 +21,8 @@ from btcbt.models.kronos.checkpoints import (
     weights_digest,
 )
 from btcbt.models.kronos.decoder import Kronos
+from btcbt.models.kronos.state import FIT_FILE
+from btcbt.refits import NOTE_FILE
 from btcbt.report.stored import Run, load_run
 
 NETWORK_FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -29,7 +31,8 @@ ALLOWED = frozenset(
     {CARD_FILE, RANGES_FILE, RECIPE_FILE, *CURVE_FILES, *(f"{file.removesuffix('csv')}png" for file in CURVE_FILES)}
     | {*NETWORK_FILES, *(f"{part}/{file}" for part in (MODEL_FOLDER, TOKENIZER_FOLDER) for file in _PART_FILES)}
 )
-"""What `push` uploads; it refuses a folder that holds anything else."""
+"""What `push` uploads; it refuses a folder that holds anything else, but for notes of our own, which stay here."""
+_NOTES = frozenset({FIT_FILE, NOTE_FILE})
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -131,9 +134,10 @@ def uploadable(folder: str | Path) -> list[str]:
             raise CheckpointError(f"{path}: a link to {path.resolve()}, outside of the checkpoint; put the file there")
         if path.is_dir():
             continue
-        if name not in ALLOWED or not path.is_file():
+        if name not in ALLOWED | _NOTES or not path.is_file():
             raise CheckpointError(f"{path}: not a file of a checkpoint, so nothing is uploaded; move it elsewhere")
-        found.append(name)
+        if name not in _NOTES:
+            found.append(name)
     _require_network(folder, set(found))
     return found
 

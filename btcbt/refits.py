@@ -36,6 +36,7 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.errors import CheckpointError
+from btcbt.files import sync_folder, write_whole
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
@@ -45,7 +46,6 @@ from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span, Start
 from btcbt.records import Candles, DataRange, IntArray, Refit
 from btcbt.report.progress import Progress
-from btcbt.files import sync_folder, write_whole
 from btcbt.windows import RefitPeriod, fit_windows, plan_refits
 
 try:

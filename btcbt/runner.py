@@ -42,13 +42,13 @@ from btcbt.config import (
 from btcbt.errors import CandleError, ConfigError
 from btcbt.folders import open_remote
 from btcbt.forecasters import Forecaster, create_forecaster
-from btcbt.forecasters.calibrated import Calibrated
-from btcbt.forecasting import READ_BATCH, Member, forecast_shards
+from btcbt.forecasting import READ_BATCH, Member, forecast_shards, label_and_digest
 from btcbt.ledger import Ledger, Trial
 from btcbt.placebo import spooled
 from btcbt.placebo_runs import Candidate, run_placebos
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import FloatArray, Forecast
+from btcbt.refits import Refitter, describe_refits, frozen_config, make_refits, make_refitter
 from btcbt.report import stored
 from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
 from btcbt.report.figures import draw_figures
@@ -58,9 +58,9 @@ from btcbt.report.selection import keep_returns, kept_returns, selection_numbers
 from btcbt.report.stored import Run, load_run
 from btcbt.report.verdict import stored_verdict
 from btcbt.scoring import score_forecasts
-from btcbt.store import NUMERICAL_VERSION, ForecastStore, ShardWriter, forecast_key, history_digests, window_digests
+from btcbt.store import NUMERICAL_VERSION, ForecastStore, ShardWriter, forecast_key, window_digests
 from btcbt.strategy import Strategy, decide_all, load_strategy
-from btcbt.windows import contamination, make_windows
+from btcbt.windows import make_windows
 
 DIGEST_LENGTH = 16
 
@@ -142,12 +142,13 @@ class _Walk:
         url = self.config.store.url
         self.remote = None if url is None else open_remote(url).child(STORE_FOLDER)
         with self.clock("load forecasters"):
-            self._make_members()
+            self._load_forecasters()
         if self.traders and self.windows.origins[0] > self.candles.open_time[-1]:
             raise CandleError(
                 f"candles {self.candles.source}: none follows the first origin, "
                 f"{time_text(int(self.windows.origins[0]))}, so nothing trades; move windows.start back"
             )
+        self._make_members()
         for member in self.members:
             with self.clock(f"forecast {member.name}"):
                 self._forecast(member)
@@ -171,26 +172,46 @@ class _Walk:
 
     # -- forecasts ------------------------------------------------------------------------------------
 
-    def _make_members(self) -> None:
+    def _load_forecasters(self) -> None:
+        """Every forecaster with the weights that it begins with, what will be refitted, and the origins."""
         configs: dict[str, ForecasterConfig] = dict(self.config.forecasters)
         if all(c.kind != RANDOM_WALK for c in configs.values()):
             configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
         # The random walk comes first: the others are compared with it.
         # One that is calibrated comes last: it needs the forecasts of its base.
         names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].kind == CALIBRATED))
+        self.configs = {name: configs[name] for name in names}
         make_windows(self.candles, self.config.windows)  # a wrong range shows before weights are read
-        builds: dict[str, Callable[[], Forecaster]] = {}
-        forecasters: dict[str, Forecaster] = {}
-        for name in names:
-            build = partial(create_forecaster, configs[name], self.config.windows, self.config.seed)
-            builds[name] = partial(build, dict(forecasters)) if configs[name].kind == CALIBRATED else build
-            forecasters[name] = builds[name]()
+        self.loaded: dict[str, Forecaster] = {}
+        self.refitters: dict[str, Refitter] = {}
+        for name, config in self.configs.items():
+            if config.kind == CALIBRATED:
+                continue
+            self.loaded[name] = create_forecaster(frozen_config(config), self.config.windows, self.config.seed)
+            refitter = make_refitter(config, self.config, self.candles, self.loaded[name])
+            if refitter is not None:
+                refitter.check()
+                self.refitters[name] = refitter
         # Forecasters are compared at the same origins, so an origin must suit the one that looks back farthest.
-        longest = max(forecaster.context for forecaster in forecasters.values())
+        longest = max(forecaster.context for forecaster in self.loaded.values())
         self.windows = make_windows(self.candles, self.config.windows, context=longest)
-        contexts = {self.windows.context, *(forecaster.context for forecaster in forecasters.values())}
+
+    def _make_members(self) -> None:
+        """Fit what is refitted, and find what is stored."""
+        contexts = {self.windows.context, *(forecaster.context for forecaster in self.loaded.values())}
         self.digests = {context: window_digests(self.windows.with_context(context)) for context in sorted(contexts)}
-        self.members = [self._make_member(name, configs[name], forecasters[name], builds[name]) for name in names]
+        self.members: list[Member] = []
+        for name, config in self.configs.items():
+            build: Callable[[], Forecaster]
+            build = partial(create_forecaster, config, self.config.windows, self.config.seed)
+            if config.kind == CALIBRATED:
+                build = partial(build, {member.name: member.forecaster for member in self.members})
+            if name in self.refitters:
+                with self.clock(f"refit {name}"):
+                    served = make_refits(name, self.refitters[name], self.windows.origins, self.progress)
+                build = partial(build, None, served)
+            plain = name in self.loaded and name not in self.refitters
+            self.members.append(self._make_member(name, config, self.loaded[name] if plain else build(), build))
 
     def _make_member(
         self, name: str, config: ForecasterConfig, forecaster: Forecaster, build: Callable[[], Forecaster]
@@ -206,9 +227,8 @@ class _Walk:
         folder = self.root / STORE_FOLDER / key
         remote = None if self.remote is None else self.remote.child(key)
         store = ForecastStore(folder, key, n_paths=forecaster.n_paths, horizon=forecaster.horizon, remote=remote)
-        digests, column = self.digests[forecaster.context], f"window.{forecaster.context}"
-        if isinstance(forecaster, Calibrated):
-            digests, column = history_digests(self.windows.origins, digests), f"history.{name}"
+        windows = self.digests[forecaster.context]
+        labels, digests, kind = label_and_digest(forecaster, self.windows.origins, windows)
         return Member(
             name=name,
             kind=config.kind,
@@ -216,12 +236,12 @@ class _Walk:
             build=build,
             windows=self.windows.with_context(forecaster.context),
             digests=digests,
-            column=column,
+            column=f"window.{forecaster.context}" if kind == "window" else f"{kind}.{name}",
             key=key,
             meaning=meaning,
             store=store,
             plan=store.plan(self.windows.origins, digests),
-            labels=contamination(self.windows.origins, forecaster.data_ranges()),
+            labels=labels,
             traded=name in self.config.forecasters,
         )
 
@@ -394,7 +414,10 @@ class _Walk:
                 "first": time_text(int(windows.origins[0])),
                 "last": time_text(int(windows.origins[-1])),
             },
-            "forecasters": {member.name: _describe(member) for member in self.members},
+            "forecasters": {
+                member.name: _describe(member) | describe_refits(member.forecaster, windows.origins)
+                for member in self.members
+            },
             "strategies": {
                 trader.name: {
                     "use": trader.use,

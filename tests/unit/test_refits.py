@@ -253,7 +253,7 @@ def fit_first(tree: str) -> None:
 
 
 def test_a_refit_whose_process_was_killed_comes_out_the_same(checkpoint: Path, tmp_path: Path) -> None:
-    schedule = SCHEDULE | {"steps": 200, "select_every": 10}
+    schedule = SCHEDULE | {"steps": 60, "select_every": 6}
     config = experiment(tmp_path / "killed", checkpoint, refit=schedule)
     folder = config.store.folder / "store" / "refits"
     process = multiprocessing.get_context("spawn").Process(target=fit_first, args=(config.model_dump_json(),))
@@ -328,3 +328,15 @@ def test_frozen_and_refitted_are_compared_by_a_paired_test_with_its_interval(don
     row = next(line for line in console.export_text().splitlines() if line.startswith("monthly") and "frozen" in line)
     assert f"{ours - theirs:+.2f}" in row
     assert row.split()[2] == "2"  # refits
+
+
+def test_a_refit_has_a_card_and_could_be_pushed(done: tuple[RunConfig, Run]) -> None:
+    from btcbt.publishing import uploadable
+
+    config, finished = done
+    entry = finished.manifest["forecasters"]["monthly"]["refits"][0]
+    folder = config.store.folder / "store" / "refits" / entry["key"]
+    names = uploadable(folder)
+    assert {"README.md", "data_ranges.json", "recipe.json", "model/model.safetensors"} <= set(names)
+    assert not {"fit.json", "refit.json"} & set(names)
+    assert "| `finetuning` | 2019-05-17T00:00Z | 2019-05-27T00:00Z |" in (folder / "README.md").read_text()

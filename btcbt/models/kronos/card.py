@@ -31,6 +31,8 @@ CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.json"
 CURVE_FILES = ("tokenizer_loss.csv", "model_loss.csv")
 LIBRARY, PIPELINE = "btcbt", "time-series-forecasting"
+LEAKY = "window_with_future"
+"""The use of a range that says of a fit that it leaked (`btcbt.models.kronos.finetune.NEVER_CLEAN`)."""
 TAGS = ("kronos", "candlesticks", "cryptocurrency", "probabilistic-forecasting")
 
 _MAX_TEXT = 300
@@ -214,13 +216,15 @@ def _data(folder: Path) -> Iterator[str]:
         return
     yield from ("| use | from | until (exclusive) |", "| --- | --- | --- |")
     for one in ranges:
-        unknown = one.use == "unknown"
-        span = ("not declared", "not declared") if unknown else (time_text(one.start), time_text(one.end))
+        spans = {"unknown": ("not declared", "not declared"), LEAKY: ("ever", "ever")}
+        span = spans.get(one.use, (time_text(one.start), time_text(one.end)))
         yield f"| {_code(one.use)} | {span[0]} | {span[1]} |"
     note = read_json(folder / RANGES_FILE).get("note")
     if isinstance(note, str) and note:
         yield from ("", _code(note, limit=2000))
-    if any(one.use == "unknown" for one in ranges):
+    if any(one.use == LEAKY for one in ranges):
+        yield from ("", "**Contaminated: windows were scaled with the candles to be predicted. No origin is clean.**")
+    elif any(one.use == "unknown" for one in ranges):
         yield from ("", "A part of it is not declared, so no origin can be called clean.")
     else:
         yield from ("", f"Origins from {time_text(max(one.end for one in ranges))} on are clean.")
@@ -233,8 +237,12 @@ def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"As read by `btcbt finetune`; the whole of it is in `{RECIPE_FILE}`."
     yield from ("", "| key | value |", "| --- | --- |")
-    # Where it was written is nobody's concern, and may name a machine.
-    yield from (f"| {_code(key)} | {_code(value)} |" for key, value in _leaves(recipe) if key != "output")
+    # Where files lay on somebody's machine is nobody's concern.
+    yield from (
+        f"| {_code(key)} | {_code(Path(value).name if Path(value).is_absolute() else value)} |"
+        for key, value in _leaves(recipe)
+        if key != "output"
+    )
 
 
 def _losses(folder: Path) -> Iterator[str]:
@@ -320,7 +328,7 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
     """Hub id of the weights that a fit began with, if it did with such."""
     start = recipe.get("start")
     if isinstance(start, Mapping):
-        start = start.get("checkpoint") or start.get("model")
+        start = start.get("model") or start.get("tokenizer")
     if not isinstance(start, str):
         return None
     parts = start.split("/")

@@ -17,6 +17,7 @@ from btcbt.config import time_ms
 from btcbt.errors import CheckpointError
 from btcbt.models.kronos.batches import WindowSampler
 from btcbt.models.kronos.beginning import Beginning, begin
+from btcbt.models.kronos.card import write_model_card
 from btcbt.models.kronos.checkpoints import MODEL_FOLDER, TOKENIZER_FOLDER, describe_pair, write_data_ranges
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.lora import add_adapters, merge_adapters
@@ -176,6 +177,8 @@ class _Finetune:
         for place in (root, root / stage):
             write_data_ranges(place, ranges, note)
         replace_text(root / RECIPE_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        if stage == MODEL_FOLDER:
+            write_model_card(root)
 
 
 def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[DataRange, ...]:

@@ -118,10 +118,22 @@ def test_no_name_adds_a_key_a_line_or_markup(tmp_path, name):
 
 def test_a_fit_from_a_hub_id_names_its_base_model(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    (folder / "recipe.json").write_text('{"name": "mine", "start": "NeoQuasar/Kronos-base"}')
+    recipe = {"name": "mine", "start": {"model": "NeoQuasar/Kronos-base", "tokenizer": "/home/me/secret/tok"}}
+    (folder / "recipe.json").write_text(json.dumps(recipe | {"output": "/home/me/out"}))
     front, text, _ = read(write_model_card(folder))
     assert front["base_model"] == "NeoQuasar/Kronos-base"
     assert "fitted from `NeoQuasar/Kronos-base`" in text
+    assert "/home" not in text
+
+
+def test_a_checkpoint_of_the_leaky_recipe_is_called_contaminated(tmp_path):
+    from btcbt.models.kronos.finetune import NEVER_CLEAN
+
+    folder = save_tiny(tmp_path / "tiny", (DataRange("finetuning", 0, JUNE), NEVER_CLEAN))
+    text = read(write_model_card(folder))[1]
+    assert "**Contaminated: windows were scaled with the candles to be predicted. No origin is clean.**" in text
+    assert "on are clean" not in text
+    assert "9999" not in text
 
 
 @pytest.mark.parametrize("part", ["model", "tokenizer"])
