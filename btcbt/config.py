@@ -35,6 +35,7 @@ MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
 MAX_FORECAST_BYTES = 1 << 28
 STORE_FOLDER = "store"
+REFITS_FOLDER = "refits"
 LEDGER_FILE = "trials.jsonl"
 RANDOM_WALK = "random_walk"
 CALIBRATED = "calibrated"

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from btcbt.config import (
+    REFITS_FOLDER,
     STORE_FOLDER,
     ForecasterConfig,
     Interval,
@@ -53,7 +54,6 @@ try:
 except ImportError:  # Windows: two processes at once may both fit the same
     fcntl = None  # type: ignore[assignment]
 
-REFITS_FOLDER = "refits"
 NOTE_FILE = "refit.json"
 REFIT_NUMERICS = 1
 """Raised whenever the same weights, candles and recipe give another fit than before."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from btcbt.config import STORE_FOLDER
+from btcbt.config import REFITS_FOLDER, STORE_FOLDER
 from btcbt.errors import StoreError
 from btcbt.files import is_being_written
 from btcbt.folders import Entry, Folder, LocalFolder
@@ -118,6 +118,8 @@ def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
       `older_than_days` ago, for an unfinished run would go on from them. None keeps them all: a store that
       machines share knows nothing of their runs, which hold copies of their own.
 
+    - Refits that no run's manifest names, by the same age.
+
     Shards that a run under `root` holds stay, and so does what is younger than an hour.
 
     Raises
@@ -151,6 +153,8 @@ def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
                 continue
             del kept[entry]
             found.append(_garbage(folder, entry, why))
+    if local is not None and older_than_days is not None:
+        found += _unused_refits(local, now, older_than_days)
     return found
 
 
@@ -223,6 +227,26 @@ def _left_behind(root: Path, now: float) -> Iterator[Garbage]:
                 gone = _old(entry, now) and not is_being_written(path)
             if gone:
                 yield _garbage(folder, entry, "left by a killed process")
+
+
+def _unused_refits(root: Path, now: float, older_than_days: float) -> Iterator[Garbage]:
+    """Checkpoints that were fitted inside walk-forwards, and are in none that is finished."""
+    used: set[str] = set()
+    for manifest in root.glob("*/*/manifest.json"):
+        try:
+            forecasters = json.loads(manifest.read_bytes())["forecasters"].values()
+            used |= {refit["key"] for entry in forecasters for refit in entry.get("refits", ())}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return  # a run that cannot be read may use any of them
+    folder = LocalFolder(root / STORE_FOLDER / REFITS_FOLDER)
+    for key in folder.folders():
+        entry = Entry(key, 0, (folder.path / key).lstat().st_mtime)
+        if (
+            _KEY.fullmatch(key)
+            and key not in used
+            and _old(entry, now, max(GRACE_SECONDS, older_than_days * DAY_SECONDS))
+        ):
+            yield _garbage(folder, entry, f"no run uses this refit, and it is older than {older_than_days:g} days")
 
 
 def _old(entry: Entry, now: float, seconds: float = GRACE_SECONDS) -> bool:

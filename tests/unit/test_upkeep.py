@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -178,3 +179,22 @@ def test_a_folder_without_a_store_is_an_error_of_the_user(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match=r"no store of forecasts there; give what experiments name"):
         upkeep.holdings(LocalFolder(tmp_path))
     assert invoke(tmp_path, "verify")[0] == 2
+
+
+def test_refits_that_no_run_uses_may_go_when_they_are_old(store: ForecastStore, tmp_path: Path) -> None:
+    used, unused, young = "a" * 64, "b" * 64, "c" * 64
+    for key, days in ((used, 30.0), (unused, 30.0), (young, 1.0)):
+        folder = tmp_path / "store" / "refits" / key
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+        aged(folder, days)
+    run = tmp_path / "run" / "digest"
+    run.mkdir(parents=True)
+    manifest = {"forecasters": {"random_walk": {}, "monthly": {"refits": [{"key": used}]}}}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert why(tmp_path) == {unused: "no run uses this refit, and it is older than 7 days"}
+    (run / "manifest.json").write_text("damaged")
+    assert why(tmp_path) == {}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    upkeep.delete(upkeep.garbage(LocalFolder(tmp_path), older_than_days=7))
+    assert sorted(path.name for path in (tmp_path / "store" / "refits").iterdir()) == [used, young]
