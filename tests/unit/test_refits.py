@@ -340,3 +340,36 @@ def test_a_refit_has_a_card_and_could_be_pushed(done: tuple[RunConfig, Run]) -> 
     assert {"README.md", "data_ranges.json", "recipe.json", "model/model.safetensors"} <= set(names)
     assert not {"fit.json", "refit.json"} & set(names)
     assert "| `finetuning` | 2019-05-17T00:00Z | 2019-05-27T00:00Z |" in (folder / "README.md").read_text()
+
+
+def test_what_builds_a_refitted_forecaster_can_be_sent_to_another_process(done: tuple[RunConfig, Run]) -> None:
+    from functools import partial
+    from multiprocessing.reduction import ForkingPickler
+
+    from btcbt.forecasters import create_forecaster
+    from btcbt.report.progress import Progress
+    from btcbt.windows import make_windows
+
+    config, finished = done
+    windows = make_windows(read_candles("bundled:BTCUSD_1h"), config.windows)
+    served = refits.make_refits("monthly", refitter(config), windows.origins, Progress())
+    build = partial(create_forecaster, config.forecasters["monthly"], config.windows, config.seed, None, served)
+    there = ForkingPickler.loads(ForkingPickler.dumps(build))()
+    paths = finished.forecasts("monthly").paths()
+    np.testing.assert_array_equal(there.forecast(windows[16:32]).paths[:8], paths[16:24])
+    with pytest.raises(ValueError, match="no refit serves 2019-06-03T00:00Z"):
+        served(JUNE + 48 * HOUR)
+    with pytest.raises(ValueError, match="no refit serves"):
+        served(JUNE - 1)
+
+
+def test_calibration_follows_the_refits_of_its_base(checkpoint: Path, tmp_path: Path) -> None:
+    config = experiment(tmp_path, checkpoint)
+    tree = config.model_dump(mode="json")
+    tree["forecasters"]["learns"] = {"kind": "calibrated", "base": "monthly"}
+    finished = run(RunConfig.model_validate(tree, strict=False))
+    entry = finished.manifest["forecasters"]["learns"]
+    assert entry["refits"] == finished.manifest["forecasters"]["monthly"]["refits"]
+    assert entry["digests"] == "history.learns"
+    origins = finished.origins()
+    assert not origins["history.learns"].equals(origins["refit.monthly"])
