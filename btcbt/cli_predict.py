@@ -22,7 +22,9 @@ def predict_command(
     candles: Annotated[str, typer.Argument(metavar="CANDLES", help="Parquet or CSV file, or bundled:NAME.")],
     interval: Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")] = "1h",
     horizon: Annotated[int, typer.Option(help="H, candles to forecast.")] = 48,
-    context: Annotated[int, typer.Option(help="T, newest candles that the forecast sees.")] = 360,
+    context: Annotated[
+        int | None, typer.Option(help="T, newest candles that the forecast sees; what the checkpoint was fitted with.")
+    ] = None,
     paths: Annotated[int, typer.Option(help="S, sampled paths.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="kronos-nano, a checkpoint's folder, or a hub id.")] = "kronos-nano",
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer's folder or hub id, where it is apart.")] = None,

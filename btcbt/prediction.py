@@ -28,6 +28,7 @@ from btcbt.errors import CandleError, CheckpointError, ConfigError, StoreError
 from btcbt.files import write_whole
 from btcbt.forecasters import create_forecaster
 from btcbt.metrics.volatility import realised_variance
+from btcbt.models.kronos.places import fitted_context
 from btcbt.randomness import MAX_HORIZON
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Candles, DataRange, Float32Array, FloatArray, Forecast, Window
 from btcbt.report.prediction import draw_prediction
@@ -38,6 +39,7 @@ LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 """Quantiles that are written: the median, and the ends of the central 50, 80 and 95 %."""
 TABLE, SUMMARY, PICTURE = "candles.csv", "forecast.json", "forecast.png"
 DAY_MS = 86_400_000
+DEFAULT_CONTEXT = 360
 
 WHAT = (
     "Paths sampled from a fitted model given the candles up to the origin. Probabilities and quantiles are shares of "
@@ -103,7 +105,7 @@ def predict(
     source: str | Path,
     *,
     interval: str = "1h",
-    context: int = 360,
+    context: int | None = None,
     horizon: int = 48,
     seed: int = 0,
     forecaster: KronosConfig | None = None,
@@ -119,7 +121,7 @@ def predict(
     interval : str
         The interval of its candles.
     context, horizon : int
-        T and H, in candles.
+        T and H, in candles. T is the longest that the checkpoint's recipe fitted, `DEFAULT_CONTEXT` where it has none.
     seed : int
         Keys the random numbers.
     forecaster : KronosConfig, optional
@@ -137,6 +139,8 @@ def predict(
         If the checkpoint is missing or broken, or its forecast is not finite.
     """
     config = forecaster or kronos_config(n_paths=100)
+    if context is None:
+        context = fitted_context(config.checkpoint) or DEFAULT_CONTEXT
     _check_sizes(context, horizon, config.n_paths)
     history = read_history(source, interval)
     symbol = symbol_of(source, interval)

@@ -11,11 +11,12 @@ from typing import Any
 from btcbt.config import RANDOM_WALK
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.metrics.inference import MeanTest, cosine_terms
-from btcbt.models.kronos.card import CARD_FILE, CURVE_FILES, RECIPE_FILE, Evaluation, Score
+from btcbt.models.kronos.card import CARD_FILE, CURVE_FILES, Evaluation, Score
 from btcbt.models.kronos.checkpoints import (
     CONFIG_FILE,
     MODEL_FOLDER,
     RANGES_FILE,
+    RECIPE_FILE,
     TOKENIZER_FOLDER,
     WEIGHTS_FILE,
     weights_digest,

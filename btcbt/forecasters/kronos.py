@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,19 +13,12 @@ from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster
 from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.checkpoints import (
-    MODEL_FOLDER,
-    NANO,
-    TOKENIZER_FOLDER,
-    read_data_ranges,
-    resolve_folder,
-    weights_digest,
-)
+from btcbt.models.kronos.checkpoints import weights_digest
 from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.generate import PathGenerator
+from btcbt.models.kronos.places import declared_ranges, find_model, find_tokenizer
 from btcbt.models.kronos.predictor import resolve_device
-from btcbt.models.kronos.published import known_ranges, known_tokenizer
 from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
@@ -64,27 +56,17 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
     CheckpointError
         If something is missing or broken, or the two do not fit together.
     """
-    root = NANO if checkpoint == "kronos-nano" and NANO.is_dir() else resolve_folder(checkpoint)
-    beside = root / TOKENIZER_FOLDER
-    if (root / MODEL_FOLDER).is_dir():
-        model_from = root / MODEL_FOLDER
-        tokenizer_from: str | Path = tokenizer or beside
-        ranges: Sequence[DataRange] | None = read_data_ranges(root)
-    else:
-        model_from = root
-        named = tokenizer or (beside if beside.is_dir() else known_tokenizer(checkpoint))
-        if named is None:
-            raise CheckpointError(f"{checkpoint}: its tokenizer is not known; name a folder or hub id in 'tokenizer'")
-        tokenizer_from = named
-        ranges = read_data_ranges(root) or known_ranges(checkpoint)
-    pair = Kronos.from_pretrained(model_from), KronosTokenizer.from_pretrained(tokenizer_from)
+    pair = (
+        Kronos.from_pretrained(find_model(checkpoint)),
+        KronosTokenizer.from_pretrained(tokenizer or find_tokenizer(checkpoint)),
+    )
     bits = [(part.config.s1_bits, part.config.s2_bits) for part in pair]
     if bits[0] != bits[1]:
         raise CheckpointError(
             f"{checkpoint}: the model has {bits[0][0]} + {bits[0][1]} bits, the tokenizer {bits[1][0]} + {bits[1][1]}; "
             "give the tokenizer that the model was trained with"
         )
-    return Checkpoint(*pair, ranges)
+    return Checkpoint(*pair, declared_ranges(checkpoint))
 
 
 def pair_digest(checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from btcbt.forecasters import create_forecaster
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.checkpoints import write_data_ranges
 from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.models.kronos.places import fitted_context
 from btcbt.prediction import LEVELS, higher_volatility, kronos_config, predict, share, symbol_of
 from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Window
 from btcbt.report.prediction import units
@@ -296,3 +298,13 @@ def test_a_forecast_that_cannot_be_written_leaves_the_earlier_one_whole(history,
     assert "No space left on device" in line
     assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == before
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_context_is_what_the_checkpoint_was_fitted_with(checkpoint, tmp_path):
+    assert fitted_context("kronos-nano") == 240
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    assert fitted_context(copy) is None
+    (copy / "recipe.json").write_text('{"context": [10, 30]}')
+    assert fitted_context(copy) == 30
+    (copy / "recipe.json").write_text('{"context": ["ten", 30]}')
+    assert fitted_context(copy) is None

@@ -21,6 +21,7 @@ from btcbt.models.kronos.checkpoints import (
     CONFIG_FILE,
     MODEL_FOLDER,
     RANGES_FILE,
+    RECIPE_FILE,
     TOKENIZER_FOLDER,
     WEIGHTS_FILE,
     read_data_ranges,
@@ -28,7 +29,6 @@ from btcbt.models.kronos.checkpoints import (
 )
 
 CARD_FILE = "README.md"
-RECIPE_FILE = "recipe.json"
 CURVE_FILES = ("tokenizer_loss.csv", "model_loss.csv")
 LIBRARY, PIPELINE = "btcbt", "time-series-forecasting"
 LEAKY = "window_with_future"

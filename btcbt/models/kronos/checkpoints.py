@@ -24,6 +24,7 @@ from btcbt.records import DataRange
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RANGES_FILE = "data_ranges.json"
+RECIPE_FILE = "recipe.json"
 MODEL_FOLDER, TOKENIZER_FOLDER = "model", "tokenizer"
 """Parts of a folder that holds a pair."""
 NANO = Path(__file__).parent / "nano"

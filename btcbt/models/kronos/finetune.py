@@ -18,7 +18,13 @@ from btcbt.errors import CheckpointError
 from btcbt.models.kronos.batches import WindowSampler
 from btcbt.models.kronos.beginning import Beginning, begin
 from btcbt.models.kronos.card import write_model_card
-from btcbt.models.kronos.checkpoints import MODEL_FOLDER, TOKENIZER_FOLDER, describe_pair, write_data_ranges
+from btcbt.models.kronos.checkpoints import (
+    MODEL_FOLDER,
+    RECIPE_FILE,
+    TOKENIZER_FOLDER,
+    describe_pair,
+    write_data_ranges,
+)
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.losses import Encoder, Objective, model_losses, tokenizer_losses
@@ -29,7 +35,6 @@ from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.models.kronos.training import Fit, Report, Row
 from btcbt.records import Candles, DataRange
 
-RECIPE_FILE = "recipe.json"
 CURVE_FILES = {TOKENIZER_FOLDER: "tokenizer_loss.csv", MODEL_FOLDER: "model_loss.csv"}
 NEVER_CLEAN = DataRange("window_with_future", 0, time_ms(datetime(9999, 1, 1, tzinfo=UTC)))
 """What weights have seen whose windows were scaled with their own future: no origin is clean of it."""

@@ -15,6 +15,7 @@ from btcbt.models.kronos.checkpoints import (
     MODEL_FOLDER,
     NANO,
     RANGES_FILE,
+    RECIPE_FILE,
     TOKENIZER_FOLDER,
     read_data_ranges,
     read_json,
@@ -41,6 +42,15 @@ def find_model(place: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint's model."""
     root = open_place(place, revision)
     return root / MODEL_FOLDER if (root / MODEL_FOLDER).is_dir() else root
+
+
+def fitted_context(place: str | Path) -> int | None:
+    """Longest context that a checkpoint was fitted with, as its recipe says; None without one."""
+    file = open_place(place) / RECIPE_FILE
+    context = read_json(file).get("context") if file.is_file() else None
+    if isinstance(context, list) and len(context) == 2 and all(isinstance(n, int) and n >= 2 for n in context):
+        return int(context[1])
+    return None
 
 
 def find_tokenizer(place: str | Path, revision: str | None = None) -> str | Path:

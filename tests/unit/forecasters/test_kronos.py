@@ -177,10 +177,12 @@ def test_what_cannot_fit_or_run_is_refused(checkpoint, options, message):
         build(checkpoint, **options)
 
 
-def test_a_model_without_its_tokenizer_is_refused(checkpoint):
-    with pytest.raises(CheckpointError, match="its tokenizer is not known"):
-        build(checkpoint / "model")
-    assert build(checkpoint / "model", tokenizer=str(checkpoint / "tokenizer")).data_ranges() is None
+def test_a_model_without_its_tokenizer_is_refused(checkpoint, tmp_path):
+    alone = shutil.copytree(checkpoint / "model", tmp_path / "alone")
+    with pytest.raises(CheckpointError, match="a model without its tokenizer"):
+        build(alone)
+    assert build(alone, tokenizer=str(checkpoint / "tokenizer")).data_ranges() is None
+    assert build(checkpoint / "model").identity() == build(checkpoint).identity()
 
 
 def test_a_tokenizer_of_other_bits_is_refused(checkpoint, tmp_path):
