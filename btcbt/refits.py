@@ -42,6 +42,7 @@ from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
 from btcbt.forecasters.refitted import Refitted, Served
+from btcbt.models.kronos.card import selection_losses
 from btcbt.models.kronos.checkpoints import read_json
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span, Start
@@ -57,6 +58,7 @@ except ImportError:  # Windows: two processes at once may both fit the same
 NOTE_FILE = "refit.json"
 REFIT_NUMERICS = 1
 """Raised whenever the same weights, candles and recipe give another fit than before."""
+MODEL_CURVE = "model_loss.csv"
 _LOOKS = 8
 _PLACES = ("name", "candles", "start", "output", "save_every", "device")
 
@@ -114,6 +116,8 @@ class Refitter:
         self.config, self.refit, self.windows, self.frozen, self.folder = config, config.refit, windows, frozen, folder
         self.periods = plan(candles, windows, config.refit)
         self.window = windows.context + windows.horizon
+        self.report: Callable[[str], None] = lambda _line: None
+        """Gets the lines of progress of each fit."""
         self._starts = [period.start for period in self.periods]
         self._done: dict[int, Refit] = {}
 
@@ -239,12 +243,13 @@ class Refitter:
             if found is not None:
                 return found
             recipe = self._recipe(number, self._beginning(number), scratch)
-            finetune({period.candles.source: _copy(period.candles)}, recipe, lambda _line: None)
+            finetune({period.candles.source: _copy(period.candles)}, recipe, self.report)
             checkpoint = load_checkpoint(str(scratch))
             note = {
                 "key": target.name,
                 "serves": [time_text(period.start), time_text(period.end)],
                 "weights": pair_digest(checkpoint),
+                "selection_losses": selection_losses(scratch / MODEL_CURVE),
             }
             write_whole(scratch / NOTE_FILE, (json.dumps(note, indent=2) + "\n").encode())
             if target.exists():  # damaged, or another's
@@ -305,13 +310,22 @@ def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Prog
     made = []
     with progress.stage(f"refit {name}", len(numbers), unit="fits") as advance:
         for number in numbers:
+            when = time_text(refitter.periods[number].start)
+            refitter.report = partial(_note, progress, f"refit {name} for {when}")
             made.append(refitter.fit(number))
             advance(1)
     return Served(tuple(made))
 
 
+def _note(progress: Progress, what: str, line: str) -> None:
+    progress.note(f"{what}: {line}")
+
+
 def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]:
-    """The refits that served some origins, for a manifest; empty if none did."""
+    """The refits that served some origins, for a manifest; empty if none did.
+
+    ``selection_losses`` are those of each look at the selection range, the starting weights' first.
+    """
     base = forecaster.base if isinstance(forecaster, Calibrated) else forecaster
     if not isinstance(base, Refitted):
         return {}
@@ -322,6 +336,7 @@ def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]
                 "serves": [time_text(refit.start), time_text(refit.end)],
                 "key": refit.key,
                 "weights": refit.weights,
+                "selection_losses": read_json(Path(refit.folder) / NOTE_FILE).get("selection_losses"),
                 "looked_at": None
                 if refit.ranges is None
                 else [[one.use, time_text(one.start), time_text(one.end)] for one in refit.ranges],

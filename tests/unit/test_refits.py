@@ -86,6 +86,7 @@ def test_frozen_and_refitted_differ_by_their_weights_alone(done: tuple[RunConfig
         rows = slice(24 * number, 24 * number + 24)
         np.testing.assert_array_equal(same.forecast(windows[rows]).paths[:16], paths[rows][:16])
     assert entries[0]["weights"] != entries[1]["weights"]
+    assert [len(entry["selection_losses"]) for entry in entries] == [4, 4]  # before the first step and after each
 
 
 def test_an_experiment_run_again_or_for_longer_uses_the_refits_and_forecasts_that_are_there(

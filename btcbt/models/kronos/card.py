@@ -246,7 +246,7 @@ def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _losses(folder: Path) -> Iterator[str]:
-    best = [(file, _best_loss(folder / file)) for file in CURVE_FILES]
+    best = [(file, min(selection_losses(folder / file), default=None)) for file in CURVE_FILES]
     found = [f"{loss:.4f} for the {file.partition('_')[0]}" for file, loss in best if loss is not None]
     if found:
         yield from ("", f"Lowest loss on the selection range: {', '.join(found)} (model: nats per sub-token).")
@@ -346,14 +346,13 @@ def _parameters(weights: Path) -> int:
         return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
 
 
-def _best_loss(curve: Path) -> float | None:
+def selection_losses(curve: Path) -> list[float]:
+    """Losses on the selection range, look by look, of a fit's ``*_loss.csv``; none where there is no such file."""
     if not curve.is_file():
-        return None
+        return []
     with curve.open(newline="", encoding="utf-8") as file:
-        losses = [
-            float(row["loss"]) for row in csv.DictReader(file) if row.get("split") == "select" and row.get("loss")
-        ]
-    return min(losses, default=None)
+        rows = csv.DictReader(file)
+        return [float(row["loss"]) for row in rows if row.get("split") == "select" and row.get("loss")]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
