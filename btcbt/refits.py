@@ -318,7 +318,9 @@ def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Prog
 
 
 def _note(progress: Progress, what: str, line: str) -> None:
-    progress.note(f"{what}: {line}")
+    """Pass on how the selection loss goes; the steps between are for those who watch a single fit."""
+    if " select " in line:
+        progress.note(f"{what}: {line}")
 
 
 def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]:
