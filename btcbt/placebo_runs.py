@@ -23,8 +23,8 @@ from btcbt.windows import Windows
 
 MIN_RUNS = 8
 """Fewer runs are done before a second process has started."""
-TARGETS_AT_ONCE = 1 << 20
-"""Targets (accounts x origins) that are held and simulated together: an account needs some 200 bytes for each."""
+TARGETS_AT_ONCE = 1 << 17
+"""Targets (accounts x origins) that are simulated together: an account needs some 500 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def run_placebos(
     placebos = make_placebos(len(windows), runs, block, seed)
     source = Source(paths, windows.candles.values[windows.last, CLOSE])
     decisions = _decisions(candidates, windows, source, placebos)
-    at_once = max(1, TARGETS_AT_ONCE // (len(windows) * len(candidates)))
+    at_once = max(1, TARGETS_AT_ONCE // len(windows))
     scores: list[list[float]] = [[] for _ in candidates]
     while decided := list(islice(decisions, at_once)):
         names = [f"placebo {run}" for run in range(len(decided))]

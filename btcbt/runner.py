@@ -379,13 +379,12 @@ class _Walk:
                 simulation.trades.to_parquet(folder / "trades.parquet", index=False)
                 simulation.orders.to_parquet(folder / "orders.parquet", index=False)
             stored.write_json(folder / "metrics.json", numbers)
-            numbers.clear()  # read back below, and not held twice
             stored.write_json(folder / "manifest.json", self._manifest(digest))
             with self.clock("draw"):
-                draw_figures(load_run(folder), self.windows)
+                draw_figures(load_run(folder, metrics=numbers), self.windows)
             stored.write_json(folder / "manifest.json", self._manifest(digest))
         stored.point_latest(target)
-        return load_run(target)
+        return load_run(target, metrics=numbers)
 
     def _digest(self) -> str:
         keys = {member.name: member.key for member in self.members}

@@ -243,7 +243,7 @@ class ForecastStore:
             except StoreError as error:
                 damaged.append(error)
                 continue
-            stored, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
+            stored, seen = column_values(table, "origin", np.dtype("<i8")), column_values(table, "window", _DIGEST)
             at = np.minimum(np.searchsorted(origins, stored), len(origins) - 1)
             fits = (origins[at] == stored) & (digests[at] == seen) & (shard[at] < 0)
             if fits.any():
@@ -300,7 +300,7 @@ class ForecastStore:
             tables = {w: tables.get(w) or self._read(plan.shards[w], ["paths"]) for w in map(int, np.unique(shard))}
             for which, table in tables.items():
                 here = shard == which
-                paths[here] = _column(table, "paths", np.dtype("<f4"), self.shape)[row[here]]
+                paths[here] = column_values(table, "paths", np.dtype("<f4"), self.shape)[row[here]]
                 provenance = json.loads(table.schema.metadata[b"provenance"])
             paths.flags.writeable = False
             yield ForecastBatch(origins[part], paths, MappingProxyType(provenance))
@@ -360,8 +360,8 @@ class ForecastStore:
         paths = np.ascontiguousarray(batch.paths, dtype="<f4")
         columns = [
             pa.array(np.asarray(batch.origins, dtype=np.int64)).cast(pa.timestamp("ms", tz="UTC")),
-            _fixed_binary(np.ascontiguousarray(digests), rows),
-            _fixed_binary(paths, rows),
+            fixed_binary(np.ascontiguousarray(digests), rows),
+            fixed_binary(paths, rows),
         ]
         schema = pa.schema(
             [
@@ -472,7 +472,7 @@ def shard_rows(
         If it is damaged or foreign.
     """
     table = _parse(where, content, checksum, key, shape, ["origin", "window"])
-    origins, seen = _column(table, "origin", np.dtype("<i8")), _column(table, "window", _DIGEST)
+    origins, seen = column_values(table, "origin", np.dtype("<i8")), column_values(table, "window", _DIGEST)
     return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
 
 
@@ -493,7 +493,12 @@ def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | N
             raise StoreError(f"{where} is foreign: it holds the forecasts of another forecaster")
         if not _well_formed(file, metadata):
             raise StoreError(f"{where} is foreign: it does not have the columns of a shard of forecasts")
-        return file.read(columns, use_threads=False)
+        table = file.read(columns, use_threads=False)
+        table.validate(full=True)
+        lengths = {(len(column), column.null_count) for column in table.columns}
+        if lengths != {(file.metadata.num_rows, 0)}:
+            raise StoreError(f"{where} is foreign: its columns are not as long as it says")
+        return table
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{where} is not a shard of forecasts ({' '.join(str(error).split())[:200]})") from None
 
@@ -522,14 +527,14 @@ def _checksum(content: Any) -> str:
     return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).hexdigest()
 
 
-def _fixed_binary(array: NDArray[Any], rows: int) -> pa.Array:
+def fixed_binary(array: NDArray[Any], rows: int) -> pa.Array:
     """Rows of an array as fixed-size binary, without a copy."""
     width = array.nbytes // rows
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(array)])
 
 
-def _column(table: pa.Table, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> NDArray[Any]:
-    """A column as an array, without a copy where it lies in one chunk."""
+def column_values(table: pa.Table, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> NDArray[Any]:
+    """A column of fixed width as an array, (N, *shape), without a copy where it lies in one chunk."""
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0)

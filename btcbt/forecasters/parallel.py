@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +31,7 @@ MIN_ORIGINS = 128
 AHEAD = 2
 """Tasks in flight for each worker: the next one is there when one is done."""
 IDLE_SECONDS = 60
-"""After so long without a task a process ends; one whose parent was killed, too."""
+"""After so long without a task a process ends."""
 _THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -115,7 +117,11 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
     threads = str(max(1, joblib.cpu_count() // workers))
     pool = get_reusable_executor(
-        max_workers=workers, timeout=IDLE_SECONDS, env={name: os.environ.get(name, threads) for name in _THREADS}
+        max_workers=workers,
+        timeout=IDLE_SECONDS,
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+        env={name: os.environ.get(name, threads) for name in _THREADS},
     )
     done = False
     try:
@@ -129,6 +135,17 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
     finally:
         if not done:
             pool.shutdown(kill_workers=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: a killed parent may hold a lock that loky's idle workers wait for."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="btcbt-parent", daemon=True).start()
 
 
 def in_order(

@@ -37,7 +37,7 @@ from btcbt.config import RunConfig
 from btcbt.errors import StoreError
 from btcbt.files import sync_folder, write_whole
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.store import Digests, ForecastStore, Plan
+from btcbt.store import DIGEST_BYTES, Digests, ForecastStore, Plan, column_values, fixed_binary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +131,8 @@ class Run:
         entry = known[name]
         window = str(entry["digests"])
         table = pq.read_table(self.directory / "origins.parquet", columns=["origin", window])
-        origins = table.column("origin").cast(pa.int64()).to_numpy()
-        digests = np.frombuffer(b"".join(table.column(window).to_pylist()), dtype="V16")
+        origins = column_values(table, "origin", np.dtype("<i8"))
+        digests = column_values(table, window, np.dtype(f"V{DIGEST_BYTES}"))
         store = ForecastStore(
             self.directory / "forecasts" / name,
             entry["key"],
@@ -156,13 +156,15 @@ class Run:
         return frame if index is None else frame.set_index(index)
 
 
-def load_run(directory: str | Path) -> Run:
+def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:
     """Open a finished run.
 
     Parameters
     ----------
     directory : path
         ``runs/<name>/<digest>`` or ``runs/<name>``, which stands for its newest run.
+    metrics : dict of str to float, optional
+        Its metrics where they are at hand: tens of thousands are then not read again, nor held twice.
 
     Raises
     ------
@@ -174,7 +176,8 @@ def load_run(directory: str | Path) -> Run:
         folder = latest(folder) or folder
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if metrics is None:
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         config = RunConfig.model_validate_json(json.dumps(manifest["config"]))
     except OSError as error:
         raise StoreError(f"{directory}: not a run ({error.strerror}: {error.filename}); give runs/NAME") from None
@@ -233,10 +236,15 @@ def point_latest(target: Path) -> None:
 
 def write_json(file: Path, value: object) -> None:
     """JSON in the order given; numbers that do not exist become null."""
-    # Piece by piece: the scores of many months make a text of many megabytes.
+    if not isinstance(value, Mapping) or not value:
+        file.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return
+    # Key by key, as json.dump would: the scores of many months are tens of thousands, and are not held twice.
     with file.open("w", encoding="utf-8") as stream:
-        json.dump(_finite(value), stream, indent=2, allow_nan=False)
-        stream.write("\n")
+        for number, (key, item) in enumerate(value.items()):
+            text = json.dumps(_finite(item), indent=2, allow_nan=False).replace("\n", "\n  ")
+            stream.write(f"{',' if number else '{'}\n  {json.dumps(str(key))}: {text}")
+        stream.write("\n}\n")
 
 
 def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str, Any]) -> None:
@@ -247,7 +255,7 @@ def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str,
 
 def digest_column(digests: Digests) -> pa.Array:
     """Window digests as a column."""
-    return pa.array([bytes(digest) for digest in digests.tolist()], pa.binary(16))
+    return fixed_binary(np.ascontiguousarray(digests), len(digests))
 
 
 def _finite(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,71 +19,138 @@ import btcbt
 
 Write = Callable[..., Path]
 RESULTS = ("metrics.json", "targets.parquet", "equity.parquet", "trades.parquet", "orders.parquet", "origins.parquet")
-KILLS = int(os.environ.get("BTCBT_KILLS", "50"))
-ENGINES = ("{kind: local}", "{kind: joblib, workers: 2}", "{kind: dask, workers: 2}")
+ENGINES = {"local": "local", "joblib": "joblib, workers: 2", "dask": "dask, workers: 2", "ray": "ray, workers: 2"}
+MODULES = {"dask": "distributed", "ray": "ray"}
+KILLS = int(os.environ.get("BTCBT_KILLS", "52"))
+"""Over all engines."""
+KILLS_A_RUN = 7
+ORPHAN_SECONDS = 120.0
+"""A worker process whose parent was killed ends within this time."""
+SHORT = ("end: 2019-06-04", "end: 2019-06-03")
+# A slow forecaster, in small shards, so that a worker is killed while forecasts are under way.
+SLOW = (
+    "  ewma: {kind: ewma_volatility, n_paths: 8}\n",
+    "  ewma: {kind: ewma_volatility, n_paths: 8}\n  garch: {kind: garch, n_paths: 8}\n",
+)
+SHARDS = ("shard_size: 20", "shard_size: 3")
 
 
 def same_results(one: btcbt.Run, other: btcbt.Run) -> None:
     for name in RESULTS:
         assert (one.directory / name).read_bytes() == (other.directory / name).read_bytes(), name
-    for name in ("random_walk", "ewma"):
+    assert one.manifest["forecasters"].keys() == other.manifest["forecasters"].keys()
+    for name in one.manifest["forecasters"]:
         np.testing.assert_array_equal(one.forecasts(name).paths(), other.forecasts(name).paths())
 
 
-def with_executor(write: Write, engine: str, root: str) -> Path:
-    return write(("seed: 3", f"seed: 3\nexecutor: {engine}"), ("shard_size: 20", "shard_size: 3"), root=root)
+def with_executor(write: Write, engine: str, size: tuple[str, str], root: str) -> Path:
+    return write(("seed: 3", f"seed: 3\nexecutor: {{kind: {engine}}}"), size, SHARDS, root=root)
+
+
+def start(file: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "btcbt", "run", "-q", str(file)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def finish(file: Path) -> btcbt.Run:
+    """Run to the end, as a user does who starts the same command again."""
+    process = start(file)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+    return btcbt.load_run(file.parent / read_root(file) / "small")
+
+
+def read_root(file: Path) -> str:
+    return next(line.split(": ")[1] for line in file.read_text().splitlines() if line.startswith("  root: "))
+
+
+def alive(group: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False
 
 
 @pytest.mark.proof
-def test_kills_at_random_moments_change_nothing(write: Write, rng: np.random.Generator) -> None:
-    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
-    whole = btcbt.run(write(root="whole"))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_kills_at_random_moments_change_nothing(write: Write, rng: np.random.Generator, engine: str) -> None:
+    if engine in MODULES:
+        pytest.importorskip(MODULES[engine], reason=f"not installed: pip install 'btcbt[{engine}]'")
+    whole = btcbt.run(write(SHORT, root="whole"))
     began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "btcbt", "run", "-q", str(with_executor(write, ENGINES[0], "timed"))], check=True
-    )
+    same_results(whole, finish(with_executor(write, ENGINES[engine], SHORT, "timed")))
     usual = time.monotonic() - began
-    killed = finished = 0
-    while killed < KILLS:
-        engine, root = ENGINES[finished % len(ENGINES)], f"killed-{finished}"
-        file = with_executor(write, engine, root)
-        # An experiment is killed a few times, each time it goes on, and then it is left to end.
-        for _ in range(min(5, max(1, KILLS // len(ENGINES)), KILLS - killed)):
-            command = [sys.executable, "-m", "btcbt", "run", "-q", str(file)]
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+    wanted = -(-KILLS // len(ENGINES))
+    kills = {"process": 0, "group": 0}
+    groups: list[int] = []
+    runs = 0
+    while sum(kills.values()) < wanted:
+        file = with_executor(write, ENGINES[engine], SHORT, f"killed-{runs}")
+        # A run is killed a few times, each time it goes on, and then it is left to end.
+        for _ in range(min(KILLS_A_RUN, wanted - sum(kills.values()))):
+            process = start(file)
             try:
                 process.wait(timeout=float(rng.uniform(0.2, 1.0)) * usual)
             except subprocess.TimeoutExpired:
-                killed += 1
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+                # Once with all of its processes, as when a machine fails; once alone, which leaves its workers behind.
+                how = "process" if sum(kills.values()) % 2 else "group"
+                kills[how] += 1
+                os.killpg(process.pid, signal.SIGKILL) if how == "group" else process.kill()
             process.wait()
-        same_results(whole, btcbt.run(file))
-        finished += 1
-        sys.stdout.write(f"\n{killed} kills, {finished} runs, the last on {engine}: identical")
-        sys.stdout.flush()
-    sys.stdout.write(f"\n{killed} kills over {finished} runs on {len(ENGINES)} engines: every result identical\n")
+            groups.append(process.pid)
+        same_results(whole, finish(file))
+        runs += 1
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while left := [group for group in groups if alive(group)]:
+        assert time.monotonic() < deadline, f"workers of {left} outlive their runs"
+        time.sleep(1.0)
+    sys.stdout.write(
+        f"\n{engine}: {kills['group']} kills of all processes and {kills['process']} of the main one over {runs} runs "
+        f"of {usual:.0f} s: every result identical, no process left\n"
+    )
 
 
 @pytest.mark.proof
-def test_a_dask_worker_that_is_killed_changes_nothing(write: Write) -> None:
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
-    whole = btcbt.run(write(root="whole"))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        file = with_executor(write, f"{{kind: dask, address: '{cluster.scheduler_address}'}}", "dask")
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_a_worker_of_a_cluster_that_is_killed_changes_nothing(write: Write, engine: str) -> None:
+    whole = btcbt.run(write(SLOW, root="whole"))
+    cluster = {"dask": dask_cluster, "ray": ray_cluster}[engine]
+    with cluster() as (address, workers):
+        file = with_executor(write, f"{engine}, address: '{address}'", SLOW, "cluster")
         runs: list[btcbt.Run] = []
         thread = threading.Thread(target=lambda: runs.append(btcbt.run(file)))
-        before = {nanny.pid for nanny in cluster.workers.values()}
         thread.start()
-        store = file.parent / "dask" / "store"
-        while thread.is_alive() and not list(store.glob("*/[0-9]*.parquet")):
+        store = file.parent / "cluster" / "store"
+        # The third forecaster is the slow one: when it has a shard, its others are with the workers.
+        while thread.is_alive() and len(list(store.glob("*/[0-9]*.parquet"))) <= 2 * 24:
             time.sleep(0.005)
-        victim = min(before)
-        os.kill(victim, signal.SIGKILL)
-        alive = thread.is_alive()
+        os.kill(min(workers()), signal.SIGKILL)
+        running = thread.is_alive()
         thread.join()
-        assert alive, "the run ended before a worker was killed"
+        assert running, "the run ended before a worker was killed"
     assert len(runs) == 1
     same_results(whole, runs[0])
-    sys.stdout.write("\none of two Dask workers was killed during the run: result identical\n")
+    sys.stdout.write(f"\n{engine}: one of two workers was killed during the run: result identical\n")
+
+
+@contextlib.contextmanager
+def dask_cluster():  # type: ignore[no-untyped-def]
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address, lambda: [nanny.pid for nanny in cluster.workers.values()]
+
+
+@contextlib.contextmanager
+def ray_cluster():  # type: ignore[no-untyped-def]
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'btcbt[ray]'")
+    psutil = pytest.importorskip("psutil", reason="psutil finds Ray's workers")
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+    def workers() -> list[int]:
+        found = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::work")]
+        return [p.pid for p in found]
+
+    try:
+        yield context.address_info["gcs_address"], workers
+    finally:
+        ray.shutdown()

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
@@ -68,6 +69,9 @@ class Checkpointed(Generic[ConfigT]):
         """
         folder = resolve_folder(path_or_hub_id, revision)
         config = cls.config_class.from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+        with torch.device("meta"):  # a few lines of JSON can name a network that no machine has memory for
+            shapes = cast(nn.Module, cls(config))  # type: ignore[call-arg]
+        _check_shapes(shapes, folder / WEIGHTS_FILE)
         network = cls(config)  # type: ignore[call-arg]
         module = cast(nn.Module, network)
         _load_weights(module, folder / WEIGHTS_FILE)
@@ -143,36 +147,48 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file; shapes are compared before any tensor is read."""
+def _check_shapes(module: nn.Module, path: Path) -> None:
+    """Compare a safetensors file's keys, shapes and types with a network's before memory is taken for either."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; is the checkpoint complete?")
     own = module.state_dict()
     constants = {name for name, _ in module.named_buffers()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
-            missing = sorted(set(own) - found - constants)
-            if missing:
-                raise CheckpointError(f"{path}: key '{missing[0]}' is missing ({len(missing)} in all)")
-            foreign = sorted(found - set(own))
-            if foreign:
+    with _broken_file_named(path), safe_open(path, framework="pt") as file:
+        found = set(file.keys())
+        missing = sorted(set(own) - found - constants)
+        if missing:
+            raise CheckpointError(f"{path}: key '{missing[0]}' is missing ({len(missing)} in all)")
+        foreign = sorted(found - set(own))
+        if foreign:
+            raise CheckpointError(
+                f"{path}: key '{foreign[0]}' does not belong to {type(module).__name__} ({len(foreign)} in all)"
+            )
+        for key in sorted(found):
+            part = file.get_slice(key)
+            if list(part.get_shape()) != list(own[key].shape):
                 raise CheckpointError(
-                    f"{path}: key '{foreign[0]}' does not belong to {type(module).__name__} ({len(foreign)} in all)"
+                    f"{path}: key '{key}' has shape {tuple(part.get_shape())}, "
+                    f"expected {tuple(own[key].shape)} by {CONFIG_FILE}"
                 )
-            for key in sorted(found):
-                part = file.get_slice(key)
-                if list(part.get_shape()) != list(own[key].shape):
-                    raise CheckpointError(
-                        f"{path}: key '{key}' has shape {tuple(part.get_shape())}, "
-                        f"expected {tuple(own[key].shape)} by {CONFIG_FILE}"
-                    )
-                if own[key].is_floating_point() and part.get_dtype() not in _FLOATS:
-                    raise CheckpointError(f"{path}: key '{key}' holds {part.get_dtype()}, expected floating point")
-            state = {key: _checked(path, key, file.get_tensor(key), own[key], key in constants) for key in found}
+            if own[key].is_floating_point() and part.get_dtype() not in _FLOATS:
+                raise CheckpointError(f"{path}: key '{key}' holds {part.get_dtype()}, expected floating point")
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    """Fill `module` from a safetensors file that `_check_shapes` found to fit it."""
+    own = module.state_dict()
+    constants = {name for name, _ in module.named_buffers()}
+    with _broken_file_named(path), safe_open(path, framework="pt") as file:
+        state = {key: _checked(path, key, file.get_tensor(key), own[key], key in constants) for key in file.keys()}  # noqa: SIM118
+    module.load_state_dict(own | state)
+
+
+@contextmanager
+def _broken_file_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: broken file ({error}); download or save it again") from None
-    module.load_state_dict(own | state)
 
 
 def _checked(path: Path, key: str, value: Tensor, own: Tensor, constant: bool) -> Tensor:

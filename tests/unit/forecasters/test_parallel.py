@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +91,35 @@ def test_a_killed_process_is_an_error_of_the_user_and_the_next_call_has_new_ones
     with pytest.raises(BtcbtError, match="a worker process was killed"):
         list(parallel.on_processes(os._exit, [1, 2], 2))
     assert list(parallel.on_processes(operator.neg, [1, 2, 3], 2)) == [-1, -2, -3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process of Windows does not learn that its parent ended")
+def test_processes_end_with_a_parent_that_was_killed() -> None:
+    code = """
+import os, sys
+from btcbt.forecasters.parallel import on_processes
+for pid in on_processes(eval, ["__import__('os').getpid()"] * 8, 2):
+    print(pid, flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as parent:
+        assert parent.stdout is not None
+        workers = {int(parent.stdout.readline()) for _ in range(8)}
+        parent.kill()
+    for _ in range(100):
+        if not any(map(running, workers)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{workers} outlive their parent")
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_process_that_loky_replaces_loses_nothing_and_warns_of_nothing() -> None:
