@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from btcbt.models.kronos.checkpoints import Checkpointed
 from btcbt.models.kronos.config import DEPENDENCY_HEADS, ModelConfig
 from btcbt.models.kronos.layers import Attention, Block, RMSNorm
+from btcbt.models.kronos.linear import TrainedLinear
 
 CALENDAR = (("minute", 60), ("hour", 24), ("weekday", 7), ("day", 32), ("month", 13))
 """Columns of a stamp and the sizes of their tables; day and month count from 1."""
@@ -24,7 +25,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.emb_s1 = nn.Embedding(2**s1_bits, d_model)
         self.emb_s2 = nn.Embedding(2**s2_bits, d_model)
-        self.fusion_proj = nn.Linear(2 * d_model, d_model)
+        self.fusion_proj = TrainedLinear(2 * d_model, d_model)
         self.scale = math.sqrt(d_model)
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
@@ -70,8 +71,8 @@ class DualHead(nn.Module):
 
     def __init__(self, s1_bits: int, s2_bits: int, d_model: int) -> None:
         super().__init__()
-        self.proj_s1 = nn.Linear(d_model, 2**s1_bits)
-        self.proj_s2 = nn.Linear(d_model, 2**s2_bits)
+        self.proj_s1 = TrainedLinear(d_model, 2**s1_bits)
+        self.proj_s2 = TrainedLinear(d_model, 2**s2_bits)
 
 
 class Logits(NamedTuple):

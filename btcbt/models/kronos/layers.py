@@ -6,11 +6,15 @@ the same function with shared prefixes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from btcbt.models.kronos.attention import causal_attention
 from btcbt.models.kronos.config import RMS_EPS, ROPE_BASE
+from btcbt.models.kronos.linear import TrainedLinear
 
 
 class RMSNorm(nn.Module):
@@ -43,9 +47,31 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Rotate (..., T, head_dim) by positions 0 .. T - 1; angles are float32 whatever the input."""
         angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=torch.float32), self.inv_freq.float())
-        cos, sin = angles.cos().type_as(x), angles.sin().type_as(x)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        rotated: Tensor = _Rotation.apply(x, angles.cos().type_as(x), angles.sin().type_as(x))
+        return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation of pairs, whose gradient is the rotation back: fewer passes over memory than its parts make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(gradient, cos, -sin), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.empty_like(x)
+    left, right = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return rotated
 
 
 class Attention(nn.Module):
@@ -59,10 +85,10 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.attn_dropout_p = attn_dropout_p
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(d_model, d_model)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.q_proj = TrainedLinear(d_model, d_model)
+        self.k_proj = TrainedLinear(d_model, d_model)
+        self.v_proj = TrainedLinear(d_model, d_model)
+        self.out_proj = TrainedLinear(d_model, d_model)
         self.rotary = Rotary(d_model // n_heads)
         self.resid_dropout = nn.Dropout(resid_dropout_p)
 
@@ -78,7 +104,7 @@ class Attention(nn.Module):
         if positions:
             q, k = self.rotary(q), self.rotary(k)
         dropout = self.attn_dropout_p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+        mixed = causal_attention(q, k, v, dropout) if causal else F.scaled_dot_product_attention(q, k, v)
         return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -87,9 +113,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, ff_dim: int, dropout_p: float = 0.0) -> None:
         super().__init__()
-        self.w1 = nn.Linear(d_model, ff_dim, bias=False)
-        self.w3 = nn.Linear(d_model, ff_dim, bias=False)
-        self.w2 = nn.Linear(ff_dim, d_model, bias=False)
+        self.w1 = TrainedLinear(d_model, ff_dim, bias=False)
+        self.w3 = TrainedLinear(d_model, ff_dim, bias=False)
+        self.w2 = TrainedLinear(ff_dim, d_model, bias=False)
         self.ffn_dropout = nn.Dropout(dropout_p)
 
     def forward(self, x: Tensor) -> Tensor:

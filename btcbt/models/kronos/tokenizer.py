@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from btcbt.models.kronos.checkpoints import Checkpointed
 from btcbt.models.kronos.config import TokenizerConfig
 from btcbt.models.kronos.layers import Block
+from btcbt.models.kronos.linear import TrainedLinear
 from btcbt.models.kronos.quantizer import TokenQuantizer
 
 
@@ -42,17 +43,17 @@ class KronosTokenizer(nn.Module, Checkpointed[TokenizerConfig]):
         super().__init__()
         self.config = c = config
         dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
-        self.embed = nn.Linear(c.d_in, c.d_model)
-        self.head = nn.Linear(c.d_model, c.d_in)
+        self.embed = TrainedLinear(c.d_in, c.d_model)
+        self.head = TrainedLinear(c.d_model, c.d_in)
         self.encoder = nn.ModuleList(
             Block(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_enc_layers - 1)
         )
         self.decoder = nn.ModuleList(
             Block(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_dec_layers - 1)
         )
-        self.quant_embed = nn.Linear(c.d_model, c.s1_bits + c.s2_bits)
-        self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
-        self.post_quant_embed = nn.Linear(c.s1_bits + c.s2_bits, c.d_model)
+        self.quant_embed = TrainedLinear(c.d_model, c.s1_bits + c.s2_bits)
+        self.post_quant_embed_pre = TrainedLinear(c.s1_bits, c.d_model)
+        self.post_quant_embed = TrainedLinear(c.s1_bits + c.s2_bits, c.d_model)
         self.tokenizer = TokenQuantizer(c.s1_bits, c.s2_bits, c.beta, c.gamma0, c.gamma, c.zeta, c.group_size)
 
     def forward(self, x: Tensor) -> Reconstruction:
