@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 CONNECT_SECONDS = 5.0
-GCS_RETRY_SECONDS = 60
+GCS_RETRY_SECONDS = 15
 _MESSAGE = 200
 
 

@@ -100,6 +100,8 @@ def test_kills_at_random_moments_change_nothing(write: Write, rng: np.random.Gen
             groups.append(process.pid)
         same_results(whole, finish(file))
         runs += 1
+        sys.stdout.write(f"\n{engine}: {kills} over {runs} runs, identical")
+        sys.stdout.flush()
     deadline = time.monotonic() + ORPHAN_SECONDS
     while left := [group for group in groups if alive(group)]:
         assert time.monotonic() < deadline, f"workers of {left} outlive their runs"

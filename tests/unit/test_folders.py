@@ -122,6 +122,14 @@ def test_a_path_is_a_folder_of_this_machine(tmp_path: Path) -> None:
         assert str(open_folder(place)) == str(tmp_path)
 
 
+def test_a_service_that_does_not_answer_is_one_line() -> None:
+    with pytest.raises(
+        StoreError, match=r"^store.root hdfs://127.0.0.1:9/runs: not reachable \(.*\); check its name"
+    ) as caught:
+        open_folder("hdfs://127.0.0.1:9/runs")  # nobody listens there, and perhaps there is no Hadoop here either
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
