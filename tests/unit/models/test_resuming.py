@@ -128,16 +128,16 @@ def test_a_fit_killed_twice_ends_as_one_that_was_not(write, whole, rng):
 @pytest.mark.proof
 def test_kills_at_random_moments_change_no_bit_of_a_fit(write, whole, rng):
     began = time.monotonic()
-    assert start(write("timed", 400)).wait() == 0
+    assert start(write("timed", 200)).wait() == 0
     usual = time.monotonic() - began
     kills = fits = 0
     while kills < KILLS:
         folder = f"killed-{fits}"
-        file = write(folder, 400)
+        file = write(folder, 200)
         for _ in range(min(5, KILLS - kills)):
             kills += kill_when(start(file), lambda: True, float(rng.uniform(0.2, 1.0)) * usual)
         assert run(file).exit_code == 0
-        assert files(folder) == whole(400)
+        assert files(folder) == whole(200)
         fits += 1
     sys.stdout.write(f"\n{kills} kills over {fits} fits of {usual:.1f} s: every file identical\n")
 
