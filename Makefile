@@ -34,6 +34,7 @@ format: install
 bench: install
 	test -d .bench/reference/model || $(BIN)/python -m pip install --quiet --no-deps --target .bench/reference kronos-model-arch==0.1.0 einops
 	$(BIN)/python benchmarks/forecast_speed.py
+	$(BIN)/python benchmarks/training_speed.py --keep-memory
 
 proof: install
 	$(BIN)/python -m pytest -m proof -s
