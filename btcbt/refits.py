@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -44,6 +44,7 @@ from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_ref
 from btcbt.forecasters.refitted import Refitted, Served
 from btcbt.models.kronos.card import selection_losses
 from btcbt.models.kronos.checkpoints import read_json
+from btcbt.models.kronos.decoder import CALENDAR
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span, Start
 from btcbt.records import Candles, DataRange, IntArray, Refit
@@ -168,6 +169,12 @@ class Refitter:
             self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
         return self._done[number]
 
+    @cached_property
+    def calendar(self) -> tuple[str, ...]:
+        """The calendar tables that the starting weights use: one that is zero was never trained, and stays so."""
+        embedding = self.frozen.checkpoint.model.time_emb
+        return tuple(name for (name, _), table in zip(CALENDAR, embedding.tables(), strict=True) if bool(table.any()))
+
     def forecaster(self, serving: Callable[[int], Refit]) -> Refitted:
         """The forecaster that these refits make.
 
@@ -216,6 +223,7 @@ class Refitter:
             model=self._optimizer(steps),
             dropout=refit.dropout,
             mirror=refit.mirror,
+            calendar=self.calendar,
             clip=self.config.clip,
             device=self.config.device,
             precision=refit.precision,

@@ -204,6 +204,25 @@ def test_epochs_are_counted_in_training_windows(checkpoint: Path, tmp_path: Path
     assert recipe.model.steps == -(-windows // 16)
 
 
+def test_calendar_tables_that_were_never_trained_stay_zero(checkpoint: Path, tmp_path: Path) -> None:
+    import torch
+
+    from btcbt.models.kronos import Kronos
+
+    folder = tmp_path / "hours"
+    shutil.copytree(checkpoint, folder)
+    model = Kronos.from_pretrained(folder / "model")
+    with torch.no_grad():
+        for table in (model.time_emb.tables()[0], model.time_emb.tables()[4]):
+            table.zero_()
+    model.save_pretrained(folder / "model")
+    made = refitter(experiment(tmp_path / "runs", folder))
+    assert made.calendar == ("hour", "weekday", "day")
+    refitted = Kronos.from_pretrained(Path(made.fit(0).folder) / "model").time_emb.tables()
+    assert [bool(table.any()) for table in refitted] == [False, True, True, True, False]
+    assert refitter(experiment(tmp_path / "runs", checkpoint)).calendar == ("minute", "hour", "weekday", "day", "month")
+
+
 def test_a_damaged_refit_is_made_again_with_a_warning(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
