@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +15,11 @@ def finetune_command(
 ) -> None:
     """Fit tokenizer and model by a recipe; one that was stopped goes on. The folder says what they have looked at."""
     errors, out = console(stderr=True), console()
-    kept = "the last state is kept"
-    with guarded(errors, f"python -m btcbt finetune {recipe}", kept):
-        from btcbt.finetuning import loss_table, run_recipe
+    with guarded(errors, f"python -m btcbt finetune {recipe}", "the last state is kept"):
+        from btcbt.finetuning import is_first, loss_table, run_recipe
 
         done = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             if done.losses:
                 out.print(loss_table(done.losses), markup=False, highlight=False, soft_wrap=True)
             for folder in done.folders:

@@ -14,10 +14,12 @@ from btcbt.config import load_config
 from btcbt.models.kronos.finetune import CURVE_FILES, finetune
 from btcbt.models.kronos.leakage import selection_losses
 from btcbt.models.kronos.memory import keep_freed_memory
-from btcbt.models.kronos.ranks import is_first
+from btcbt.models.kronos.ranks import is_first, leave
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.models.kronos.state import replace_file
 from btcbt.report.figures import COLOURS, DPI, INK, new_figure, style_axes
+
+__all__ = ["Outcome", "draw_curves", "is_first", "loss_table", "run_recipe"]
 
 Report = Callable[[str], None]
 Losses = Mapping[str, Mapping[str, float]]
@@ -50,8 +52,9 @@ def run_recipe(path: str | Path, report: Report) -> Outcome:
         folders.append(finetune(histories, variant, report))
         if is_first():
             draw_curves(folders[-1])
-            if len(variants) > 1:
-                losses[str(variant.scaling)] = selection_losses(histories, config, folders[-1])
+        if len(variants) > 1:
+            losses[str(variant.scaling)] = selection_losses(histories, config, folders[-1])
+    leave()
     return Outcome(folders, losses)
 
 

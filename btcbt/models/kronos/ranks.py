@@ -22,6 +22,12 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def leave() -> None:
+    """End the common work of several processes, if there is any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Ranks:
     """A process among those of the fit.
 
@@ -79,8 +85,3 @@ class Ranks:
         """Wait for the others."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
-
-    def leave(self) -> None:
-        """End the common work."""
-        if self._accelerator is not None:
-            self._accelerator.end_training()

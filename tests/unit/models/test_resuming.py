@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from btcbt.cli import app
 from btcbt.errors import CheckpointError, ConfigError
-from btcbt.models.kronos.checkpoints import describe_pair, write_data_ranges
+from btcbt.models.kronos import KronosTokenizer
+from btcbt.models.kronos.checkpoints import describe_pair, read_data_ranges, weights_digest, write_data_ranges
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.models.kronos.state import FIT_FILE, STATE_FILE, FitFolder, Snapshot, fit_digest, replace_text
@@ -204,6 +205,22 @@ def test_a_finished_stage_is_not_done_again(write):
     lines = []
     finetune(histories(config), config, lines.append)
     assert not any(line.startswith("tokenizer") for line in lines)
+
+
+def test_a_loss_that_is_no_number_exits_2_and_leaves_the_best_weights_before_it(write):
+    file = write("broken", change=("learning_rate: 1.0e-3", "learning_rate: 1.0e+30"))
+    done = run(file)
+    assert done.exit_code == 2
+    assert "error: tokenizer: the loss is nan at step" in done.stderr
+    assert "the weights of step 0 (selection loss" in done.stderr
+    out = Path("broken/out")
+    assert weights_digest(KronosTokenizer.from_pretrained(out / "tokenizer")) == weights_digest(
+        KronosTokenizer.from_pretrained("parent/tokenizer")
+    )
+    assert [one.use for one in read_data_ranges(out)] == ["finetuning", "selection"]
+    assert not (out / "model").exists()
+    assert json.loads((out / FIT_FILE).read_text())["finished"] == []
+    assert run(file).exit_code == 2, "the stage is not taken for done"
 
 
 @pytest.mark.parametrize(
