@@ -514,10 +514,11 @@ def read_yaml(path: Path) -> CommentedMap:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = " ".join((error.problem or "not YAML").split())
+        # Of a key that is there twice, the values are not repeated: they may be long, or secret.
+        problem = _excerpt((error.problem or "not YAML").partition(" with value")[0])
         raise ConfigError(f"{path}:{line}: {problem}; correct the YAML there") from None
     except (YAMLError, ValueError, OverflowError) as error:
-        problem = " ".join(str(error).split())
+        problem = _excerpt(str(error))
         raise ConfigError(f"{path}: not readable as YAML ({problem}); correct it") from None
     if not isinstance(tree, CommentedMap):
         got = "nothing" if tree is None else type(_plain(tree)).__name__
@@ -545,9 +546,10 @@ def _refuse_features(path: Path, text: str) -> None:
     for event in YAML(typ="rt").parse(text):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{path}:{line}: YAML tag '{event.tag}'; remove it, tags are not read")
+            raise ConfigError(f"{path}:{line}: YAML tag '{_excerpt(str(event.tag))}'; remove it, tags are not read")
         if getattr(event, "anchor", None) is not None:
-            raise ConfigError(f"{path}:{line}: YAML anchor or alias '{event.anchor}'; write the value out")
+            anchor = _excerpt(str(event.anchor))
+            raise ConfigError(f"{path}:{line}: YAML anchor or alias '{anchor}'; write the value out")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(f"{path}:{line}: more than {MAX_DEPTH} levels deep; an experiment needs fewer")
@@ -571,7 +573,7 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
     # A wrong key is the likeliest cause of a missing one, so it is reported first.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where, line, node = _locate(tree, first["loc"], missing=first["type"] == "missing")
-    key = ".".join(where)
+    key = _excerpt(".".join(where))
     place = f"{path}:{line}" if where else f"{path}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -580,7 +582,7 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
         return f"{place}: '{key}' is missing; add it{more}"
     if first["type"] == "union_tag_not_found":
         return f"{place}: '{key}.kind' is missing; give one of {', '.join(KINDS)}{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _excerpt(first["msg"].removeprefix("Value error, "))
     secret = isinstance(node, str) and is_url(node)  # may hold a password
     shown = isinstance(node, str | int | float | date | None) and not secret
     got = f", got {_short(node)}" if shown else ""
@@ -603,6 +605,12 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
             continue  # the branch of a union: part of pydantic's location, not of the file
         where.append(str(key))
     return where, line, node
+
+
+def _excerpt(text: str) -> str:
+    """A line of a message, whatever a file holds that it repeats: printable and not long."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _short(value: object) -> str:

@@ -201,8 +201,11 @@ def _on_ray(
         where = {"address": executor.address} if executor.address else {"num_cpus": executor.workers}
         try:
             ray.init(**where, include_dashboard=False if not executor.address else None, log_to_driver=False)
-        except ConnectionError as error:
-            raise ConfigError(f"executor.address {executor.address}: no Ray cluster answers ({error})") from None
+        except Exception as error:  # noqa: BLE001 - Ray raises bare ones when its processes do not come up in time
+            told = " ".join(str(error).split())[:200]
+            if executor.address:
+                raise ConfigError(f"executor.address {executor.address}: no Ray cluster answers ({told})") from None
+            raise BtcbtError(f"executor.kind ray: Ray could not be started here ({told}); run again") from None
     try:
         resources = ray.cluster_resources()
         # Ray shows a task that asks for a GPU that one alone.

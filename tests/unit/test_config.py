@@ -252,3 +252,30 @@ def test_a_config_is_frozen_and_closed() -> None:
         config.top_p = 0.5
     with pytest.raises(ValueError, match="extra"):
         KronosConfig(kind="kronos", top_q=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name: a\nname: {'x' * 9000}\n",
+        f"{'k' * 9000}: 1\n",
+        f"name: !{'t' * 9000} x\n",
+        f"name: &{'a' * 9000} x\n",
+        f"forecasters: {{a: {{kind: {'z' * 9000}}}}}\n",
+    ],
+    ids=["twice", "key", "tag", "anchor", "kind"],
+)
+def test_a_message_stays_short_whatever_it_repeats(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert len(str(caught.value)) < 700
+
+
+def test_the_values_of_a_key_that_is_there_twice_are_not_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("store:\n  root: s3://me:hunter2@bucket\n  root: s3://me:hunter2@other\n")
+    with pytest.raises(ConfigError, match='duplicate key "root"') as caught:
+        load_config(file)
+    assert "hunter2" not in str(caught.value)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from btcbt.config import ExecutorConfig
-from btcbt.errors import ConfigError
+from btcbt.errors import BtcbtError, ConfigError
 from btcbt.forecasters import executors
 from btcbt.forecasters.executors import ShardTask, forecast_shards_on, pin_gpu, work
 from btcbt.forecasters.random_walk import RandomWalk
@@ -106,6 +106,27 @@ def test_a_worker_that_is_shown_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch
     pin_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert executors._pinned == []
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.0.0.1:6379", r"executor\.address 10\.0\.0\.1:6379: no Ray cluster answers"),
+        (None, "Ray could not be started here"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, expected: str
+) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'btcbt[ray]'")
+
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out\nduring startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(BtcbtError, match=rf"{expected}.*timed out during startup") as caught:
+        next(forecast_shards_on(ExecutorConfig(kind="ray", address=address), [], key="", build=BUILD))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_address_belongs_to_a_cluster() -> None:
