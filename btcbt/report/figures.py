@@ -55,10 +55,11 @@ def draw_figures(run: Run, windows: Windows) -> list[Path]:
     scored = np.flatnonzero(windows.scored)
     index = int(scored[len(scored) // 2]) if len(scored) else len(windows) - 1
     outcome = windows.outcomes(np.array([index]))[0] if len(scored) else None
-    fans = {name: run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
+    titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
+    fans = {titles[name]: run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
     figures["fan"] = fan_chart(windows[index], fans, outcome)
     if len(scored):
-        figures["error_by_step"] = error_by_step(run.metrics, list(run.manifest["forecasters"]))
+        figures["error_by_step"] = error_by_step(run.metrics, titles)
     if run.manifest["strategies"]:
         figures["equity"] = equity_chart(
             run.equity(),
@@ -129,14 +130,17 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     return figure
 
 
-def error_by_step(metrics: Mapping[str, float], forecasters: Sequence[str]) -> Figure:
-    """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step."""
+def error_by_step(metrics: Mapping[str, float], titles: Mapping[str, str]) -> Figure:
+    """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step.
+
+    `titles` says what to call each forecaster of `metrics`.
+    """
     figure = new_figure(11.5, 4.2)
     left, right = figure.subplots(1, 2)
-    for name, colour in zip(forecasters, _cycle(len(forecasters)), strict=True):
+    for (name, title), colour in zip(titles.items(), _cycle(len(titles)), strict=True):
         for axes, score in ((left, "crps_bps"), (right, "coverage90")):
             values = _by_step(metrics, f"forecast.{name}.{score}.close")
-            axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.6, label=name)
+            axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.6, label=title)
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     right.text(1, 90.3, "nominal", fontsize=8, color=INK)
     left.set_ylim(bottom=0)
@@ -202,6 +206,11 @@ def _shown(run: Run) -> list[str]:
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     walks = [name for name in kinds if kinds[name] == "random_walk" and name != first]
     return [first, *walks[:1]]
+
+
+def _title(name: str, kind: str) -> str:
+    """The name, and where it does not show what it must: that a context is anchored."""
+    return f"{name} (anchored)" if kind == "kronos_anchored" and "anchored" not in name else name
 
 
 def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last: float, colour: str) -> None:

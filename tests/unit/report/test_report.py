@@ -51,7 +51,7 @@ def test_a_fan_without_an_outcome_shows_none(make_windows: MakeWindows) -> None:
 def test_errors_are_drawn_step_by_step() -> None:
     metrics = {f"forecast.a.crps_bps.close.h{h}": float(h) for h in range(1, 13)}
     metrics |= {f"forecast.a.coverage90.close.h{h}": 90.0 - h for h in range(1, 13)}
-    figure = figures.error_by_step(metrics, ["a"])
+    figure = figures.error_by_step(metrics, {"a": "a (anchored)"})
     np.testing.assert_array_equal(lines(figure, 0, "a")[0], np.arange(1.0, 13))
     np.testing.assert_array_equal(lines(figure, 1, "a")[0], 90 - np.arange(1.0, 13))
     assert "bps" in figure.axes[0].get_ylabel()
