@@ -380,6 +380,7 @@ class _Walk:
                 simulation.orders.to_parquet(folder / "orders.parquet", index=False)
             stored.write_json(folder / "metrics.json", numbers)
             stored.write_json(folder / "manifest.json", self._manifest(digest))
+            _give_back_memory()
             with self.clock("draw"):
                 draw_figures(load_run(folder, metrics=numbers), self.windows)
             stored.write_json(folder / "manifest.json", self._manifest(digest))
