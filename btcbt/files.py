@@ -38,6 +38,24 @@ def write_whole(path: Path, content: Any) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Name a file beside `path` that the block writes, and that takes its place, whole, when the block ends well.
+
+    For what cannot be had as bytes, or should not be held twice; `write_whole` is for the rest.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def is_being_written(path: Path) -> bool:
     """Whether a process is at work on a temporary file of `write_whole`; True where that cannot be known."""
     if fcntl is None:

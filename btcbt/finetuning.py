@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from btcbt.candles import read_candles
 from btcbt.config import load_config
+from btcbt.files import replacing
 from btcbt.models.kronos.finetune import CURVE_FILES, finetune
 from btcbt.models.kronos.leakage import selection_losses
 from btcbt.models.kronos.memory import keep_freed_memory
 from btcbt.models.kronos.ranks import is_first, leave
 from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.models.kronos.state import replace_file
 from btcbt.report.figures import COLOURS, DPI, INK, new_figure, style_axes
 
 __all__ = ["Outcome", "draw_curves", "is_first", "loss_table", "run_recipe"]
@@ -74,7 +74,8 @@ def draw_curves(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             figure = curve_chart(name.partition("_")[0], _curve(folder / name))
             file = (folder / name).with_suffix(".png")
-            replace_file(file, lambda place, figure=figure: figure.savefig(place, dpi=DPI, format="png"))  # type: ignore[misc]
+            with replacing(file) as place:
+                figure.savefig(place, dpi=DPI, format="png")
             files.append(file)
     return files
 

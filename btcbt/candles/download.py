@@ -32,11 +32,12 @@ from btcbt.candles.archive import (
 )
 from btcbt.candles.check import Inspection, inspect_rows, repair_rows
 from btcbt.candles.importers import Stored, check_output, merge_rows, store_rows, stored_rows
-from btcbt.candles.parquet import NOTE_PREFIX, read_notes, replace_file
+from btcbt.candles.parquet import NOTE_PREFIX, read_notes
 from btcbt.candles.rows import Rows, join_rows
 from btcbt.candles.schema import candle_error, parse_interval
 from btcbt.candles.transport import Client, FetchError, Patience
 from btcbt.errors import CandleError
+from btcbt.files import write_whole
 
 ARCHIVES_NOTE = f"{NOTE_PREFIX}archives"
 """Name of the note that maps the zips in a history to their SHA-256."""
@@ -319,9 +320,9 @@ def _fetch_new(job: _Job, file: ArchiveFile) -> Part:
         return Part(file, State.ABSENT)
     place = job.folder / file.path
     place.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(place, content)
+    write_whole(place, content)
     # Written last: a zip counts as kept only beside a checksum that it fits.
-    replace_file(_checksum_place(place), f"{digest}  {file.name}\n".encode())
+    write_whole(_checksum_place(place), f"{digest}  {file.name}\n".encode())
     return Part(file, State.FETCHED, digest)
 
 

@@ -7,8 +7,6 @@ and, where the source knows it, ``amount`` (float64). Other columns are ignored.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from btcbt.candles.rows import Rows
 from btcbt.candles.schema import candle_error, check_interval, digest_arrays, make_candles, name_interval
 from btcbt.candles.tables import MAX_ROWS
 from btcbt.errors import CandleError
+from btcbt.files import write_whole
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
 
 MAX_FILE_BYTES = 1 << 30
@@ -196,21 +195,6 @@ def read_bytes(place: Path, source: str, wanted: str) -> bytes:
         raise candle_error(source, f"cannot be read ({reason}); check the path and its permissions") from None
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside the target, then rename over it: the file appears whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, notes: Mapping[str, str]) -> str:
     names = CHANNELS if amount else CHANNELS[:AMOUNT]
     columns = {TIME: pa.array(times, type=pa.int64()).cast(_TIME_TYPE)}
@@ -218,7 +202,7 @@ def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, not
     stored = values if amount else np.where(np.arange(len(CHANNELS)) == AMOUNT, np.nan, values)
     content = _encode(pa.table(columns, metadata={**notes, ROWS_NOTE: _digest(times, stored)}))
     try:
-        replace_file(path, content)
+        write_whole(path, content)
     except OSError as error:
         raise candle_error(
             path.name, f"cannot be written to {path.parent} ({error.strerror}); give a writable folder"

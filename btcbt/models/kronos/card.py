@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from btcbt.config import time_text
+from btcbt.files import write_whole
 from btcbt.models.kronos.checkpoints import (
     CONFIG_FILE,
     MODEL_FOLDER,
@@ -168,7 +167,9 @@ def write_model_card(
         "",
         *(f"- {limit}" for limit in _LIMITS),
     ]
-    return _write(folder / CARD_FILE, f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+    file = folder / CARD_FILE
+    write_whole(file, (f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").encode())
+    return file
 
 
 def _what(folder: Path, base: str | None) -> Iterator[str]:
@@ -375,11 +376,3 @@ def _code(text: object, limit: int = _MAX_TEXT) -> str:
     """Text that Markdown and HTML leave alone, in a table, too."""
     line = _plain(str(text), limit).replace("`", "'").replace("|", "/").replace("\\", "/")
     return f"`{line}`" if line else ""
-
-
-def _write(file: Path, text: str) -> Path:
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as scratch:
-        new = Path(scratch) / file.name
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, file)
-    return file

@@ -15,6 +15,7 @@ from torch import nn
 
 from btcbt.config import time_ms
 from btcbt.errors import CheckpointError
+from btcbt.files import write_whole
 from btcbt.models.kronos.batches import WindowSampler
 from btcbt.models.kronos.beginning import Beginning, begin
 from btcbt.models.kronos.card import write_model_card
@@ -30,7 +31,7 @@ from btcbt.models.kronos.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.losses import Encoder, Objective, model_losses, tokenizer_losses
 from btcbt.models.kronos.ranks import Ranks
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer
-from btcbt.models.kronos.state import FitFolder, fit_digest, replace_text
+from btcbt.models.kronos.state import FitFolder, fit_digest
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.models.kronos.training import Fit, Report, Row
 from btcbt.records import Candles, DataRange
@@ -173,7 +174,7 @@ class _Finetune:
         if stage == MODEL_FOLDER:
             describe_pair(root)
         if rows:
-            replace_text(root / CURVE_FILES[stage], curve_csv(rows))
+            write_whole(root / CURVE_FILES[stage], curve_csv(rows).encode())
         ranges = looked_at(self.config, start.ranges)
         digests = ", ".join(f"{name} (SHA-256 {candles.sha256[:16]})" for name, candles in self.histories.items())
         note = f"fitted by 'btcbt finetune' on {digests}"
@@ -181,7 +182,8 @@ class _Finetune:
             note += "; CONTAMINATED: windows were scaled with the candles that were to be predicted"
         for place in (root, root / stage):
             write_data_ranges(place, ranges, note)
-        replace_text(root / RECIPE_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        recipe = json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n"
+        write_whole(root / RECIPE_FILE, recipe.encode())
         if stage == MODEL_FOLDER:
             write_model_card(root)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from btcbt.config import time_ms
 from btcbt.errors import CheckpointError, ConfigError
+from btcbt.files import replacing, write_whole
 from btcbt.models.kronos.checkpoints import WEIGHTS_FILE, read_json, weights_digest
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.records import Candles
@@ -33,7 +33,8 @@ NUMERICS = 1
 """Raised whenever the same recipe, candles and parents give other weights than before."""
 
 _PLACES = ("output", "save_every", "device", "name")
-_WRITING = ".writing-"
+_TEMPORARY = (".*.tmp", ".writing-*")
+"""What `btcbt.files` and `btcbt.models.kronos.checkpoints` call what they have not finished writing."""
 
 
 def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents: Sequence[nn.Module]) -> str:
@@ -53,30 +54,6 @@ def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents
     for parent in parents:
         digest.update(weights_digest(parent).encode())
     return digest.hexdigest()
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written under another name, flushed to the disk, and renamed to `path`."""
-    temporary = path.with_name(f"{_WRITING}{path.name}")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _flush_folder(path.parent)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @dataclass
@@ -138,7 +115,8 @@ class FitFolder:
             values = {"digest": self.digest, "stage": stage, **snapshot.values}
             tensors = {key: value.detach().cpu().contiguous() for key, value in snapshot.tensors.items()}
             metadata = {"state": json.dumps(values)}
-            replace_file(self.folder / STATE_FILE, lambda path: save_file(tensors, path, metadata=metadata))
+            with replacing(self.folder / STATE_FILE) as file:
+                save_file(tensors, file, metadata=metadata)
 
     def load(self, stage: str) -> Snapshot | None:
         """The state of a stage, if it was begun.
@@ -164,12 +142,13 @@ class FitFolder:
 
     def _mark(self) -> None:
         content = {"digest": self.digest, "finished": self.finished}
-        replace_text(self.folder / FIT_FILE, json.dumps(content, indent=2) + "\n")
+        write_whole(self.folder / FIT_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
     def _clear(self) -> None:
         """Remove what a killed process was writing."""
-        for left in (*self.folder.glob(f"{_WRITING}*"), *self.folder.glob(f"*/{_WRITING}*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for name in _TEMPORARY:
+            for left in (*self.folder.glob(name), *self.folder.glob(f"*/{name}")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,10 +1,8 @@
 import contextlib
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -323,7 +321,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, times, values
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parquet, "os", SimpleNamespace(fdopen=os.fdopen, fsync=full))
+    monkeypatch.setattr("btcbt.files.os.fsync", full)
     with pytest.raises(CandleError, match=r"cannot be written to .* \(No space left on device\)"):
         write_candles(make_candles(times, values, interval="1h"), path)
     assert path.read_bytes() == b"old"

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from btcbt.cli import app
 from btcbt.errors import CheckpointError, ConfigError
+from btcbt.files import replacing
 from btcbt.models.kronos import KronosTokenizer
 from btcbt.models.kronos.checkpoints import describe_pair, read_data_ranges, weights_digest, write_data_ranges
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.models.kronos.state import FIT_FILE, STATE_FILE, FitFolder, Snapshot, fit_digest, replace_text
+from btcbt.models.kronos.state import FIT_FILE, STATE_FILE, FitFolder, Snapshot, fit_digest
 
 KILLS = int(os.environ.get("BTCBT_KILLS", "20"))
 RECIPE = """\
@@ -288,16 +289,19 @@ def test_what_a_kill_left_behind_is_cleared(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ".writing-abc").mkdir()
     (tmp_path / ".writing-x").write_text("half")
+    (tmp_path / ".fit.json.0123abcd.tmp").write_text("half")
     FitFolder(tmp_path, "d")
     assert sorted(path.name for path in tmp_path.rglob("*")) == [FIT_FILE, "model"]
 
 
 def test_a_failed_write_leaves_the_file_of_before(tmp_path):
     path = tmp_path / "x"
-    replace_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        replace_text(path, "\ud800")
+    with replacing(path) as file:
+        file.write_text("old", encoding="utf-8")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as file:
+        file.write_text("\ud800", encoding="utf-8")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_no_state_is_kept_by_a_process_that_only_takes_part(tmp_path):
