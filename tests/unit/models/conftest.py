@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos.checkpoints import describe_pair, write_data_ranges
 from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.records import DataRange
 
 
 def sharpen(module, factor):
@@ -46,3 +48,14 @@ def model(model_config):
     module = Kronos(model_config).eval()
     sharpen(module, 1.3)
     return module
+
+
+@pytest.fixture
+def pair(tmp_path, tokenizer, model):
+    """A tiny pair on disk that declares its ranges."""
+    root = tmp_path / "parent"
+    tokenizer.save_pretrained(root / "tokenizer")
+    model.save_pretrained(root / "model")
+    describe_pair(root)
+    write_data_ranges(root, (DataRange("pretraining", 0, 1_000), DataRange("selection", 1_000, 2_000)))
+    return root

@@ -18,27 +18,16 @@ from btcbt.errors import ConfigError
 from btcbt.models.kronos import Kronos
 from btcbt.models.kronos.batches import WindowSampler, make_batch
 from btcbt.models.kronos.beginning import begin
-from btcbt.models.kronos.checkpoints import describe_pair, read_data_ranges, read_json, write_data_ranges
+from btcbt.models.kronos.checkpoints import read_data_ranges, read_json
 from btcbt.models.kronos.finetune import NEVER_CLEAN, finetune
 from btcbt.models.kronos.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.losses import Encoder, model_losses
 from btcbt.models.kronos.recipe import FinetuneConfig, Lora, Optimizer
 from btcbt.models.kronos.schedule import ONE_CYCLE_START, learning_rate, make_optimizer
-from btcbt.records import DataRange
 from btcbt.windows import contamination
 
 FEW = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "select_every": 2}
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-def pair(tmp_path, tokenizer, model):
-    root = tmp_path / "parent"
-    tokenizer.save_pretrained(root / "tokenizer")
-    model.save_pretrained(root / "model")
-    describe_pair(root)
-    write_data_ranges(root, (DataRange("pretraining", 0, 1_000),))
-    return root
 
 
 def recipe(pair, tmp_path, **changes):

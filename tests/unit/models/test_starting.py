@@ -14,10 +14,9 @@ from btcbt.config import load_config, time_ms
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.beginning import begin, freeze_calendar
-from btcbt.models.kronos.checkpoints import NANO, describe_pair, read_data_ranges, weights_digest, write_data_ranges
+from btcbt.models.kronos.checkpoints import NANO, read_data_ranges, weights_digest
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.records import DataRange
 
 FEW = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "select_every": 1}
 
@@ -34,17 +33,6 @@ def recipe(**changes):
         "output": "out",
     }
     return FinetuneConfig.model_validate(values | changes)
-
-
-@pytest.fixture
-def pair(tmp_path, tokenizer, model):
-    """A tiny pair on disk that declares its ranges."""
-    root = tmp_path / "parent"
-    tokenizer.save_pretrained(root / "tokenizer")
-    model.save_pretrained(root / "model")
-    describe_pair(root)
-    write_data_ranges(root, (DataRange("pretraining", 0, 1_000), DataRange("selection", 1_000, 2_000)))
-    return root
 
 
 def uses(folder):
