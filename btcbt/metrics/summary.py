@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import accuracy, distribution, volatility
 from btcbt.metrics.comparison import model_confidence_set
-from btcbt.metrics.inference import diebold_mariano
+from btcbt.metrics.inference import MeanTest, diebold_mariano
 from btcbt.metrics.panel import SANITY, SCORED, LossPanel
 from btcbt.records import CLOSE, FloatArray
 
@@ -199,8 +199,7 @@ def against(losses: Mapping[str, Mapping[str, tuple[int, FloatArray]]]) -> dict[
     for other, name in combinations(losses, 2):
         for score, (overlap, loss) in losses[name].items():
             key, reference = f"{name}.against.{other}.{score}", losses[other][score][1]
-            _put(out, key, loss, reference, overlap)
-            test = diebold_mariano(loss, reference, overlap)
+            test = _put(out, key, loss, reference, overlap)
             out[f"{key}.difference"] = test.mean
             out[f"{key}.low"], out[f"{key}.high"] = test.interval()
     return out
@@ -269,13 +268,15 @@ def _absolute_error(panel: LossPanel) -> FloatArray:
     return np.abs(panel.to_bps(median) - panel.to_bps(panel.outcome))
 
 
-def _put(out: dict[str, float], name: str, loss: Any, reference: Any, overlap: int) -> None:
+def _put(out: dict[str, float], name: str, loss: Any, reference: Any, overlap: int) -> MeanTest:
+    """Add skill and Diebold-Mariano test of a loss, and give the test."""
     loss, reference = np.asarray(loss, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     both = np.isfinite(loss) & np.isfinite(reference)
     test = diebold_mariano(loss, reference, overlap)
     scale = float(reference[both].mean()) if both.any() else 0.0
     out[f"{name}.skill"] = 1.0 - float(loss[both].mean()) / scale if scale > 0.0 else float("nan")
     out[f"{name}.dm"], out[f"{name}.dm_p"] = test.statistic, test.p_value
+    return test
 
 
 def _splits(panel: LossPanel) -> tuple[dict[str, float], list[tuple[str, NDArray[np.bool_]]]]:
