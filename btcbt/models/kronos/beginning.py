@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from btcbt.errors import CheckpointError, ConfigError
 from btcbt.models.kronos.config import MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
 from btcbt.models.kronos.decoder import CALENDAR, Kronos
 from btcbt.models.kronos.places import declared_ranges, find_model, find_tokenizer
-from btcbt.models.kronos.recipe import FinetuneConfig
+from btcbt.models.kronos.recipe import FinetuneConfig, ModelShape, TokenizerShape
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.records import DataRange
 
@@ -76,36 +76,49 @@ def _tokenizer_place(config: FinetuneConfig) -> str | None:
 def _tokenizer(config: FinetuneConfig) -> KronosTokenizer:
     place, size = _tokenizer_place(config), config.tokenizer_size
     if place is None:
-        return KronosTokenizer(TOKENIZERS[size or _TOKENIZER_OF[config.size or "nano"]])
+        model = config.size or "nano"
+        usual = _TOKENIZER_OF[model.like if isinstance(model, ModelShape) else model]
+        return KronosTokenizer(_shape(config, "tokenizer_size", size or usual, TOKENIZERS))
     tokenizer = KronosTokenizer.from_pretrained(find_tokenizer(place))
     if size is not None:
-        _same_shape(place, "tokenizer_size", size, tokenizer.config, TOKENIZERS[size])
+        _same_shape(place, "tokenizer_size", tokenizer.config, _shape(config, "tokenizer_size", size, TOKENIZERS))
     return tokenizer
 
 
 def _model(config: FinetuneConfig) -> Kronos:
     if config.start.model is None:
-        model = Kronos(_with_dropout(MODELS[config.size or "nano"], config.dropout))
+        shape = _shape(config, "size", config.size or "nano", MODELS)
+        model = Kronos(_with_dropout(shape, config.dropout))
     else:
         loaded = Kronos.from_pretrained(find_model(config.start.model))
         if config.size is not None:
-            _same_shape(config.start.model, "size", config.size, loaded.config, MODELS[config.size])
+            _same_shape(config.start.model, "size", loaded.config, _shape(config, "size", config.size, MODELS))
         model = Kronos(_with_dropout(loaded.config, config.dropout))
         model.load_state_dict(loaded.state_dict())
     freeze_calendar(model, config.calendar, zero=config.start.model is None)
     return model
 
 
+def _shape(
+    config: FinetuneConfig, key: str, size: str | ModelShape | TokenizerShape, named: Mapping[str, ShapeT]
+) -> ShapeT:
+    if isinstance(size, str):
+        return named[size]
+    like = named[size.like]
+    changes = size.model_dump(exclude={"like"}, exclude_none=True)
+    return type(like).from_dict(like.to_dict() | changes, f"recipe '{config.name}', {key}")
+
+
 def _with_dropout(shape: ModelConfig, rate: float) -> ModelConfig:
     return dataclasses.replace(shape, ffn_dropout_p=rate, resid_dropout_p=rate, token_dropout_p=rate)
 
 
-def _same_shape(place: str, key: str, size: str, found: ShapeT, expected: ShapeT) -> None:
+def _same_shape(place: str, key: str, found: ShapeT, expected: ShapeT) -> None:
     """Dropout and the weights of losses do not make a shape; whole numbers do."""
     for name, wanted in expected.to_dict().items():
         got = found.to_dict()[name]
         if isinstance(wanted, int) and got != wanted:
             raise CheckpointError(
-                f"{place}: its {name} is {got}, but {key} '{size}' has {wanted}; correct '{key}' or leave it out, "
+                f"{place}: its {name} is {got}, but the recipe's {key} has {wanted}; correct '{key}' or leave it out, "
                 "or start from another checkpoint"
             )

@@ -10,6 +10,8 @@ from btcbt.config import Interval, Name, Place, Section, Time, interval_ms, time
 
 Calendar = Literal["minute", "hour", "weekday", "day", "month"]
 WindowScaling = Literal["context", "window_with_future"]
+ModelSize = Literal["nano", "mini", "small", "base"]
+TokenizerSize = Literal["nano", "base", "2k"]
 SCALINGS: tuple[WindowScaling, ...] = ("context", "window_with_future")
 
 
@@ -35,6 +37,38 @@ class Start(Section):
 
     tokenizer: Place | None = None
     model: Place | None = None
+
+
+# Bounded, for a slip of the keyboard must not take all memory; the largest published network is 832 wide and 12 deep.
+_Width = Annotated[int, Field(ge=1, le=8192)]
+_Depth = Annotated[int, Field(ge=1, le=48)]
+_Bits = Annotated[int, Field(ge=1, le=12)]
+
+
+class ModelShape(Section):
+    """A model `like` one of the named sizes but for these keys of its ``config.json``."""
+
+    like: ModelSize = "nano"
+    d_model: _Width | None = None
+    n_layers: _Depth | None = None
+    n_heads: _Depth | None = None
+    ff_dim: _Width | None = None
+    s1_bits: _Bits | None = None
+    s2_bits: _Bits | None = None
+
+
+class TokenizerShape(Section):
+    """A tokenizer `like` one of the named sizes but for these keys of its ``config.json``."""
+
+    like: TokenizerSize = "nano"
+    d_model: _Width | None = None
+    n_enc_layers: _Depth | None = None
+    n_dec_layers: _Depth | None = None
+    n_heads: _Depth | None = None
+    ff_dim: _Width | None = None
+    s1_bits: _Bits | None = None
+    s2_bits: _Bits | None = None
+    group_size: _Bits | None = None
 
 
 class Lora(Section):
@@ -81,9 +115,9 @@ class FinetuneConfig(Section):
     candles: tuple[str, ...] = Field(min_length=1, strict=False)
     interval: Interval = "1h"
     start: Start = Start()
-    size: Literal["nano", "mini", "small", "base"] | None = None
+    size: ModelSize | ModelShape | None = None
     """Of the model: that of ``start.model``, or nano from scratch, if left out."""
-    tokenizer_size: Literal["nano", "base", "2k"] | None = None
+    tokenizer_size: TokenizerSize | TokenizerShape | None = None
     window: int = Field(480, ge=4)
     """Candles of a window: the longest context and the horizon."""
     context: tuple[int, int] = Field((120, 360), strict=False)

@@ -102,13 +102,42 @@ def test_the_calendar_of_a_checkpoint_is_frozen_but_not_erased(model_config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "mini"}, r"its s1_bits is 5, but size 'mini' has 10; correct 'size' or leave it out"),
-        ({"size": None, "tokenizer_size": "base"}, "its d_model is 32, but tokenizer_size 'base' has 256"),
+        ({"size": "mini"}, r"its s1_bits is 5, but the recipe's size has 10; correct 'size' or leave it out"),
+        ({"size": {"like": "nano", "s1_bits": 5, "s2_bits": 5}}, "its n_layers is 2, but the recipe's size has 4"),
+        ({"size": None, "tokenizer_size": "base"}, "its d_model is 32, but the recipe's tokenizer_size has 256"),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused(pair, changes, message):
     with pytest.raises(CheckpointError, match=message):
         begin(recipe(start={"model": str(pair)}, **changes))
+
+
+def test_a_size_may_be_like_another_one_but_for_some_keys():
+    start = begin(
+        recipe(
+            size={"d_model": 64, "n_layers": 2, "s1_bits": 6, "s2_bits": 6},
+            tokenizer_size={"like": "2k", "d_model": 32, "ff_dim": 48, "s1_bits": 6, "s2_bits": 6, "group_size": 4},
+            tokenizer=FEW,
+        )
+    )
+    model, tokenizer = start.model.config, start.tokenizer.config
+    assert (model.d_model, model.n_layers, model.ff_dim, model.s1_bits) == (64, 2, 256, 6)
+    assert (tokenizer.d_model, tokenizer.n_enc_layers, tokenizer.s2_bits, tokenizer.group_size) == (32, 4, 6, 4)
+    assert start.tokenizer.embed.weight.shape == (32, 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"d_model": 66}, r"recipe 'tiny', size: d_model 66 does not divide into 4 heads"),
+        ({"d_model": 0}, "greater than or equal to 1"),
+        ({"n_layers": 1000}, "less than or equal to 48"),
+        ({"layers": 2}, "Extra inputs"),
+    ],
+)
+def test_a_shape_that_no_network_can_have_is_refused(shape, message):
+    with pytest.raises((CheckpointError, ValueError), match=message):
+        begin(recipe(start={"tokenizer": "kronos-nano"}, size=shape))
 
 
 def test_bits_must_agree(pair):
