@@ -83,9 +83,7 @@ def experiments(draw: Callable[..., object]) -> bytes:
         head, colon, _ = lines[row].partition(b": ")
         indent = lines[row][: len(lines[row]) - len(lines[row].lstrip())]
         value = draw(st.sampled_from(VALUES)).encode()
-        match draw(
-            st.sampled_from(["value", "value", "inner", "key", "line", "drop", "twice", "indent", "bytes", "bytes"])
-        ):
+        match draw(st.sampled_from(CHANGES)):
             case "value":
                 lines[row] = head + (colon or b": ") + value
             case "inner":  # one of the values of a mapping on one line
