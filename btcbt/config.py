@@ -331,7 +331,8 @@ class StrategyConfig(Section):
 class PortfolioConfig(Section):
     """How targets become trades. Rates in basis points (1e-4)."""
 
-    initial_cash: float = Field(10_000.0, gt=0)
+    initial_cash: float = Field(10_000.0, ge=0.01, le=1e15)
+    """Quote units. Bounded, for vectorbt takes sums below some 1e-9 for nothing, and skips orders of tiny accounts."""
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)

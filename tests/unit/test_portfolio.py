@@ -376,6 +376,21 @@ def test_carry_that_would_consume_a_holding_is_refused():
         trade(candles, [1.0] + [np.nan] * 2000, config)
 
 
+@pytest.mark.parametrize("cash", [0.01, 1.0, 1e15])
+def test_returns_do_not_depend_on_the_initial_cash(rng, cash):
+    candles, targets = random_candles(rng, 200), rng.uniform(-1, 1, 190)
+    usual = PortfolioConfig(max_short=1.0)
+    small = usual.model_copy(update={"initial_cash": cash})
+    one, other = (trade(candles, targets, config) for config in (usual, small))
+    np.testing.assert_allclose(other.equity / cash, one.equity / usual.initial_cash, rtol=1e-9)
+    np.testing.assert_allclose(other.weight, one.weight, rtol=1e-7, atol=1e-9)
+
+
+def test_an_initial_cash_that_is_too_small_to_count_is_refused():
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.01"):
+        PortfolioConfig(initial_cash=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rows", "targets", "message"),
     [
