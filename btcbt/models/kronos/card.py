@@ -26,6 +26,7 @@ from btcbt.models.kronos.checkpoints import (
     read_data_ranges,
     read_json,
 )
+from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
 
 CARD_FILE = "README.md"
 CURVE_FILES = ("tokenizer_loss.csv", "model_loss.csv")
@@ -172,6 +173,17 @@ def write_model_card(
     return file
 
 
+def _shape(part: str, file: Path) -> str:
+    values = read_json(file)
+    if part == "model":
+        model = ModelConfig.from_dict(values, str(file))
+        return f"{model.n_layers} | {model.d_model} | {model.s1_bits} + {model.s2_bits}"
+    tokenizer = TokenizerConfig.from_dict(values, str(file))
+    # The configuration counts one layer more than is built, on each side.
+    layers = f"{tokenizer.n_enc_layers - 1} + {tokenizer.n_dec_layers - 1}"
+    return f"{layers} | {tokenizer.d_model} | {tokenizer.s1_bits} + {tokenizer.s2_bits}"
+
+
 def _what(folder: Path, base: str | None) -> Iterator[str]:
     parts = {"model": folder / MODEL_FOLDER, "tokenizer": folder / TOKENIZER_FOLDER}
     parts = {name: part for name, part in parts.items() if (part / CONFIG_FILE).is_file()}
@@ -189,10 +201,7 @@ def _what(folder: Path, base: str | None) -> Iterator[str]:
         yield ""
     yield from ("| part | parameters | layers | width | bits |", "| --- | --- | --- | --- | --- |")
     for name, part in parts.items():
-        shape = read_json(part / CONFIG_FILE)
-        layers = shape.get("n_layers", f"{shape.get('n_enc_layers', '?')} + {shape.get('n_dec_layers', '?')}")
-        bits = f"{shape.get('s1_bits', '?')} + {shape.get('s2_bits', '?')}"
-        yield f"| {name} | {_parameters(part / WEIGHTS_FILE):,} | {layers} | {shape.get('d_model', '?')} | {bits} |"
+        yield f"| {name} | {_parameters(part / WEIGHTS_FILE):,} | {_shape(name, part / CONFIG_FILE)} |"
     if "model" in parts and "tokenizer" in parts:
         yield from (
             "",

@@ -45,7 +45,7 @@ def test_a_card_says_what_the_checkpoint_is_and_what_it_has_looked_at(tmp_path):
     assert "| `pretraining` | 1970-01-01T00:00Z | 2019-06-01T00:00Z |" in text
     assert "Origins from 2019-06-02T00:00Z on are clean." in text
     assert re.search(r"\| model \| \d\d,\d{3} \| 2 \| 32 \| 5 \+ 5 \|", text)
-    assert re.search(r"\| tokenizer \| \d\d,\d{3} \| 3 \+ 3 \| 32 \| 5 \+ 5 \|", text)
+    assert re.search(r"\| tokenizer \| \d\d,\d{3} \| 2 \+ 2 \| 32 \| 5 \+ 5 \|", text)
     assert "## Limits" in text
 
 
