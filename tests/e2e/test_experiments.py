@@ -8,11 +8,14 @@ import pytest
 
 import btcbt
 from btcbt.config import load_config
+from btcbt.models.kronos.beginning import begin
+from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.runner import make_traders
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-# Those that walk; the others train.
-EXPERIMENTS = [file for file in sorted(FOLDER.glob("*.yaml")) if "\nwindows:" in file.read_text()]
+FILES = sorted(FOLDER.rglob("*.yaml"))
+EXPERIMENTS = [file for file in FILES if "\nwindows:" in file.read_text()]
+RECIPES = [file for file in FILES if file not in EXPERIMENTS]
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -21,6 +24,14 @@ def test_an_experiment_is_valid_and_its_strategies_can_be_built(file: Path) -> N
     assert config.name == file.stem
     accounts = {trader.name.partition("@")[0] for trader in make_traders(config)}
     assert accounts == set(config.strategies)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_is_valid_and_its_networks_can_be_built(file: Path) -> None:
+    config = load_config(file, FinetuneConfig)
+    assert config.name == file.stem
+    start = begin(config)
+    assert start.tokenizer.config.s1_bits == start.model.config.s1_bits
 
 
 def test_the_main_experiment_is_the_one_that_the_makefile_runs() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -17,7 +17,12 @@ from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.records import DataRange
 
 UNDECLARED = DataRange("unknown", 0, 0)
-_TOKENIZER_OF = {"nano": "nano", "mini": "2k", "small": "base", "base": "base"}
+_TOKENIZER_OF: Mapping[str, Literal["nano", "base", "2k"]] = {
+    "nano": "nano",
+    "mini": "2k",
+    "small": "base",
+    "base": "base",
+}
 ShapeT = TypeVar("ShapeT", ModelConfig, TokenizerConfig)
 
 
@@ -76,9 +81,8 @@ def _tokenizer_place(config: FinetuneConfig) -> str | None:
 def _tokenizer(config: FinetuneConfig) -> KronosTokenizer:
     place, size = _tokenizer_place(config), config.tokenizer_size
     if place is None:
-        model = config.size or "nano"
-        usual = _TOKENIZER_OF[model.like if isinstance(model, ModelShape) else model]
-        return KronosTokenizer(_shape(config, "tokenizer_size", size or usual, TOKENIZERS))
+        size = size or TokenizerShape(like=_TOKENIZER_OF[config.size.like if config.size else "nano"])
+        return KronosTokenizer(_shape(config, "tokenizer_size", size, TOKENIZERS))
     tokenizer = KronosTokenizer.from_pretrained(find_tokenizer(place))
     if size is not None:
         _same_shape(place, "tokenizer_size", tokenizer.config, _shape(config, "tokenizer_size", size, TOKENIZERS))
@@ -87,7 +91,7 @@ def _tokenizer(config: FinetuneConfig) -> KronosTokenizer:
 
 def _model(config: FinetuneConfig) -> Kronos:
     if config.start.model is None:
-        shape = _shape(config, "size", config.size or "nano", MODELS)
+        shape = _shape(config, "size", config.size or ModelShape(), MODELS)
         model = Kronos(_with_dropout(shape, config.dropout))
     else:
         loaded = Kronos.from_pretrained(find_model(config.start.model))
@@ -99,14 +103,9 @@ def _model(config: FinetuneConfig) -> Kronos:
     return model
 
 
-def _shape(
-    config: FinetuneConfig, key: str, size: str | ModelShape | TokenizerShape, named: Mapping[str, ShapeT]
-) -> ShapeT:
-    if isinstance(size, str):
-        return named[size]
+def _shape(config: FinetuneConfig, key: str, size: ModelShape | TokenizerShape, named: Mapping[str, ShapeT]) -> ShapeT:
     like = named[size.like]
-    changes = size.model_dump(exclude={"like"}, exclude_none=True)
-    return type(like).from_dict(like.to_dict() | changes, f"recipe '{config.name}', {key}")
+    return type(like).from_dict(like.to_dict() | size.changes, f"recipe '{config.name}', {key}")
 
 
 def _with_dropout(shape: ModelConfig, rate: float) -> ModelConfig:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from btcbt.config import Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
 
 Calendar = Literal["minute", "hour", "weekday", "day", "month"]
 WindowScaling = Literal["context", "window_with_future"]
-ModelSize = Literal["nano", "mini", "small", "base"]
-TokenizerSize = Literal["nano", "base", "2k"]
 SCALINGS: tuple[WindowScaling, ...] = ("context", "window_with_future")
 
 
@@ -45,10 +43,30 @@ _Depth = Annotated[int, Field(ge=1, le=48)]
 _Bits = Annotated[int, Field(ge=1, le=12)]
 
 
-class ModelShape(Section):
+class _Shape(Section):
+    """Written as a name, or as a mapping with the keys that differ."""
+
+    like: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"like": value} if isinstance(value, str) else value
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The keys that are not as in the named size."""
+        return {key: value for key, value in self if key != "like" and value is not None}
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {"like": self.like, **self.changes} if self.changes else self.like
+
+
+class ModelShape(_Shape):
     """A model `like` one of the named sizes but for these keys of its ``config.json``."""
 
-    like: ModelSize = "nano"
+    like: Literal["nano", "mini", "small", "base"] = "nano"
     d_model: _Width | None = None
     n_layers: _Depth | None = None
     n_heads: _Depth | None = None
@@ -57,10 +75,10 @@ class ModelShape(Section):
     s2_bits: _Bits | None = None
 
 
-class TokenizerShape(Section):
+class TokenizerShape(_Shape):
     """A tokenizer `like` one of the named sizes but for these keys of its ``config.json``."""
 
-    like: TokenizerSize = "nano"
+    like: Literal["nano", "base", "2k"] = "nano"
     d_model: _Width | None = None
     n_enc_layers: _Depth | None = None
     n_dec_layers: _Depth | None = None
@@ -115,9 +133,9 @@ class FinetuneConfig(Section):
     candles: tuple[str, ...] = Field(min_length=1, strict=False)
     interval: Interval = "1h"
     start: Start = Start()
-    size: ModelSize | ModelShape | None = None
+    size: ModelShape | None = None
     """Of the model: that of ``start.model``, or nano from scratch, if left out."""
-    tokenizer_size: TokenizerSize | TokenizerShape | None = None
+    tokenizer_size: TokenizerShape | None = None
     window: int = Field(480, ge=4)
     """Candles of a window: the longest context and the horizon."""
     context: tuple[int, int] = Field((120, 360), strict=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from btcbt.config import load_config, time_ms
 from btcbt.errors import CandleError, CheckpointError, ConfigError
@@ -138,6 +139,30 @@ def test_a_size_may_be_like_another_one_but_for_some_keys():
 def test_a_shape_that_no_network_can_have_is_refused(shape, message):
     with pytest.raises((CheckpointError, ValueError), match=message):
         begin(recipe(start={"tokenizer": "kronos-nano"}, size=shape))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("micro", r"recipe\.yaml:1: 'size': input should be 'nano', 'mini', 'small' or 'base', got 'micro'"),
+        ("{like: huge}", r"recipe\.yaml:1: 'size\.like': input should be 'nano', .*, got 'huge'"),
+        ("{depth: 3}", r"recipe\.yaml:1: unknown key 'size\.depth'"),
+    ],
+)
+def test_a_size_that_does_not_exist_is_refused_by_file_line_and_key(tmp_path, size, message):
+    file = tmp_path / "recipe.yaml"
+    values = recipe(start={"tokenizer": "kronos-nano"}).model_dump(mode="json", exclude={"size"}, exclude_none=True)
+    file.write_text(f"size: {size}\n" + yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, FinetuneConfig)
+
+
+def test_a_size_is_recorded_as_it_was_written():
+    shape = {"like": "nano", "d_model": 64}
+    for size in ("mini", shape):
+        config = recipe(start={"tokenizer": "kronos-nano"}, size=size)
+        assert config.model_dump(mode="json")["size"] == size
+        assert FinetuneConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_bits_must_agree(pair):
