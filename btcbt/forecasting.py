@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import ExecutorConfig, time_text
-from btcbt.errors import BtcbtError
+from btcbt.errors import BtcbtError, CheckpointError
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.executors import ShardTask, forecast_shards_on
@@ -45,6 +47,29 @@ class Member:
     traded: bool
     computed: int = 0
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def work(self) -> tuple[str, Callable[[], Forecaster]]:
+        """What a worker is to build, and the name under which it may keep it.
+
+        Workers outlive a run. The key of the store is too short a name for them: it says nothing of refitted weights,
+        while the digests of the forecasts do. What is built is compared with what this process has, for a path may
+        lead to another checkpoint on another machine.
+        """
+        name = hashlib.sha256(self.key.encode())
+        name.update(self.windows.origins.tobytes())
+        name.update(self.digests.tobytes())
+        return name.hexdigest(), partial(_build_alike, self.build, dict(self.forecaster.identity()), self.name)
+
+
+def _build_alike(build: Callable[[], Forecaster], identity: Mapping[str, object], name: str) -> Forecaster:
+    forecaster = build()
+    if dict(forecaster.identity()) != identity:
+        raise CheckpointError(
+            f"forecaster '{name}': a worker reads other weights than the process that started it; "
+            "give all machines the same checkpoint under the same path"
+        )
+    return forecaster
 
 
 def label_and_digest(
@@ -110,7 +135,8 @@ def forecast_shards(
         yield from _here(member, shards, executor.workers, advance)
     else:
         tasks = (_task(member, rows) for rows in shards)
-        batches = forecast_shards_on(executor, tasks, key=member.key, build=member.build)
+        key, build = member.work
+        batches = forecast_shards_on(executor, tasks, key=key, build=build)
         for rows, batch in zip(shards, batches, strict=True):
             _check(member.name, batch, member.windows.origins[rows])
             advance(len(rows))
@@ -136,7 +162,8 @@ def _here(member: Member, shards: Sequence[IntArray], workers: int | None, advan
     asked = ([member.windows[int(row)] for row in part] for shard in parts for part in shard)
     count = processes(forecaster, sum(map(len, shards)))
     count = count if workers is None else min(count, workers)
-    batches = forecast_in_order(forecaster, asked, count, key=member.key, build=member.build)
+    key, build = member.work
+    batches = forecast_in_order(forecaster, asked, count, key=key, build=build)
     for rows, shard in zip(shards, parts, strict=True):
         paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
         provenance: Mapping[str, str] = {}
@@ -148,6 +175,8 @@ def _here(member: Member, shards: Sequence[IntArray], workers: int | None, advan
             done += len(part)
             advance(len(part))
         yield rows, ForecastBatch(origins[rows], paths, provenance)
+    for _ in batches:  # to its end, which leaves the processes to the next forecaster
+        raise ValueError(f"forecaster '{member.name}' answered for more origins than it was asked for")
 
 
 def _calibrated(

@@ -17,7 +17,7 @@ import pytest
 from tiny_kronos import save_tiny
 
 from btcbt import refits, run
-from btcbt.candles import read_candles
+from btcbt.candles import read_candles, write_candles
 from btcbt.config import RunConfig
 from btcbt.errors import CandleError
 from btcbt.models.kronos.state import STATE_FILE
@@ -148,6 +148,33 @@ def test_a_corrected_candle_makes_the_refits_that_saw_it_anew_and_no_other(done:
     keys = [[refitter(config, one).key(number) for number in range(2)] for one in (candles, changed)]
     assert keys[0][0] == keys[1][0]
     assert keys[0][1] != keys[1][1]
+
+
+def test_workers_that_outlive_a_run_do_not_keep_its_refits_for_the_next(checkpoint: Path, tmp_path: Path) -> None:
+    candles = read_candles("bundled:BTCUSD_1h")
+    values = candles.values.copy()
+    rows = slice(*np.searchsorted(candles.open_time, [JUNE - 250 * HOUR, JUNE - 150 * HOUR]))
+    values[rows] *= 1.0 + 0.2 * np.sin(np.arange(100))[:, None]  # trained on, and in no window
+    values[rows, 1], values[rows, 2] = values[rows, :4].max(1), values[rows, :4].min(1)
+    write_candles(candles, tmp_path / "one.parquet")
+    write_candles(
+        Candles(candles.open_time, values, candles.interval_ms, candles.source, "changed"), tmp_path / "two.parquet"
+    )
+
+    def paths(history: str, root: str, executor: dict[str, Any]) -> Any:
+        tree = experiment(tmp_path / root, checkpoint).model_dump(mode="json")
+        tree |= {"candles": {"path": str(tmp_path / history)}, "executor": executor}
+        finished = run(RunConfig.model_validate(tree, strict=False))
+        (entry,) = {refit["weights"] for refit in finished.manifest["forecasters"]["monthly"]["refits"][:1]}
+        return finished.forecasts("monthly").paths(), entry
+
+    workers = {"kind": "joblib", "workers": 1}
+    one, one_weights = paths("one.parquet", "shared", workers)
+    two, two_weights = paths("two.parquet", "shared", workers)  # only what is refitted is computed again
+    alone, alone_weights = paths("two.parquet", "alone", {"kind": "local", "workers": 1})
+    assert one_weights != two_weights == alone_weights
+    np.testing.assert_array_equal(two, alone)
+    assert not np.array_equal(one, two)
 
 
 def test_a_key_tells_apart_all_that_a_refit_is_made_from_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
