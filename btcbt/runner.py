@@ -63,6 +63,7 @@ from btcbt.strategy import Strategy, decide_all, load_strategy
 from btcbt.windows import make_windows
 
 DIGEST_LENGTH = 16
+_BENCHMARK = "strategies.buy_and_hold:BuyAndHold"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -161,7 +162,7 @@ class _Walk:
         if self.traders:
             with self.clock("simulate"):
                 simulation = self._simulate(targets)
-                trials, stretch = self._trials(simulation)
+                trials, stretch = self._trials(simulation, targets)
                 numbers |= account_numbers(simulation, self.windows.horizon, trials)
                 tried = kept_returns(self._returns_folder, trials, stretch)
                 numbers |= selection_numbers(simulation, self.windows.horizon, tried)
@@ -301,9 +302,14 @@ class _Walk:
             advance(len(names))
         return simulation
 
-    def _trials(self, simulation: Simulation) -> tuple[list[Trial], str]:
-        """Leave this run's configurations in the ledger; all ever tried on these candles, and the candles' digest."""
+    def _trials(self, simulation: Simulation, targets: FloatArray) -> tuple[list[Trial], str]:
+        """Leave this run's configurations in the ledger; all ever tried on these candles, and the candles' digest.
+
+        What was decided when is part of a configuration: origins depend on the longest context of all forecasters, and
+        decisions on modules that the strategy's own file imports.
+        """
         keys = {member.name: member.key for member in self.members}
+        origins = self.windows.origins.tobytes()
         made_of = {
             trader.name: {
                 "strategy": trader.use,
@@ -312,8 +318,9 @@ class _Walk:
                 "forecasts": keys.get(trader.forecaster or ""),
                 "windows": {"context": self.windows.context, "stride": self.config.windows.stride},
                 "portfolio": self.config.portfolio.model_dump(mode="json"),
+                "decisions": hashlib.sha256(origins + targets[:, column].tobytes()).hexdigest(),
             }
-            for trader in self.traders
+            for column, trader in enumerate(self.traders)
         }
         ledger = Ledger(self.root / LEDGER_FILE)
         ours = account_trials(simulation, self.candles, self.config.name, made_of)
@@ -469,6 +476,11 @@ def make_traders(config: RunConfig) -> list[Trader]:
     """
     traders = []
     for name, chosen in config.strategies.items():
+        if name == BUY_AND_HOLD and chosen.use != _BENCHMARK:
+            raise ConfigError(
+                f"strategies.{name}: the account of this name is what all others are measured against, so it is "
+                f"{_BENCHMARK}, not {chosen.use}; choose another name"
+            )
         strategy = load_strategy(chosen.use, chosen.params)
         if not strategy.uses_forecast:
             if chosen.forecasters is not None:
@@ -486,11 +498,18 @@ def make_traders(config: RunConfig) -> list[Trader]:
 
 
 def source_sha256(strategy: Strategy) -> str:
-    """Digest of the file that a strategy is written in; empty where there is none."""
-    file = getattr(sys.modules.get(type(strategy).__module__), "__file__", None)
-    if file is None or not Path(file).is_file():
-        return ""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    """Digest of the files that a strategy's class and its bases are written in; empty where there are none.
+
+    Other modules that these import are not looked at: a helper that changes does not make another run.
+    """
+    content = b""
+    for name in dict.fromkeys(cls.__module__ for cls in type(strategy).__mro__):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        ours = name.partition(".")[0] in ("btcbt", *sys.stdlib_module_names)  # told apart by their versions
+        if ours or file is None or not Path(file).is_file():
+            continue
+        content += Path(file).read_bytes()
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _describe(member: Member) -> dict[str, Any]:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 def keep_returns(folder: Path, trials: Sequence[Trial], simulation: Simulation) -> None:
     """Keep the net returns per candle of trials, accounts of a simulation by their name, for tests to come.
 
+    Whole files stay; a damaged one is replaced.
+
     Raises
     ------
     StoreError
@@ -38,7 +40,7 @@ def keep_returns(folder: Path, trials: Sequence[Trial], simulation: Simulation) 
         folder.mkdir(parents=True, exist_ok=True)
         for trial in trials:
             file = _file(folder, trial)
-            if not file.exists():
+            if _read(file, trial) is None:
                 content = io.BytesIO()
                 np.save(content, _returns(simulation, trial.name), allow_pickle=False)
                 write_whole(file, content.getbuffer())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,36 @@ def test_every_configuration_is_a_trial_and_none_counts_twice(write: Write, invo
     later = run(("start: 2019-06-01", "start: 2019-06-05"), ("end: 2019-06-04", "end: 2019-06-07"))
     assert later["strategy.momentum.trials"] == 3
     assert len(ledger.trials()) == 11
+
+
+def test_other_origins_and_other_decisions_are_other_trials(
+    write: Write, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path / "runs" / "trials.jsonl")
+    # An account that trades at other hours is another one, although it is made of the same.
+    gap = [("start: 2019-06-01", "start: 2019-06-25"), ("end: 2019-06-04", "end: 2019-07-02")]
+    longer = "  random_walk: {kind: random_walk, n_paths: 8}\n"
+    invoke(write(*gap))
+    tried = len(ledger.trials())
+    anchored = f"{longer}  anchored: {{kind: kronos_anchored, n_paths: 2, block: 24}}\n"
+    limited = ("params: {entry_bps: 10.0}", "params: {entry_bps: 10.0}\n    forecasters: [ewma, random_walk]")
+    assert invoke(write(*gap, (longer, anchored), limited)).exit_code == 0
+    runs = [load_run(path.parent) for path in (tmp_path / "runs" / "small").glob("*/manifest.json")]
+    assert len({len(run.origins()) for run in runs}) == 2
+    assert len(ledger.trials()) == 2 * tried
+    # A module that the strategy's file imports is no part of its digest, but its decisions are.
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from btcbt.strategy import Strategy\nimport helper\n"
+        "class Mine(Strategy):\n    def decide(self, forecast, holding):\n        return helper.WEIGHT\n"
+    )
+    for count, weight in enumerate((0.25, 0.5), start=1):
+        (tmp_path / "helper.py").write_text(f"WEIGHT = {weight}{' ' * count}\n")
+        for module in ("mine", "helper"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        change = ("strategies.threshold:Threshold\n    params: {entry_bps: 10.0}", "mine:Mine")
+        assert invoke(write(change)).exit_code == 0
+        assert len([trial for trial in ledger.trials() if trial.name == "threshold@ewma"]) == 2 + count
 
 
 def test_a_damaged_ledger_is_named_and_the_run_goes_on(write: Write, invoke: Invoke, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from btcbt import runner
 from btcbt.config import RunConfig
-from btcbt.errors import BtcbtError, StrategyError
+from btcbt.errors import BtcbtError, ConfigError, StrategyError
 from btcbt.forecasters.base import Forecaster
 from btcbt.records import CLOSE, DataRange, ForecastBatch, Window
 from btcbt.report.progress import Progress
@@ -156,6 +157,27 @@ def test_a_strategy_fails_before_the_first_forecast_is_paid_for(echo: Echo, tmp_
     with pytest.raises(StrategyError):
         runner.run(config(tmp_path, strategies={"x": {"use": "no.module:Here"}}))
     assert echo.asked == []
+
+
+def test_the_name_of_the_benchmark_is_not_for_others(tmp_path: Path) -> None:
+    strategies = {"buy_and_hold": {"use": "strategies.flat:Flat"}}
+    with pytest.raises(ConfigError, match=r"strategies\.buy_and_hold: the account of this name is what all others"):
+        runner.make_traders(config(tmp_path, strategies=strategies))
+
+
+def test_a_changed_base_class_changes_the_digest_of_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from btcbt.strategy import load_strategy
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own.py").write_text("from base_of_own import Base\n\n\nclass Own(Base):\n    pass\n")
+    digests = set()
+    for answer in (1, 22):
+        base = f"class Base(Strategy):\n    def decide(self, forecast, holding):\n        return 0 * {answer}\n"
+        (tmp_path / "base_of_own.py").write_text(f"from btcbt.strategy import Strategy\n\n\n{base}")
+        for module in ("own", "base_of_own"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        digests.add(runner.source_sha256(load_strategy("own:Own", {})))
+    assert len(digests) == 2
 
 
 def test_strategies_without_a_forecast_run_once(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_damaged_returns_are_named_and_never_tested(
     with caplog.at_level(logging.WARNING):
         assert kept_returns(tmp_path, trials, trials[0].stretch).shape == (250, 2)
     assert "the returns of 1 of 3 trials are missing or damaged" in caplog.text
+    keep_returns(tmp_path, trials, simulation)  # as the experiment does that they belong to, when it is run again
+    assert kept_returns(tmp_path, trials, trials[0].stretch).shape == (250, 3)
 
 
 def test_a_disk_that_refuses_returns_is_one_line(tried: tuple[Simulation, list[Trial]], tmp_path: Path) -> None:
