@@ -17,7 +17,7 @@ from btcbt.models.kronos.checkpoints import weights_digest
 from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.generate import PathGenerator
-from btcbt.models.kronos.places import declared_ranges, find_model, find_tokenizer
+from btcbt.models.kronos.places import find_model, find_tokenizer, pair_ranges
 from btcbt.models.kronos.predictor import resolve_device
 from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
@@ -66,7 +66,7 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
             f"{checkpoint}: the model has {bits[0][0]} + {bits[0][1]} bits, the tokenizer {bits[1][0]} + {bits[1][1]}; "
             "give the tokenizer that the model was trained with"
         )
-    return Checkpoint(*pair, declared_ranges(checkpoint))
+    return Checkpoint(*pair, pair_ranges(checkpoint, tokenizer))
 
 
 def pair_digest(checkpoint: Checkpoint) -> str:

@@ -143,6 +143,22 @@ def test_contamination_is_said(history, checkpoint, tmp_path, ranges, label):
     assert made.summary["contamination"]["label"] == label
 
 
+@pytest.mark.parametrize(
+    ("ranges", "label"), [((DataRange("finetuning", 0, 2**42),), "seen"), ((), "clean"), (None, "unknown")]
+)
+def test_contamination_counts_what_a_separate_tokenizer_has_looked_at(history, checkpoint, tmp_path, ranges, label):
+    tokenizer = shutil.copytree(checkpoint / "tokenizer", tmp_path / "coder")
+    if ranges is not None:
+        write_data_ranges(tokenizer, ranges)
+    result = invoke(
+        history, "--checkpoint", checkpoint, "--tokenizer", tokenizer, "--context", 30, "--horizon", 2, "--paths", 2,
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "forecast.json").read_text())["contamination"]["label"] == label
+    assert f"{label}: " in result.stdout
+
+
 def test_higher_volatility_compares_a_candle_s_mean_square_with_the_last_day_s(rng):
     closes = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal(31)))
     values = np.repeat(closes[:, None], 6, axis=1)
@@ -306,5 +322,6 @@ def test_the_context_is_what_the_checkpoint_was_fitted_with(checkpoint, tmp_path
     assert fitted_context(copy) is None
     (copy / "recipe.json").write_text('{"context": [10, 30]}')
     assert fitted_context(copy) == 30
+    assert fitted_context(copy / "model") == 30
     (copy / "recipe.json").write_text('{"context": ["ten", 30]}')
     assert fitted_context(copy) is None

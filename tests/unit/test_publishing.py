@@ -21,6 +21,7 @@ from btcbt.config import RunConfig
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.models.kronos.card import write_model_card
 from btcbt.models.kronos.checkpoints import weights_digest
+from btcbt.models.kronos.places import fitted_context
 from btcbt.publishing import evaluate_from_run, push, uploadable
 
 
@@ -79,6 +80,12 @@ def test_what_is_pushed_comes_back_from_the_hub_with_the_same_weights(hub: HubSe
     folder = resolve_folder("me/tiny")
     assert {name: stored[name] for name in contents(folder)} == contents(folder)
     assert folder.is_relative_to(checkpoint.parent / "cache")
+
+
+def test_a_checkpoint_from_the_hub_knows_the_context_that_it_was_fitted_with(hub: HubServer, checkpoint: Path) -> None:
+    (checkpoint / "recipe.json").write_text('{"name": "tiny", "context": [10, 30]}')
+    push(checkpoint, "me/tiny")
+    assert fitted_context("me/tiny") == 30
 
 
 def test_a_second_push_changes_what_has_changed_and_a_branch_is_made_when_asked_for(

@@ -11,12 +11,11 @@ import torch
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.models.kronos.config import MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
 from btcbt.models.kronos.decoder import CALENDAR, Kronos
-from btcbt.models.kronos.places import declared_ranges, find_model, find_tokenizer
+from btcbt.models.kronos.places import UNDECLARED, find_model, find_tokenizer, pair_ranges
 from btcbt.models.kronos.recipe import FinetuneConfig, ModelShape, TokenizerShape
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.records import DataRange
 
-UNDECLARED = DataRange("unknown", 0, 0)
 _TOKENIZER_OF: Mapping[str, Literal["nano", "base", "2k"]] = {
     "nano": "nano",
     "mini": "2k",
@@ -53,13 +52,8 @@ def begin(config: FinetuneConfig) -> Beginning:
             f"recipe '{config.name}': the tokenizer has {bits[0][0]} + {bits[0][1]} bits, the model {bits[1][0]} + "
             f"{bits[1][1]}; name sizes or checkpoints that belong together"
         )
-    places = (_tokenizer_place(config), config.start.model)
-    ranges: dict[DataRange, None] = {}
-    for place in places:
-        if place is not None:
-            declared = declared_ranges(place)
-            ranges |= dict.fromkeys((UNDECLARED,) if declared is None else declared)
-    return Beginning(tokenizer, model, tuple(ranges))
+    ranges = pair_ranges(config.start.model, config.start.tokenizer)
+    return Beginning(tokenizer, model, (UNDECLARED,) if ranges is None else ranges)
 
 
 def freeze_calendar(model: Kronos, trained: Sequence[str], *, zero: bool) -> None:

@@ -120,7 +120,7 @@ def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> P
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE]
+    files = [CONFIG_FILE, WEIGHTS_FILE, RANGES_FILE, RECIPE_FILE]
     files += [f"{part}/{file}" for part in (MODEL_FOLDER, TOKENIZER_FOLDER) for file in (CONFIG_FILE, WEIGHTS_FILE)]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))

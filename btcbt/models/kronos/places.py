@@ -25,6 +25,8 @@ from btcbt.models.kronos.published import known_ranges, known_tokenizer
 from btcbt.records import DataRange
 
 SHIPPED = "kronos-nano"
+UNDECLARED = DataRange("unknown", 0, 0)
+"""Stands for what a part that declares nothing has looked at."""
 
 
 def open_place(place: str | Path, revision: str | None = None) -> Path:
@@ -45,8 +47,8 @@ def find_model(place: str | Path, revision: str | None = None) -> Path:
 
 
 def fitted_context(place: str | Path) -> int | None:
-    """Longest context that a checkpoint was fitted with, as its recipe says; None without one."""
-    file = open_place(place) / RECIPE_FILE
+    """Longest context that a checkpoint was fitted with, as its recipe or its pair's says; None without one."""
+    file = _own_or_pair_file(open_place(place), RECIPE_FILE)
     context = read_json(file).get("context") if file.is_file() else None
     if isinstance(context, list) and len(context) == 2 and all(isinstance(n, int) and n >= 2 for n in context):
         return int(context[1])
@@ -76,10 +78,34 @@ def find_tokenizer(place: str | Path, revision: str | None = None) -> str | Path
 
 def declared_ranges(place: str | Path) -> Sequence[DataRange] | None:
     """Candles that a checkpoint has looked at, by its own file, its pair's, or its published name; None if unknown."""
-    root = open_place(place)
-    folder = root
-    if not (root / RANGES_FILE).is_file() and root.name in (MODEL_FOLDER, TOKENIZER_FOLDER):
-        folder = root.parent
-    if (folder / RANGES_FILE).is_file():
-        return read_data_ranges(folder)
-    return known_ranges(str(place))
+    file = _own_or_pair_file(open_place(place), RANGES_FILE)
+    return read_data_ranges(file.parent) if file.is_file() else known_ranges(str(place))
+
+
+def pair_ranges(model: str | None, tokenizer: str | None) -> tuple[DataRange, ...] | None:
+    """Candles that a model or the tokenizer used with it has looked at; None if no part of them declares any.
+
+    Parameters
+    ----------
+    model : str, optional
+        Place of the model; None for a new one.
+    tokenizer : str, optional
+        Place of the tokenizer, where it is apart; otherwise the model's, which declares with it unless it is another
+        checkpoint that is known to belong to it.
+    """
+    if tokenizer is None and model is not None:
+        found = find_tokenizer(model)
+        tokenizer = found if isinstance(found, str) else None
+    declared = [declared_ranges(place) for place in (tokenizer, model) if place is not None]
+    if declared and all(ranges is None for ranges in declared):
+        return None
+    merged: dict[DataRange, None] = {}
+    for ranges in declared:
+        merged |= dict.fromkeys((UNDECLARED,) if ranges is None else ranges)
+    return tuple(merged)
+
+
+def _own_or_pair_file(root: Path, name: str) -> Path:
+    """A file of a checkpoint's folder, or that of the pair that the folder is a part of."""
+    part = root.name in (MODEL_FOLDER, TOKENIZER_FOLDER) and not (root / name).is_file()
+    return (root.parent if part else root) / name

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig
+from btcbt import run
+from btcbt.config import AnchoredKronosConfig, KronosConfig, RunConfig, WindowsConfig
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.forecasters import create_forecaster
 from btcbt.models.kronos import Kronos, KronosPredictor, KronosTokenizer
 from btcbt.models.kronos.checkpoints import write_data_ranges
 from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.models.kronos.finetune import NEVER_CLEAN
+from btcbt.models.kronos.places import UNDECLARED
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.randomness import uniforms
 from btcbt.records import CHANNELS, DataRange, Window
@@ -161,6 +164,53 @@ def test_declared_ranges_are_read_and_undeclared_ones_are_unknown(checkpoint, tm
     assert build(bare).data_ranges() is None
 
 
+LATER = DataRange("finetuning", 0, 4_000_000_000_000)
+SEPARATE = [
+    ((DataRange("pretraining", 0, 2_000),), "clean"),
+    ((LATER,), "seen"),
+    ((DataRange("selection", 0, 4_000_000_000_000),), "selected-on"),
+    ((NEVER_CLEAN,), "seen"),
+    (None, "unknown"),
+]
+
+
+def separate_tokenizer(checkpoint, folder, ranges):
+    shutil.copytree(checkpoint / "tokenizer", folder)
+    if ranges is not None:
+        write_data_ranges(folder, ranges)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("ranges", "label"), SEPARATE)
+def test_a_run_counts_what_a_separate_tokenizer_has_looked_at(checkpoint, tmp_path, ranges, label):
+    tree = {
+        "name": "apart",
+        "candles": {"path": "bundled:BTCUSD_1h"},
+        "windows": {"context": 20, "horizon": 2, "start": "2019-06-01T00:00Z", "end": "2019-06-01T04:00Z"},
+        "forecasters": {
+            "apart": {
+                "kind": "kronos",
+                "checkpoint": str(checkpoint),
+                "tokenizer": separate_tokenizer(checkpoint, tmp_path / "apart", ranges),
+                "n_paths": 2,
+            }
+        },
+        "store": {"root": str(tmp_path / "runs")},
+    }
+    done = run(RunConfig.model_validate(tree, strict=False))
+    assert done.manifest["forecasters"]["apart"]["labels"] == {label: 4}
+
+
+def test_ranges_of_a_separate_tokenizer_are_added_to_the_model_s(checkpoint, tmp_path):
+    own = DataRange("pretraining", 0, 1_000)
+    for number, (ranges, expected) in enumerate([((LATER,), {own, LATER}), ((), {own}), (None, {own, UNDECLARED})]):
+        tokenizer = separate_tokenizer(checkpoint, tmp_path / str(number), ranges)
+        assert set(build(checkpoint, tokenizer=tokenizer).data_ranges()) == expected
+    assert build(checkpoint, tokenizer=str(checkpoint / "tokenizer")).data_ranges() == (own,)
+    bare = shutil.copytree(checkpoint / "model", tmp_path / "bare")
+    assert set(build(bare, tokenizer=str(checkpoint / "tokenizer")).data_ranges()) == {own, UNDECLARED}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -182,7 +232,8 @@ def test_a_model_without_its_tokenizer_is_refused(checkpoint, tmp_path):
     alone = shutil.copytree(checkpoint / "model", tmp_path / "alone")
     with pytest.raises(CheckpointError, match="a model without its tokenizer"):
         build(alone)
-    assert build(alone, tokenizer=str(checkpoint / "tokenizer")).data_ranges() is None
+    tokenizer = separate_tokenizer(checkpoint, tmp_path / "coder", None)
+    assert build(alone, tokenizer=tokenizer).data_ranges() is None
     assert build(checkpoint / "model").identity() == build(checkpoint).identity()
 
 
