@@ -102,6 +102,8 @@ def _candles(axes: Axes, times: IntArray, values: FloatArray, interval: int) -> 
     rising = values[:, CLOSE] >= values[:, OPEN]
     width = np.timedelta64(int(0.7 * interval), "ms")
     for rows, colour in ((rising, UP), (~rising, DOWN)):
+        if not rows.any():  # matplotlib takes a width in time for bars that there are, and for no others
+            continue
         axes.vlines(middles[rows], values[rows, LOW], values[rows, HIGH], color=colour, linewidth=0.7)
         axes.bar(
             middles[rows],

@@ -225,6 +225,17 @@ def test_a_csv_of_four_hour_candles_is_forecast_alike(make_history, small, tmp_p
     assert one.window.future_open_time(3)[0] - one.window.open_time[-1] == 4 * HOUR
 
 
+@pytest.mark.parametrize("step", [1.0, -1.0, 0.0], ids=["rising", "falling", "flat"])
+def test_candles_that_all_go_one_way_have_a_picture_too(small, tmp_path, step):
+    closes = 4000 + step * np.arange(41)
+    values = np.stack([closes[:-1], closes[:-1], closes[1:], closes[1:], np.ones(40), closes[1:]], axis=1)
+    values[:, 1], values[:, 2] = values[:, [0, 3]].max(axis=1), values[:, [0, 3]].min(axis=1)
+    file = tmp_path / "X_1h.parquet"
+    write_candles(make_candles(HOUR * np.arange(40), values, interval="1h"), file)
+    made = predict(file, context=40, horizon=3, forecaster=small, output=tmp_path / "out")
+    assert (made.folder / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
 def invoke(*arguments: object):
     return CliRunner().invoke(app, ["predict", *map(str, arguments)])
 
