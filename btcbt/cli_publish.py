@@ -20,6 +20,9 @@ def card_command(
     metrics: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A finished run that forecasts with it: runs/NAME.")
     ] = None,
+    forecaster: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose scores, where several of the run forecast with it.")
+    ] = None,
     licence: Annotated[str, typer.Option("--license", help="As the hub names it.")] = "mit",
     dataset: Annotated[
         list[str] | None, typer.Option(metavar="OWNER/NAME", help="Hub id of candles it was fitted on; repeatable.")
@@ -28,10 +31,13 @@ def card_command(
     """Write the model card of a checkpoint, with the scores of a run if one is named."""
     errors = console(stderr=True)
     with guarded(errors, f"python -m btcbt card {folder}", "the old card is kept"):
+        from btcbt.errors import ConfigError
         from btcbt.models.kronos.card import write_model_card
         from btcbt.publishing import evaluate_from_run
 
-        evaluation = None if metrics is None else evaluate_from_run(folder, metrics)
+        if forecaster is not None and metrics is None:
+            raise ConfigError(f"--forecaster {forecaster}: names one of a run; give the run with --metrics")
+        evaluation = None if metrics is None else evaluate_from_run(folder, metrics, forecaster)
         file = write_model_card(folder, evaluation=evaluation, licence=licence, datasets=dataset or ())
     console().print(f"card in {file}", markup=False, highlight=False, soft_wrap=True)
 

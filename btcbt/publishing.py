@@ -22,7 +22,9 @@ from btcbt.models.kronos.checkpoints import (
     weights_digest,
 )
 from btcbt.models.kronos.decoder import Kronos
+from btcbt.models.kronos.places import find_model, find_tokenizer
 from btcbt.models.kronos.state import FIT_FILE
+from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.refits import NOTE_FILE
 from btcbt.report.stored import Run, load_run
 
@@ -37,7 +39,7 @@ _NOTES = frozenset({FIT_FILE, NOTE_FILE})
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def evaluate_from_run(folder: str | Path, run: str | Path) -> Evaluation:
+def evaluate_from_run(folder: str | Path, run: str | Path, forecaster: str | None = None) -> Evaluation:
     """Take the scores of a checkpoint from a finished run that forecast with it.
 
     Parameters
@@ -46,6 +48,8 @@ def evaluate_from_run(folder: str | Path, run: str | Path) -> Evaluation:
         The checkpoint: a pair or a model.
     run : path
         ``runs/NAME`` or ``runs/NAME/DIGEST``.
+    forecaster : str, optional
+        Its name in the run; needed where several forecast with these weights.
 
     Raises
     ------
@@ -54,23 +58,16 @@ def evaluate_from_run(folder: str | Path, run: str | Path) -> Evaluation:
     CheckpointError
         If there is no such checkpoint.
     ConfigError
-        If no forecaster of the run has these weights, or the run has no scores yet.
+        If no forecaster of the run has these weights, or several have and none is named, or there are no scores yet.
     """
     done, folder = load_run(run), Path(folder)
-    inside = folder / MODEL_FOLDER
-    digest = weights_digest(Kronos.from_pretrained(inside if inside.is_dir() else folder))
-    forecasters: Mapping[str, Mapping[str, Any]] = done.manifest["forecasters"]
-    name = next((n for n, entry in forecasters.items() if entry["identity"].get("model_sha256") == digest), None)
-    if name is None:
-        others = ", ".join(forecasters)
-        raise ConfigError(
-            f"{done.directory}: none of its forecasters ({others}) has the weights of {folder} "
-            f"(SHA-256 {digest[:16]}); name a run that forecasts with them"
-        )
+    name = _forecaster_of(done, folder, forecaster)
     scores = tuple(_scores(done, name))
     if not scores:
         raise ConfigError(f"{done.directory}: no forecast of it has a known outcome yet, so there are no scores")
-    windows, entry, manifest = done.config.windows, forecasters[name], done.manifest
+    windows, manifest = done.config.windows, done.manifest
+    entry = manifest["forecasters"][name]
+    sampled: Mapping[str, Any] = entry["identity"]
     return Evaluation(
         run=str(manifest["name"]),
         digest=str(manifest["digest"]),
@@ -79,13 +76,56 @@ def evaluate_from_run(folder: str | Path, run: str | Path) -> Evaluation:
         first=str(manifest["origins"]["first"]),
         last=str(manifest["origins"]["last"]),
         origins=int(manifest["origins"]["scored"]),
+        forecaster=name,
+        kind=str(entry["kind"]),
         context=windows.context,
         horizon=windows.horizon,
         n_paths=int(entry["n_paths"]),
+        temperature=float(sampled["temperature"]),
+        top_k=int(sampled["top_k"]),
+        top_p=float(sampled["top_p"]),
+        sampling=str(sampled["sampling"]),
         labels=dict(entry["labels"]),
         baseline=RANDOM_WALK,
         scores=scores,
     )
+
+
+def _forecaster_of(run: Run, folder: Path, asked: str | None) -> str:
+    """The forecaster of a run that has a checkpoint's weights: the one asked for, or the only one."""
+    forecasters: Mapping[str, Mapping[str, Any]] = run.manifest["forecasters"]
+    if asked is not None and asked not in forecasters:
+        raise ConfigError(f"{run.directory}: no forecaster '{asked}'; name one of {', '.join(forecasters)}")
+    weights = _weights(folder)
+    alike = [name for name, entry in forecasters.items() if weights.items() <= dict(entry["identity"]).items()]
+    digests = ", ".join(f"{part.partition('_')[0]} {digest[:16]}" for part, digest in weights.items())
+    if not alike:
+        raise ConfigError(
+            f"{run.directory}: none of its forecasters ({', '.join(forecasters)}) has the weights of {folder} "
+            f"(SHA-256: {digests}); name a run that forecasts with them"
+        )
+    if asked is None and len(alike) > 1:
+        raise ConfigError(
+            f"{run.directory}: {len(alike)} forecasters have the weights of {folder}; choose one with --forecaster: "
+            f"{', '.join(alike)}"
+        )
+    if asked is not None and asked not in alike:
+        raise ConfigError(
+            f"{run.directory}: forecaster '{asked}' has not the weights of {folder} (SHA-256: {digests}); "
+            f"those that have: {', '.join(alike)}"
+        )
+    return asked or alike[0]
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """Digests of a checkpoint's networks, by their keys in a forecaster's identity; a model alone has the one."""
+    place = folder.resolve()  # a folder, even if its name is that of a published checkpoint
+    digests = {"model_sha256": weights_digest(Kronos.from_pretrained(find_model(place)))}
+    try:
+        tokenizer = find_tokenizer(place)
+    except CheckpointError:
+        return digests
+    return digests | {"tokenizer_sha256": weights_digest(KronosTokenizer.from_pretrained(tokenizer))}
 
 
 def _scores(run: Run, name: str) -> Iterator[Score]:

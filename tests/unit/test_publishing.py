@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hub_server import TOKEN, HubServer
 from tiny_kronos import save_tiny
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from btcbt import run
 from btcbt.cli import app
 from btcbt.config import RunConfig
 from btcbt.errors import CheckpointError, ConfigError
+from btcbt.models.kronos import KronosTokenizer
 from btcbt.models.kronos.card import write_model_card
 from btcbt.models.kronos.checkpoints import weights_digest
 from btcbt.models.kronos.places import fitted_context
@@ -253,6 +256,43 @@ def test_a_run_with_other_weights_lends_a_card_no_scores(checkpoint: Path, tmp_p
     result = CliRunner().invoke(app, ["card", str(checkpoint), "--metrics", str(tmp_path / "nothing")])
     assert result.exit_code == 2
     assert (checkpoint / "README.md").read_text() == before
+
+
+def test_scores_are_those_of_the_forecaster_with_both_networks_or_of_the_one_that_is_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(checkpoint / "tokenizer", tmp_path / "other")
+    tokenizer = KronosTokenizer.from_pretrained(other)
+    with torch.no_grad():
+        tokenizer.head.bias += 0.5
+    tokenizer.save_pretrained(other)
+    tree = experiment(tmp_path / "runs", checkpoint).model_dump(mode="json")
+    own = tree["forecasters"].pop("tiny")
+    tree["forecasters"] = {
+        "foreign": own | {"tokenizer": str(other)},
+        "own": own | {"n_paths": 3, "top_p": 0.9},
+        "corrected": {"kind": "calibrated", "base": "own"},
+    }
+    done = run(RunConfig.model_validate(tree, strict=False))
+    shown = evaluate_from_run(checkpoint, done.directory)
+    assert (shown.forecaster, shown.n_paths, shown.top_p, shown.temperature) == ("own", 3, 0.9, 1.0)
+    assert shown.scores[0].value == done.metrics["forecast.own.crps_bps.close.h1"]
+    with pytest.raises(ConfigError, match=r"forecaster 'foreign' has not the weights of .*; those that have: own"):
+        evaluate_from_run(checkpoint, done.directory, "foreign")
+    with pytest.raises(ConfigError, match="no forecaster 'theirs'; name one of random_walk, foreign, own, corrected"):
+        evaluate_from_run(checkpoint, done.directory, "theirs")
+    assert evaluate_from_run(checkpoint / "model", done.directory).forecaster == "own"
+
+    alone = shutil.copytree(checkpoint / "model", tmp_path / "alone")
+    with pytest.raises(ConfigError, match=r"2 forecasters have .*; choose one with --forecaster: foreign, own"):
+        evaluate_from_run(alone, done.directory)
+    arguments = ["card", str(alone), "--metrics", str(done.directory), "--forecaster"]
+    result = CliRunner().invoke(app, [*arguments, "foreign"])
+    assert result.exit_code == 0, result.output
+    assert "Forecaster `foreign` of kind `kronos`: context 20, horizon 4, 2 paths" in (alone / "README.md").read_text()
+    result = CliRunner().invoke(app, ["card", str(alone), "--forecaster", "own"])
+    assert result.exit_code == 2
+    assert "give the run with --metrics" in result.stderr
 
 
 def test_the_manifest_s_digest_is_the_one_on_the_card(checkpoint: Path, tmp_path: Path) -> None:

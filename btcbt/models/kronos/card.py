@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from btcbt.config import time_text
+from btcbt.errors import CheckpointError
 from btcbt.files import write_whole
 from btcbt.models.kronos.checkpoints import (
     CONFIG_FILE,
@@ -36,6 +38,8 @@ LEAKY = "window_with_future"
 TAGS = ("kronos", "candlesticks", "cryptocurrency", "probabilistic-forecasting")
 
 _MAX_TEXT = 300
+_FOLDERS = re.compile(r"(?<![^\s,(])(?:/|~[^/\s]*/|[A-Za-z]:\\)(?:[^/\\\s,()]+[/\\])*(?=[^/\\\s,()])")
+"""The folders of an absolute path in a line of text."""
 _LIMITS = (
     "It samples what candles of the past looked like. Nothing here says that trading on it pays.",
     "Scores hold for the candles, range, horizon and number of paths named beside them, and for nothing else.",
@@ -84,8 +88,12 @@ class Evaluation:
         First and last origin.
     origins : int
         Origins with a known outcome.
+    forecaster, kind : str
+        The run's name of the forecaster whose scores they are, and its kind.
     context, horizon, n_paths : int
         T, H and S.
+    temperature, top_k, top_p, sampling : float, int, float, str
+        How it sampled.
     labels : mapping of str to int
         Origins by contamination label.
     baseline : str
@@ -100,9 +108,15 @@ class Evaluation:
     first: str
     last: str
     origins: int
+    forecaster: str
+    kind: str
     context: int
     horizon: int
     n_paths: int
+    temperature: float
+    top_k: int
+    top_p: float
+    sampling: str
     labels: Mapping[str, int]
     baseline: str
     scores: tuple[Score, ...]
@@ -132,7 +146,7 @@ def write_model_card(
     Raises
     ------
     CheckpointError
-        If the folder holds no checkpoint.
+        If the folder holds no checkpoint, one of its files is broken, or the card cannot be written.
     """
     from huggingface_hub import ModelCardData
 
@@ -169,7 +183,12 @@ def write_model_card(
         *(f"- {limit}" for limit in _LIMITS),
     ]
     file = folder / CARD_FILE
-    write_whole(file, (f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").encode())
+    try:
+        write_whole(file, (f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: cannot be written ({error.strerror}); make room, or let this account write there"
+        ) from None
     return file
 
 
@@ -231,7 +250,7 @@ def _data(folder: Path) -> Iterator[str]:
         yield f"| {_code(one.use)} | {span[0]} | {span[1]} |"
     note = read_json(folder / RANGES_FILE).get("note")
     if isinstance(note, str) and note:
-        yield from ("", _code(note, limit=2000))
+        yield from ("", _code(_FOLDERS.sub("", note), limit=2000))
     if any(one.use == LEAKY for one in ranges):
         yield from ("", "**Contaminated: windows were scaled with the candles to be predicted. No origin is clean.**")
     elif any(one.use == "unknown" for one in ranges):
@@ -247,12 +266,7 @@ def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"As read by `btcbt finetune`; the whole of it is in `{RECIPE_FILE}`."
     yield from ("", "| key | value |", "| --- | --- |")
-    # Where files lay on somebody's machine is nobody's concern.
-    yield from (
-        f"| {_code(key)} | {_code(Path(value).name if Path(value).is_absolute() else value)} |"
-        for key, value in _leaves(recipe)
-        if key != "output"
-    )
+    yield from (f"| {_code(key)} | {_code(value)} |" for key, value in _leaves(recipe) if key != "output")
 
 
 def _losses(folder: Path) -> Iterator[str]:
@@ -269,9 +283,12 @@ def _scores(evaluation: Evaluation | None) -> Iterator[str]:
         return
     counts = ", ".join(f"{count:,} {_code(label)}" for label, count in sorted(evaluation.labels.items()))
     yield (
-        f"Walk-forward run {_code(evaluation.run)} ({_code(evaluation.digest)}) on {_code(evaluation.candles)}, "
-        f"{_code(evaluation.interval)}: {evaluation.origins:,} origins with a known outcome, {evaluation.first} .. "
-        f"{evaluation.last}; context {evaluation.context}, horizon {evaluation.horizon}, {evaluation.n_paths} paths. "
+        f"Walk-forward run {_code(evaluation.run)} ({_code(evaluation.digest)}) on "
+        f"{_code(_named(evaluation.candles))}, {_code(evaluation.interval)}: {evaluation.origins:,} origins with a "
+        f"known outcome, {evaluation.first} .. {evaluation.last}. Forecaster {_code(evaluation.forecaster)} of kind "
+        f"{_code(evaluation.kind)}: context {evaluation.context}, horizon {evaluation.horizon}, "
+        f"{evaluation.n_paths} paths, temperature {evaluation.temperature:g}, top_k {evaluation.top_k}, "
+        f"top_p {evaluation.top_p:g}, {_code(evaluation.sampling)} sampling. "
         f"Origins by what any fitted part had looked at: {counts}."
     )
     if set(evaluation.labels) != {"clean"}:
@@ -300,9 +317,15 @@ def _results(evaluation: Evaluation) -> list[Any]:
         "first_origin": evaluation.first,
         "last_origin": evaluation.last,
         "origins": evaluation.origins,
+        "forecaster": _plain(evaluation.forecaster),
+        "kind": _plain(evaluation.kind),
         "context": evaluation.context,
         "horizon": evaluation.horizon,
         "n_paths": evaluation.n_paths,
+        "temperature": evaluation.temperature,
+        "top_k": evaluation.top_k,
+        "top_p": evaluation.top_p,
+        "sampling": _plain(evaluation.sampling),
         "labels": {_plain(label): count for label, count in sorted(evaluation.labels.items())},
     }
     return [
@@ -310,7 +333,7 @@ def _results(evaluation: Evaluation) -> list[Any]:
             task_type=PIPELINE,
             task_name="Candle forecasting",
             dataset_type=f"candles-{_plain(evaluation.interval)}",
-            dataset_name=f"{_plain(evaluation.candles)} {_plain(evaluation.interval)}",
+            dataset_name=f"{_plain(_named(evaluation.candles))} {_plain(evaluation.interval)}",
             dataset_args=about,
             metric_type=one.key,
             metric_name=one.name,
@@ -350,19 +373,34 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
 
 def _parameters(weights: Path) -> int:
     """Numbers in a safetensors file, from its header."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(weights, framework="np") as file:
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
+    try:
+        with safe_open(weights, framework="np") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights}: missing or broken ({error}); download or save it again") from None
 
 
 def selection_losses(curve: Path) -> list[float]:
-    """Losses on the selection range, look by look, of a fit's ``*_loss.csv``; none where there is no such file."""
+    """Losses on the selection range, look by look, of a fit's ``*_loss.csv``; none where there is no such file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is broken.
+    """
     if not curve.is_file():
         return []
-    with curve.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [float(row["loss"]) for row in rows if row.get("split") == "select" and row.get("loss")]
+    try:
+        with curve.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            return [float(row["loss"]) for row in rows if row.get("split") == "select" and row.get("loss")]
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(
+            f"{curve}: not a table of losses ({error}); expected columns 'split' and 'loss', a number; delete the file "
+            "or fit again"
+        ) from None
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -370,9 +408,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            yield f"{prefix}{key}", ", ".join(map(str, value))
+            yield f"{prefix}{key}", ", ".join(_named(str(item)) for item in value)
         elif value is not None:
-            yield f"{prefix}{key}", str(value)
+            yield f"{prefix}{key}", _named(str(value))
+
+
+def _named(place: str) -> str:
+    """A file by its name alone if it is given by a whole path: where it lay on a machine is nobody's concern."""
+    if Path(place).is_absolute() or place.startswith("~"):
+        return Path(place).name
+    return PureWindowsPath(place).name if PureWindowsPath(place).is_absolute() else place
 
 
 def _plain(text: str, limit: int = _MAX_TEXT) -> str:
