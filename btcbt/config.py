@@ -34,6 +34,8 @@ from btcbt.errors import ConfigError
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
 MAX_FORECAST_BYTES = 1 << 28
+MAX_BATCH = 1 << 16
+"""Most windows of a step of a fit."""
 STORE_FOLDER = "store"
 REFITS_FOLDER = "refits"
 LEDGER_FILE = "trials.jsonl"
@@ -70,9 +72,11 @@ def _parse_time(value: object) -> object:
 
 
 def _parse_duration(value: str) -> str:
-    """A number of minutes, hours or days."""
+    """A number of minutes, hours or days, a century at most."""
     if not _DURATION.fullmatch(value):
         raise ValueError("a length of time such as 720h or 30d is expected")
+    if interval_ms(value) > _CENTURY_MS:
+        raise ValueError("a length of time of at most 100 years (36525d) is expected")
     return value
 
 
@@ -123,6 +127,7 @@ Duration = Annotated[str, AfterValidator(_parse_duration)]
 Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_CENTURY_MS = 36_525 * _UNIT_MS["d"]
 
 
 def interval_ms(interval: str) -> int:
@@ -136,9 +141,16 @@ def time_ms(time: datetime) -> int:
 
 
 def time_text(time: datetime | int) -> str:
-    """A time (or milliseconds since the epoch) as messages show it: ``2019-06-01T13:00Z``."""
+    """A time (or milliseconds since the epoch) as messages show it: ``2019-06-01T13:00Z``.
+
+    What lies outside of the calendar is shown as before its first or after its last year.
+    """
     if not isinstance(time, datetime):
-        time = _EPOCH + timedelta(milliseconds=int(time))
+        milliseconds = int(time)
+        try:
+            time = _EPOCH + timedelta(milliseconds=milliseconds)
+        except OverflowError:
+            return "before year 1" if milliseconds < 0 else "after year 9999"
     exact = "auto" if time.second or time.microsecond else "minutes"
     text = time.astimezone(UTC).isoformat(timespec=exact)
     return text.replace("+00:00", "Z")
@@ -215,7 +227,7 @@ class RefitConfig(Section):
     """Steps of the tokenizer before those of the model; 0 keeps it as it is."""
     select_every: int | None = Field(None, ge=1)
     """Steps between looks at the selection range; an eighth of all if left out."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=MAX_BATCH)
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)

@@ -214,6 +214,7 @@ def test_times_show_seconds_only_where_there_are_some() -> None:
     assert time_text(0) == "1970-01-01T00:00Z"
     assert time_text(1_500) == "1970-01-01T00:00:01.500000Z"
     assert time_text(-60_000) == "1969-12-31T23:59Z"
+    assert (time_text(-(10**17)), time_text(10**400)) == ("before year 1", "after year 9999")
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

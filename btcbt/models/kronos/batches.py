@@ -19,7 +19,7 @@ from btcbt.errors import CandleError
 from btcbt.models.kronos.calendar import stamps
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.models.kronos.scaling import Scaling
-from btcbt.records import HIGH, LOW, Candles, Float32Array, IntArray
+from btcbt.records import CHANNELS, HIGH, LOW, Candles, Float32Array, IntArray
 
 SELECTION_WINDOWS = 256
 """Windows on which the selection loss is measured, spread evenly over the range."""
@@ -70,7 +70,7 @@ class WindowSampler:
     Raises
     ------
     CandleError
-        If the range holds not one window.
+        If the range holds not one window, or a candle whose numbers are too large to be scaled in float32.
     """
 
     def __init__(self, histories: Sequence[Candles], start: int, end: int, window: int, name: str = "range") -> None:
@@ -82,6 +82,7 @@ class WindowSampler:
             whole = candles.open_time[last] - candles.open_time[first] == (window - 1) * candles.interval_ms
             inside = (candles.open_time[first] >= start) & (candles.open_time[last] < end)
             rows = first[whole & inside]
+            _require_scalable(candles, rows, window, name)
             starts.append(np.stack((np.full_like(rows, i), rows), axis=1))
         self.starts = np.concatenate(starts) if starts else np.empty((0, 2), np.int64)
         if not len(self.starts):
@@ -118,6 +119,23 @@ class WindowSampler:
 
     def _keys(self, chosen: IntArray, flipped: NDArray[np.bool_]) -> tuple[tuple[str, int, bool], ...]:
         return tuple((self.name, int(row), bool(flip)) for row, flip in zip(chosen, flipped, strict=True))
+
+
+def _require_scalable(candles: Candles, starts: IntArray, window: int, name: str) -> None:
+    """See that no window holds a number whose square, summed over the window, is beyond float32.
+
+    Nothing overflows then in a mean or a deviation, be the window mirrored or not; beyond, a loss may be NaN, and would
+    blame the learning rate.
+    """
+    limit = math.sqrt(float(np.finfo(np.float32).max) / window)
+    for row in np.flatnonzero((candles.values > limit).any(axis=1)):
+        if np.searchsorted(starts, row, side="right") > np.searchsorted(starts, row - window, side="right"):
+            channel = int(np.argmax(candles.values[row]))
+            raise CandleError(
+                f"{name}: candles {candles.source}: {CHANNELS[channel]} {candles.values[row, channel]:.4g} at "
+                f"{time_text(int(candles.open_time[row]))} is too large to be scaled in float32, expected at most "
+                f"{limit:.2g} in a window of {window}; correct the candle, or leave it out"
+            )
 
 
 def _mirror(values: Float32Array, rows: NDArray[np.bool_]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
-from btcbt.config import Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
+from btcbt.config import MAX_BATCH, Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
 
 Calendar = Literal["minute", "hour", "weekday", "day", "month"]
 WindowScaling = Literal["context", "window_with_future"]
@@ -41,6 +41,7 @@ class Start(Section):
 _Width = Annotated[int, Field(ge=1, le=8192)]
 _Depth = Annotated[int, Field(ge=1, le=48)]
 _Bits = Annotated[int, Field(ge=1, le=12)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Shape(Section):
@@ -103,15 +104,15 @@ class Lora(Section):
 class Optimizer(Section):
     """AdamW (Loshchilov and Hutter, 2019); learning rates by `btcbt.models.kronos.schedule.learning_rate`."""
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(32, ge=1)
+    steps: int = Field(ge=1, le=10**12)
+    batch_size: int = Field(32, ge=1, le=MAX_BATCH)
     """Windows of a step, over all processes."""
     accumulate: int = Field(1, ge=1)
     """Parts that a process computes its share of a step in, one after the other."""
     schedule: Literal["cosine", "one_cycle"] = "cosine"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    betas: tuple[_Decay, _Decay] = Field((0.9, 0.95), strict=False)
     warmup: float = Field(0.03, ge=0, lt=1)
     floor: float = Field(0.05, ge=0, le=1)
     clip_norm: float = Field(1.0, gt=0)
@@ -136,7 +137,7 @@ class FinetuneConfig(Section):
     size: ModelShape | None = None
     """Of the model: that of ``start.model``, or nano from scratch, if left out."""
     tokenizer_size: TokenizerShape | None = None
-    window: int = Field(480, ge=4)
+    window: int = Field(480, ge=3, le=1_000_000)
     """Candles of a window: the longest context and the horizon."""
     context: tuple[int, int] = Field((120, 360), strict=False)
     scaling: WindowScaling | Annotated[tuple[WindowScaling, ...], Field(min_length=1, strict=False)] = "context"
@@ -146,7 +147,7 @@ class FinetuneConfig(Section):
     select: Span
     select_on: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Histories to select on; all of `candles` if empty."""
-    embargo: int | None = Field(None, ge=0)
+    embargo: int | None = Field(None, ge=0, le=1_000_000_000)
     """Candles before ``select.start`` that are not trained on; `window` of them if left out."""
     tokenizer: Optimizer | None = None
     """Without it the tokenizer of `start` is kept as it is."""

@@ -151,13 +151,15 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         stage = STAGES.index(self.stage)
-        torch.manual_seed((self.config.seed * 2 + stage) * 1_000_003 + now.step + ranks.rank * 1_000_000_007)
+        seed = (self.config.seed * 2 + stage) * 1_000_003 + now.step + ranks.rank * 1_000_000_007
+        torch.manual_seed(seed % 2**64)  # the generator takes 64 bits
         self.network.train()
         whole = self.train.draw(self.config, settings.batch_size, (stage, now.step))
         self.optimizer.zero_grad(set_to_none=True)
         sums: Losses = {}
         for i in range(settings.accumulate):
-            batch = whole.part(ranks.rank * settings.accumulate + i, self.parts).to(ranks.device)
+            # All processes together then hold the windows that one alone would, for the quantizer's entropy is theirs.
+            batch = whole.part(i * ranks.world + ranks.rank, self.parts).to(ranks.device)
             last = i == settings.accumulate - 1
             with nullcontext() if last else ranks.alone(self.shared):
                 with self._autocast():

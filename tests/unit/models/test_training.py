@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 from datetime import datetime
 
 import numpy as np
@@ -14,11 +16,11 @@ from btcbt.finetuning import run_recipe
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.batches import WindowSampler, make_batch
 from btcbt.models.kronos.beginning import freeze_calendar
-from btcbt.models.kronos.checkpoints import read_data_ranges, weights_digest
+from btcbt.models.kronos.checkpoints import read_data_ranges, weights_digest, write_data_ranges
 from btcbt.models.kronos.losses import Encoder, model_losses, tokenizer_losses
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span
 from btcbt.models.kronos.training import Fit, runs_in_bfloat16
-from btcbt.records import HIGH, LOW
+from btcbt.records import HIGH, LOW, VOLUME, DataRange
 
 FEW = {"steps": 12, "batch_size": 4, "learning_rate": 3e-3, "select_every": 4}
 
@@ -67,6 +69,25 @@ def test_a_span_without_one_window_is_refused(make_history):
     span = Span(start=datetime(2019, 1, 1), end=datetime(2019, 1, 2))
     with pytest.raises(CandleError, match=r"no 32 contiguous candles in 2019-01-01T00:00Z \.\. 2019-01-02T00:00Z"):
         sampler([make_history(100)], span)
+
+
+def test_a_candle_too_large_for_float32_is_named_where_a_window_holds_it(make_history):
+    history = make_history(24 * 20)
+    values = history.values.copy()
+    values[100, VOLUME] = 1e30
+    broken = dataclasses.replace(history, values=values, source="mine.parquet")
+    config = recipe()
+    message = r"train: candles mine\.parquet: volume 1e\+30 at 2019-01-05T04:00Z is too large to be scaled in float32"
+    with pytest.raises(CandleError, match=message):
+        WindowSampler([history, broken], time_ms(config.train.start), time_ms(config.train.end), 32, "train")
+    sampler([broken], config.select)  # no window of that range holds it
+    limit = math.sqrt(float(np.finfo(np.float32).max) / 32)
+    values[100, VOLUME] = limit
+    windows = sampler([broken], config.train)
+    rows = np.flatnonzero((windows.starts[:, 1] > 68) & (windows.starts[:, 1] <= 100))
+    assert len(rows) == 32
+    with np.errstate(all="raise", under="ignore"):
+        assert bool(torch.isfinite(make_batch(*windows.values(rows), 31, 5.0).candles).all())
 
 
 def test_the_scaling_of_a_window_does_not_look_behind_its_context(samplers):
@@ -144,6 +165,19 @@ def test_fits_are_reproducible_learn_and_keep_the_best_weights(samplers):
     assert min(selected) < 0.8 * selected[0]
     assert fit.progress.best_loss == min(selected) == fit.evaluate()["loss"]
     assert not first.training
+
+
+@pytest.mark.parametrize("seed", [20250101000000, 2**63 - 1])
+def test_any_seed_of_a_recipe_can_be_drawn_from(samplers, seed):
+    _, fit = fitted(samplers, config=recipe(seed=seed), settings=Optimizer(**FEW | {"steps": 1}))
+    assert fit.progress.step == 1
+
+
+def test_the_stream_of_a_small_seed_is_what_it_ever_was(samplers, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("btcbt.models.kronos.training.torch.manual_seed", seeds.append)
+    fitted(samplers, config=recipe(seed=3), settings=Optimizer(**FEW | {"steps": 2}))
+    assert seeds[-2:] == [6_000_018, 6_000_019]
 
 
 def test_a_batch_computed_in_parts_is_one_step(samplers):
@@ -277,6 +311,14 @@ output: made
         assert (folder / f"{stage}_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_ranges_of_the_first_years_are_read_as_they_were_written(tmp_path):
+    first = time_ms(recipe(train={"start": "0001-01-01", "end": "2019-01-15"}).train.start)
+    ranges = (DataRange("pretraining", first, 0), DataRange("finetuning", 1_500, 2_000))
+    write_data_ranges(tmp_path, ranges)
+    assert read_data_ranges(tmp_path) == (ranges[0], DataRange("finetuning", 1_000, 2_000))
+    assert "0001-01-01T00:00:00Z" in (tmp_path / "data_ranges.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -285,6 +327,10 @@ output: made
         ({"select_on": ["b"]}, "not among candles"),
         ({"train": {"start": "2019-01-15", "end": "2019-01-15"}}, "is not after start"),
         ({"size": "huge"}, "nano"),
+        ({"model": FEW | {"betas": [1.0, 0.95]}}, "less than 1"),
+        ({"model": FEW | {"batch_size": 10**11}}, "less than or equal to 65536"),
+        ({"window": 10**8}, "less than or equal to 1000000"),
+        ({"embargo": 20_000_000}, r"the embargo of 20,000,000 candles .* reaches back to before year 1"),
     ],
 )
 def test_impossible_recipes_are_refused(change, message):
