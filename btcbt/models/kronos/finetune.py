@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -69,7 +70,8 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
         If a checkpoint to start from is missing, broken or of another shape, or a loss is no number; the best weights
         before it are then written.
     ConfigError
-        If the folder holds another fit, tokenizer and model do not belong together, or a device or package is missing.
+        If the folder holds another fit or cannot be written, tokenizer and model do not belong together, or a device or
+        package is missing.
     """
     return _Finetune(histories, config, report).run()
 
@@ -167,23 +169,29 @@ class _Finetune:
     ) -> None:
         if self.config.lora is not None and stage == MODEL_FOLDER:
             merge_adapters(network)
-        if not self.ranks.first:
-            return
-        root = folder.folder
+        if self.ranks.first:
+            with folder.writing():
+                self._write_files(folder.folder, stage, network, rows, start)
+
+    def _write_files(
+        self, root: Path, stage: str, network: KronosTokenizer | Kronos, rows: list[Row], start: Beginning
+    ) -> None:
         network.save_pretrained(root / stage)
         if stage == MODEL_FOLDER:
             describe_pair(root)
         if rows:
             write_whole(root / CURVE_FILES[stage], curve_csv(rows).encode())
         ranges = looked_at(self.config, start.ranges)
-        digests = ", ".join(f"{name} (SHA-256 {candles.sha256[:16]})" for name, candles in self.histories.items())
+        digests = ", ".join(
+            f"{_last_part(candles.source)} (SHA-256 {candles.sha256[:16]})" for candles in self.histories.values()
+        )
         note = f"fitted by 'btcbt finetune' on {digests}"
         if NEVER_CLEAN in ranges:
             note += "; CONTAMINATED: windows were scaled with the candles that were to be predicted"
         for place in (root, root / stage):
             write_data_ranges(place, ranges, note)
-        recipe = json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n"
-        write_whole(root / RECIPE_FILE, recipe.encode())
+        recipe = _without_folders(self.config.model_dump(mode="json"))
+        write_whole(root / RECIPE_FILE, (json.dumps(recipe, indent=2) + "\n").encode())
         if stage == MODEL_FOLDER:
             write_model_card(root)
 
@@ -198,6 +206,22 @@ def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[Da
     if config.leaky:
         own.append(NEVER_CLEAN)
     return tuple(dict.fromkeys((*before, *own)))
+
+
+def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that says how a fit was made, and nothing of the machine: of absolute places the last part is left."""
+
+    def known(place: Any) -> Any:
+        if isinstance(place, list):
+            return [known(one) for one in place]
+        return _last_part(place) if isinstance(place, str) and Path(place).is_absolute() else place
+
+    start = {network: known(place) for network, place in recipe["start"].items()}
+    return recipe | {key: known(recipe[key]) for key in ("candles", "select_on", "output")} | {"start": start}
+
+
+def _last_part(place: str) -> str:
+    return Path(place).name or place
 
 
 def curve_csv(rows: list[Row]) -> str:

@@ -15,12 +15,16 @@ def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
     Raises
     ------
     ConfigError
-        If peft is not installed, or no layer has one of the names.
+        If peft is not installed, or one of the names is that of no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ConfigError("lora needs peft: pip install 'btcbt[train]'") from None
+    linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    unknown = [name for name in settings.targets if name not in linear]
+    if unknown:  # peft passes over a name that it does not find beside one that it does, and adapts embeddings
+        raise ConfigError(f"lora.targets {unknown}: no linear layer is called that; choose from {sorted(linear)}")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
@@ -28,10 +32,7 @@ def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
         target_modules=list(settings.targets),
     )
     torch.manual_seed(seed)
-    try:
-        inject_adapter_in_model(config, model)
-    except ValueError as error:
-        raise ConfigError(f"lora.targets {list(settings.targets)}: {str(error).splitlines()[0]}") from None
+    inject_adapter_in_model(config, model)
 
 
 def merge_adapters(model: nn.Module) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from btcbt.config import time_ms
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.files import replacing, write_whole
-from btcbt.models.kronos.checkpoints import WEIGHTS_FILE, read_json, weights_digest
+from btcbt.models.kronos.checkpoints import MODEL_FOLDER, TOKENIZER_FOLDER, WEIGHTS_FILE, read_json, weights_digest
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.records import Candles
 
@@ -33,8 +35,14 @@ NUMERICS = 1
 """Raised whenever the same recipe, candles and parents give other weights than before."""
 
 _PLACES = ("output", "save_every", "device", "name")
-_TEMPORARY = (".*.tmp", ".writing-*")
+_HALF_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_HALF_MARK = re.compile(rf"\.{re.escape(FIT_FILE)}\.[0-9a-f]{{8}}\.tmp")
+_HALF_NETWORK = re.compile(r"\.writing-\w{8}")
 """What `btcbt.files` and `btcbt.models.kronos.checkpoints` call what they have not finished writing."""
+
+
+class ForeignFitError(ConfigError):
+    """A folder holds another fit, or a checkpoint that no fit of ours made."""
 
 
 def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents: Sequence[nn.Module]) -> str:
@@ -77,37 +85,65 @@ class FitFolder:
 
     Raises
     ------
-    ConfigError
+    ForeignFitError
         If the folder holds another fit, or a checkpoint that no fit of ours made.
+    ConfigError
+        If it cannot be written.
     """
 
     def __init__(self, folder: Path, digest: str, *, writes: bool = True) -> None:
         self.folder, self.digest, self.writes = folder, digest, writes
         self.finished: list[str] = []
+        with self.writing():
+            begun = self._read()
+            if writes:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._clear(begun)
+                self._mark()
+
+    def _read(self) -> bool:
+        """Whether this fit was begun here; its stages that are done."""
+        folder, digest = self.folder, self.digest
         mark = folder / FIT_FILE
         if mark.is_file():
             known = read_json(mark)
             if known.get("digest") != digest:
-                raise ConfigError(
+                raise ForeignFitError(
                     f"{folder}: holds the fit of another recipe, other candles or other starting weights (its digest "
                     f"is {str(known.get('digest'))[:12]}, this one's {digest[:12]}); choose another output, or remove "
                     "the folder"
                 )
             stages = [str(stage) for stage in known.get("finished", [])]
             self.finished = [stage for stage in stages if (folder / stage / WEIGHTS_FILE).is_file()]
-        elif any(folder.glob(f"*/{WEIGHTS_FILE}")) or (folder / WEIGHTS_FILE).exists():
-            raise ConfigError(f"{folder}: holds a checkpoint that this recipe did not make; choose another output")
-        if writes:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._clear()
-            self._mark()
+            return True
+        if any(folder.glob(f"*/{WEIGHTS_FILE}")) or (folder / WEIGHTS_FILE).exists():
+            raise ForeignFitError(f"{folder}: holds a checkpoint that this recipe did not make; choose another output")
+        return False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Name the folder where something in it cannot be written.
+
+        Raises
+        ------
+        ConfigError
+            If so.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ConfigError(
+                f"{self.folder}: a fit cannot be written there ({reason}); make room, or choose another output folder"
+            ) from None
 
     def finish(self, stage: str) -> None:
         """Say that a stage's files are all there; its state is of no more use."""
         self.finished.append(stage)
         if self.writes:
-            self._mark()
-            (self.folder / STATE_FILE).unlink(missing_ok=True)
+            with self.writing():
+                self._mark()
+                (self.folder / STATE_FILE).unlink(missing_ok=True)
 
     def save(self, stage: str, snapshot: Snapshot) -> None:
         """Keep the state of a stage in place of any earlier one."""
@@ -115,7 +151,7 @@ class FitFolder:
             values = {"digest": self.digest, "stage": stage, **snapshot.values}
             tensors = {key: value.detach().cpu().contiguous() for key, value in snapshot.tensors.items()}
             metadata = {"state": json.dumps(values)}
-            with replacing(self.folder / STATE_FILE) as file:
+            with self.writing(), replacing(self.folder / STATE_FILE) as file:
                 save_file(tensors, file, metadata=metadata)
 
     def load(self, stage: str) -> Snapshot | None:
@@ -144,11 +180,18 @@ class FitFolder:
         content = {"digest": self.digest, "finished": self.finished}
         write_whole(self.folder / FIT_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
-    def _clear(self) -> None:
-        """Remove what a killed process was writing."""
-        for name in _TEMPORARY:
-            for left in (*self.folder.glob(name), *self.folder.glob(f"*/{name}")):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    def _clear(self, begun: bool) -> None:
+        """Remove what a killed process of this fit was writing; whatever else lies there is somebody else's.
+
+        Until a fit was begun there, that can be nothing but the file which says so.
+        """
+        for left in list(self.folder.glob(".*.tmp")):
+            if (_HALF_FILE if begun else _HALF_MARK).fullmatch(left.name) and left.is_file():
+                left.unlink()
+        for stage in (MODEL_FOLDER, TOKENIZER_FOLDER) if begun else ():
+            for left in list((self.folder / stage).glob(".writing-*")):
+                if _HALF_NETWORK.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from btcbt.models.kronos import Kronos
 from btcbt.models.kronos.batches import WindowSampler, make_batch
 from btcbt.models.kronos.beginning import begin
 from btcbt.models.kronos.checkpoints import read_data_ranges, read_json
-from btcbt.models.kronos.finetune import NEVER_CLEAN, finetune
+from btcbt.models.kronos.finetune import NEVER_CLEAN, _without_folders, finetune
 from btcbt.models.kronos.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.losses import Encoder, model_losses
 from btcbt.models.kronos.recipe import FinetuneConfig, Lora, Optimizer
@@ -122,8 +123,14 @@ def test_merged_adapters_compute_what_they_did_beside_the_weights(pair, tmp_path
 
 def test_layers_that_are_not_there_cannot_be_adapted(model_config):
     pytest.importorskip("peft")
-    with pytest.raises(ConfigError, match=r"lora\.targets \['nothing'\]"):
-        add_adapters(Kronos(model_config), Lora(targets=("nothing",)), seed=0)
+    for targets in (("nothing",), ("q_proj", "q_prj"), ("w1", "hour_embed"), ("self_attn.q_proj",)):
+        model = Kronos(model_config)
+        message = (
+            rf"lora\.targets \['{targets[-1]}'\]: no linear layer is called that; choose from \['fusion_proj', .*'w3'\]"
+        )
+        with pytest.raises(ConfigError, match=message):
+            add_adapters(model, Lora(targets=targets), seed=0)
+        assert set(model.state_dict()) == set(Kronos(model_config).state_dict())
 
 
 def test_without_peft_its_name_is_said(model_config, monkeypatch):
@@ -143,7 +150,7 @@ def test_adapters_need_a_model_to_adapt(pair, tmp_path):
 def test_two_processes_have_the_loss_curve_of_one(pair, tmp_path, sample_candles):
     pytest.importorskip("accelerate")
     values = recipe(
-        pair, tmp_path, dropout=0.0, model=FEW | {"accumulate": 1}, output=str(tmp_path / "two")
+        pair, tmp_path, dropout=0.0, tokenizer=FEW | {"accumulate": 2}, output=str(tmp_path / "two")
     ).model_dump(mode="json")
     (tmp_path / "recipe.yaml").write_text(json.dumps(values))  # JSON is YAML
     command = ["torchrun", "--nproc-per-node", "2", "--master-port", "29511", "-m", "btcbt", "finetune", "recipe.yaml"]
@@ -167,6 +174,26 @@ def test_two_processes_have_the_loss_curve_of_one(pair, tmp_path, sample_candles
 def test_a_batch_that_does_not_divide_is_refused(pair, tmp_path):
     with pytest.raises(ValueError, match=r"model\.batch_size 4 does not divide by accumulate 3"):
         recipe(pair, tmp_path, model=FEW | {"accumulate": 3})
+
+
+# What is written down
+
+
+def test_no_folder_of_the_machine_is_written_down(pair, tmp_path, sample_candles):
+    file = str(tmp_path / "mine" / "candles.parquet")
+    config = recipe(pair, tmp_path, candles=[file], select_on=[file], tokenizer=None, model=FEW | {"steps": 1})
+    child = fitted(config, dataclasses.replace(sample_candles, source=file))
+    written = read_json(child / "recipe.json")
+    assert (written["candles"], written["select_on"]) == (["candles.parquet"], ["candles.parquet"])
+    assert (written["start"], written["output"]) == ({"tokenizer": None, "model": "parent"}, "out")
+    assert "on candles.parquet (SHA-256" in read_json(child / "data_ranges.json")["note"]
+    for name in child.rglob("*.*"):
+        if name.is_file():
+            assert str(tmp_path).encode() not in name.read_bytes(), name
+    relative = config.model_copy(update={"candles": ("bundled:BTCUSD_1h", "data/x.parquet"), "output": "runs/mine"})
+    kept = _without_folders(relative.model_dump(mode="json"))
+    assert (kept["candles"], kept["output"]) == (["bundled:BTCUSD_1h", "data/x.parquet"], "runs/mine")
+    assert FinetuneConfig.model_validate(written)
 
 
 # The reference's leaky scaling

@@ -285,13 +285,43 @@ def test_a_state_of_another_fit_is_not_loaded(tmp_path):
     assert FitFolder(tmp_path, "e").load("model") is None
 
 
-def test_what_a_kill_left_behind_is_cleared(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / ".writing-abc").mkdir()
-    (tmp_path / ".writing-x").write_text("half")
-    (tmp_path / ".fit.json.0123abcd.tmp").write_text("half")
+def test_what_a_kill_left_behind_is_cleared_and_nothing_else(tmp_path):
     FitFolder(tmp_path, "d")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [FIT_FILE, "model"]
+    others = {".cache.tmp", ".writing-notes", "data/.part.0123abcd.tmp", "model/.mine.tmp", ".0123abcd.0123abcd.tmp/x"}
+    ours = {"model/.writing-a1b2_c3d/config.json", f".{STATE_FILE}.0123abcd.tmp", f".{FIT_FILE}.89abcdef.tmp"}
+    for name in others | ours:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    FitFolder(tmp_path, "d")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {FIT_FILE} | others
+    assert not list(tmp_path.rglob(".writing-a*"))
+
+
+def test_a_folder_that_held_no_fit_keeps_all_that_is_in_it(tmp_path):
+    others = {".download.0123abcd.tmp", "model/.writing-abcd1234/x"}
+    for name in others | {f".{FIT_FILE}.0123abcd.tmp"}:  # the last: killed before the folder was marked
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("somebody's")
+    FitFolder(tmp_path, "d")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {FIT_FILE} | others
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(ConfigError, match=rf"{place}: a fit cannot be written there \(.*\); make room, or choose"):
+            FitFolder(place, "d")
+    assert (tmp_path / "file").read_text() == "mine"
+    folder = FitFolder(tmp_path / "out", "d")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("btcbt.models.kronos.state.save_file", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        folder.save("model", Snapshot({}, {"x": torch.ones(3)}))
 
 
 def test_a_failed_write_leaves_the_file_of_before(tmp_path):
