@@ -13,6 +13,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, BinaryIO, NamedTuple, get_args
 
 import numpy as np
 
@@ -36,7 +38,7 @@ from btcbt.config import (
     interval_ms,
     time_text,
 )
-from btcbt.errors import CheckpointError
+from btcbt.errors import CheckpointError, StoreError
 from btcbt.files import sync_folder, write_whole
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
@@ -47,6 +49,7 @@ from btcbt.models.kronos.checkpoints import read_json
 from btcbt.models.kronos.decoder import CALENDAR
 from btcbt.models.kronos.finetune import finetune
 from btcbt.models.kronos.recipe import FinetuneConfig, Optimizer, Span, Start
+from btcbt.models.kronos.state import ForeignFitError
 from btcbt.records import Candles, DataRange, IntArray, Refit
 from btcbt.report.progress import Progress
 from btcbt.windows import RefitPeriod, fit_windows, plan_refits
@@ -61,6 +64,8 @@ REFIT_NUMERICS = 1
 """Raised whenever the same weights, candles and recipe give another fit than before."""
 MODEL_CURVE = "model_loss.csv"
 _LOOKS = 8
+_HISTORY = "history"
+"""What recipes call the candles: a fit goes on when their file has another name."""
 _PLACES = ("name", "candles", "start", "output", "save_every", "device")
 
 Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
@@ -161,11 +166,14 @@ class Refitter:
             If it has not enough candles.
         CheckpointError
             If its loss is no number.
+        StoreError
+            If refits cannot be kept where the store is.
         """
         if number not in self._done:
             period, key = self.periods[number], self.key(number)
             target = self.folder / key
-            found = _find(target, key) or self._make(number, target)
+            with _writable(self.folder):
+                found = _find(target, key) or self._make(number, target)
             self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
         return self._done[number]
 
@@ -211,7 +219,7 @@ class Refitter:
         interval = period.candles.interval_ms
         return FinetuneConfig(
             name="refit",
-            candles=(period.candles.source,),
+            candles=(_HISTORY,),
             interval=next(name for name in get_args(Interval) if interval_ms(name) == interval),
             start=Start(model=beginning.model, tokenizer=beginning.tokenizer),
             window=self.window,
@@ -250,8 +258,7 @@ class Refitter:
             found = _find(target, target.name)  # another process may have been faster
             if found is not None:
                 return found
-            recipe = self._recipe(number, self._beginning(number), scratch)
-            finetune({period.candles.source: _copy(period.candles)}, recipe, self.report)
+            self._fit(number, scratch)
             checkpoint = load_checkpoint(str(scratch))
             note = {
                 "key": target.name,
@@ -268,6 +275,16 @@ class Refitter:
         if found is None:
             raise CheckpointError(f"{target}: the refit cannot be read back; delete the folder and run again")
         return found
+
+    def _fit(self, number: int, scratch: Path) -> None:
+        """Go on with what a killed fit left; begin anew where that was another's, say an earlier version's."""
+        recipe = self._recipe(number, self._beginning(number), scratch)
+        history = {_HISTORY: _copy(self.periods[number].candles)}
+        try:
+            finetune(history, recipe, self.report)
+        except ForeignFitError:
+            shutil.rmtree(scratch)
+            finetune(history, recipe, self.report)
 
 
 def frozen_config(config: ForecasterConfig) -> ForecasterConfig:
@@ -381,16 +398,42 @@ def _find(folder: Path, key: str) -> _Found | None:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold others who want to make the same refit until it is there."""
+    """Hold others who want to make the same refit until it is there, or could not be made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield
         return
-    lock = target.with_name(f".{target.name}.lock")
-    with lock.open("wb") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    lock = target.with_name(f".{target.name}.lock.{target.name[:8]}.tmp")  # ``btcbt store gc`` knows such names
+    while True:
+        with lock.open("wb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            if not _is_at(file, lock):  # who held it has removed it, and the next one may hold another
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Name the folder of the refits where something in it can be neither read nor written."""
+    try:
         yield
-        lock.unlink(missing_ok=True)  # who waits for it finds the refit
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: refits cannot be kept there ({error.strerror or error}); make room or mend its rights, "
+            "or choose another store.root, and run again"
+        ) from None
 
 
 def _copy(candles: Candles) -> Candles:

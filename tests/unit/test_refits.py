@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -19,8 +20,8 @@ from tiny_kronos import save_tiny
 from btcbt import refits, run
 from btcbt.candles import read_candles, write_candles
 from btcbt.config import RunConfig
-from btcbt.errors import CandleError
-from btcbt.models.kronos.state import STATE_FILE
+from btcbt.errors import CandleError, CheckpointError, StoreError
+from btcbt.models.kronos.state import FIT_FILE, STATE_FILE
 from btcbt.records import Candles, DataRange
 from btcbt.refits import Refitter, candles_digest, frozen_config, make_refitter
 from btcbt.report.stored import Run
@@ -204,7 +205,7 @@ def test_a_cumulative_schedule_goes_on_from_the_refit_before(checkpoint: Path, t
     made = refitter(experiment(tmp_path, checkpoint, refit=SCHEDULE | {"cumulative": True}))
     first, second = made.fit(0), made.fit(1)
     recipe = json.loads((Path(second.folder) / "recipe.json").read_text())
-    assert recipe["start"]["model"] == first.folder
+    assert recipe["start"]["model"] == first.key  # of its folder the name alone
     assert second.ranges is not None
     assert first.ranges is not None
     assert set(first.ranges) < set(second.ranges)
@@ -266,6 +267,7 @@ def test_a_damaged_refit_is_made_again_with_a_warning(
 def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tmp_path: Path) -> None:
     for change, says in (
         ({"train_window": "99999h"}, r"is fitted on candles from 2007-.* but they begin 2017-10-01T00:00Z; shorten"),
+        ({"train_window": "36525d", "embargo": "36525d"}, "is fitted on candles from 1719-.* but they begin"),
         (
             {"select_window": "20h"},
             r"no 24 contiguous candles in 2019-05-30T04:00Z .. 2019-05-31T00:00Z; lengthen refit.s",
@@ -283,6 +285,9 @@ def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tm
     [
         ({"every": "90m"}, "refit.every 90m is not a whole number of 1h candles"),
         ({"every": "0h"}, "refit.every 0h is not a whole number"),
+        ({"every": "9999999d"}, "a length of time of at most 100 years"),
+        ({"train_window": "36526d"}, "a length of time of at most 100 years"),
+        ({"batch_size": 10**11}, "less than or equal to 65536"),
         ({"every": "a month"}, "a length of time such as 720h or 30d"),
         ({"epochs": 2.0}, "give either 'steps' or 'epochs'"),
         ({"steps": 0}, "greater than or equal to 1"),
@@ -315,6 +320,102 @@ def test_a_refit_whose_process_was_killed_comes_out_the_same(checkpoint: Path, t
     whole = refitter(experiment(tmp_path / "whole", checkpoint, refit=schedule)).fit(0)
     assert (after.key, after.weights) == (whole.key, whole.weights)
     assert [path.name for path in folder.iterdir()] == [after.key]
+
+
+def interrupted(made: Refitter) -> Path:
+    """What an interrupt at the second step of its first fit leaves behind."""
+    looks: list[str] = []
+
+    def report(line: str) -> None:
+        looks.extend([line] if " select " in line else [])
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    made.report = report
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(0)
+    (left,) = made.folder.iterdir()  # and no lock
+    assert (left / STATE_FILE).is_file()
+    return left
+
+
+def test_a_stopped_refit_goes_on_when_the_candles_file_has_another_name(checkpoint: Path, tmp_path: Path) -> None:
+    config, candles = experiment(tmp_path / "stopped", checkpoint), read_candles("bundled:BTCUSD_1h")
+    interrupted(refitter(config))
+    renamed = refitter(config, dataclasses.replace(candles, source="renamed.parquet"))
+    lines: list[str] = []
+    renamed.report = lines.append
+    whole = refitter(experiment(tmp_path / "whole", checkpoint)).fit(0)
+    assert (renamed.fit(0).key, renamed.fit(0).weights) == (whole.key, whole.weights)
+    assert "going on from step 1" in lines
+
+
+def test_what_a_foreign_fit_left_is_begun_anew(checkpoint: Path, tmp_path: Path) -> None:
+    config = experiment(tmp_path / "stopped", checkpoint)
+    left = interrupted(refitter(config))
+    (left / FIT_FILE).write_text('{"digest": "of an earlier version", "finished": []}')
+    assert refitter(config).fit(0).weights == refitter(experiment(tmp_path / "whole", checkpoint)).fit(0).weights
+
+
+def test_refits_that_cannot_be_kept_are_an_error_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    made = refitter(experiment(tmp_path / "file", checkpoint))
+    with pytest.raises(
+        StoreError, match=r"file/store/refits: refits cannot be kept there \(Not a directory\); make room"
+    ):
+        made.fit(0)
+
+
+def test_the_shortest_window_can_be_refitted(checkpoint: Path, tmp_path: Path) -> None:
+    tree = experiment(tmp_path, checkpoint).model_dump(mode="json")
+    tree["windows"] |= {"context": 2, "horizon": 1}
+    assert refitter(RunConfig.model_validate(tree, strict=False)).fit(0).weights
+
+
+def test_those_who_wait_for_a_refit_that_fails_still_fit_it_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    config = experiment(tmp_path, checkpoint)
+    running: list[int] = []
+    most: list[int] = []
+    finetune = refits.finetune
+
+    def fails_first(*arguments: Any) -> Path:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.3)
+        try:
+            if len(most) == 1:
+                raise CheckpointError("the loss is nan")
+            return finetune(*arguments)
+        finally:
+            running.pop()
+
+    def fit(one: Refitter) -> str | None:
+        try:
+            return one.fit(0).weights
+        except CheckpointError:
+            return None
+
+    monkeypatch.setattr(refits, "finetune", fails_first)
+    with ThreadPoolExecutor(3) as pool:
+        weights = list(pool.map(fit, [refitter(config) for _ in range(3)]))
+    assert weights.count(None) == 1
+    assert len(set(weights)) == 2
+    assert most == [1, 1]
+    assert [path.name for path in (tmp_path / "store" / "refits").iterdir()] == [refitter(config).key(0)]
+
+
+def test_a_lock_that_a_killed_process_left_is_known_to_be_temporary(checkpoint: Path, tmp_path: Path) -> None:
+    from btcbt.upkeep import _TEMPORARY
+
+    target = tmp_path / refitter(experiment(tmp_path, checkpoint)).key(0)
+    with refits._alone(target):
+        (lock,) = (path.name for path in tmp_path.iterdir())
+    assert _TEMPORARY.fullmatch(lock)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_that_want_the_same_refit_fit_it_once(
