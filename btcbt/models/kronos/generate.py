@@ -19,7 +19,7 @@ from btcbt.models.kronos.cache import CachedStack, Scratch, SharedMemory, Step, 
 from btcbt.models.kronos.config import DEPENDENCY_HEADS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.linear import Linear
-from btcbt.models.kronos.sampling import Draw, Filter
+from btcbt.models.kronos.sampling import Draw, Filter, KeyedDraw
 from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.records import CLOSE
 
@@ -29,6 +29,10 @@ PREFILL_TOKENS = 4096
 """Context tokens that go through the network at once; more only costs memory."""
 DECODE_SCORES = 1 << 22
 """Attention scores held at once when paths are decoded, in numbers."""
+PATH_BYTES = 1 << 28
+"""Memory for the paths in the making, on a CPU; on a GPU it is half of what is free."""
+LEAST_PATHS = 64
+"""So many paths of an origin are never parted: it would only repeat its prefill."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,7 @@ class PathGenerator:
         packed: bool = True,
     ) -> None:
         self.max_context, self.device = max_context, device
+        self.shapes = tokenizer.config, model.config
         with torch.inference_mode():
             self.tokens = TokenizerEngine(tokenizer, device, packed)
             self.model = ModelEngine(model, device, dtype, packed)
@@ -280,6 +285,9 @@ class PathGenerator:
     ) -> Tensor:
         """Sample the H candles after each context.
 
+        More paths than memory holds are made part by part, which changes them by rounding alone if their random
+        numbers are keyed; a `MultinomialDraw` goes on through the parts, in another order than the reference's.
+
         Parameters
         ----------
         scaled : float32 (G, T, 6)
@@ -303,15 +311,61 @@ class PathGenerator:
             If the horizon, or an anchored block, does not fit `max_context`.
         """
         length = scaled.shape[1]
-        layout = Layout(torch.tensor(ends or [length], device=self.device), n_paths)
+        seen = torch.tensor(ends or [length], device=self.device)
         self._check(length, horizon, anchored=ends is not None)
         stamps = stamps.to(self.device)
-        s1, s2 = self.tokens.encode(scaled.to(self.device, torch.float32))
-        new = self._grow((s1, s2), stamps, horizon, layout, draw, keep)
-        start = max(0, length + horizon - self.max_context)
-        window = Layout(layout.ends - start, n_paths)
-        paths = self.tokens.decode((s1[:, start:], s2[:, start:]), new, window)
-        return paths.unflatten(1, (-1, n_paths))
+        ids = self.tokens.encode(scaled.to(self.device, torch.float32))
+        groups, paths = self._parts(len(scaled), n_paths, len(seen), length, horizon)
+        whole = []
+        for group in (slice(at, at + groups) for at in range(0, len(scaled), groups)):
+            parts = []
+            for at in range(0, n_paths, paths):
+                layout = Layout(seen, min(paths, n_paths - at))
+                numbers = _part(draw, group, slice(at, at + layout.n_paths), len(seen), n_paths)
+                parts.append(
+                    self._sample((ids[0][group], ids[1][group]), stamps[group], horizon, layout, numbers, keep)
+                )
+            whole.append(torch.cat(parts, dim=2))
+        return torch.cat(whole)
+
+    def _parts(self, groups: int, n_paths: int, n_origins: int, length: int, horizon: int) -> tuple[int, int]:
+        """How many contexts, and how many paths of each of their origins, are sampled at once."""
+        if n_paths <= LEAST_PATHS:
+            return groups, n_paths
+        memory = PATH_BYTES
+        if self.device.type == "cuda":
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            memory = (torch.cuda.mem_get_info(self.device)[0] + kept) // 2
+        grown, decoded = (memory // (n_origins * size) for size in self._bytes_per_path(length, horizon))
+        # Decoding takes one context after the other by itself if they are large.
+        return min(groups, max(1, grown // n_paths)), min(n_paths, max(LEAST_PATHS, min(grown, decoded)))
+
+    def _bytes_per_path(self, length: int, horizon: int) -> tuple[int, int]:
+        """Caches and scratch of one path at their largest, when it grows and when it is decoded."""
+        coder, shape = self.shapes
+        seen = min(length, self.max_context) + horizon
+        queries = 1 if length + horizon - 1 <= self.max_context else horizon  # a window that moves is computed anew
+        grown = 2 * (shape.n_layers + 1) * horizon * shape.d_model
+        grown += queries * (2 * (shape.n_heads + DEPENDENCY_HEADS) * seen + 16 * shape.d_model + 4 * shape.ff_dim)
+        grown += 8 * 2 ** max(shape.s1_bits, shape.s2_bits)
+        decoded = 2 * coder.n_heads * seen + (2 * coder.n_dec_layers + 16) * coder.d_model + 4 * coder.ff_dim
+        return 4 * grown, 4 * horizon * decoded
+
+    def _sample(
+        self,
+        ids: tuple[Tensor, Tensor],
+        stamps: Tensor,
+        horizon: int,
+        layout: Layout,
+        draw: Draw,
+        keep: Filter,
+    ) -> Tensor:
+        """Candles (G, J, S, H, 6) behind context ids (G, T)."""
+        new = self._grow(ids, stamps, horizon, layout, draw, keep)
+        start = max(0, ids[0].shape[1] + horizon - self.max_context)
+        window = Layout(layout.ends - start, layout.n_paths)
+        paths = self.tokens.decode((ids[0][:, start:], ids[1][:, start:]), new, window)
+        return paths.unflatten(1, (-1, layout.n_paths))
 
     def _check(self, length: int, horizon: int, anchored: bool) -> None:
         limit = self.max_context
@@ -361,3 +415,11 @@ class PathGenerator:
             new1[:, :, i] = draw(keep.probabilities(growth.coarse_logits()), i, 0)
             new2[:, :, i] = draw(keep.probabilities(growth.fine_logits(new1[:, :, i])), i, 1)
         return new1, new2
+
+
+def _part(draw: Draw, groups: slice, paths: slice, n_origins: int, n_paths: int) -> Draw:
+    """What draws for some of the paths of each origin of some groups: their own numbers, where numbers have owners."""
+    if not isinstance(draw, KeyedDraw):
+        return draw
+    numbers = draw.uniforms[groups, : n_origins * n_paths].unflatten(1, (n_origins, n_paths))
+    return KeyedDraw(numbers[:, :, paths].flatten(1, 2), draw.orders)

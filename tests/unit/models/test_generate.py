@@ -12,10 +12,10 @@ from torch._dynamo.testing import CompileCounter
 from btcbt.errors import ConfigError
 from btcbt.models.kronos.cache import Scratch, SharedMemory, Step
 from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.generate import PathGenerator
+from btcbt.models.kronos.generate import PATH_BYTES, PathGenerator
 from btcbt.models.kronos.linear import Linear
 from btcbt.models.kronos.sampling import Filter, KeyedDraw, MultinomialDraw
-from btcbt.randomness import uniforms
+from btcbt.randomness import systematic, uniforms
 
 HOUR = 3_600_000
 
@@ -95,6 +95,46 @@ def test_a_longer_context_than_the_engine_takes_at_once_is_split_without_a_trace
     monkeypatch.setattr("btcbt.models.kronos.generate.PREFILL_TOKENS", 45)
     monkeypatch.setattr("btcbt.models.kronos.generate.DECODE_SCORES", 1)
     torch.testing.assert_close(engine(tokenizer, model).generate(scaled, stamp, **task), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [uniforms, systematic])
+@pytest.mark.parametrize(("context", "max_context", "ends"), [(20, 64, None), (20, 22, None), (20, 64, [17, 20])])
+def test_more_paths_than_memory_holds_are_made_part_by_part(
+    tokenizer, model, monkeypatch, sampling, context, max_context, ends
+):
+    n_paths, horizon, origins = 150, 5, len(ends or [context])
+    scaled, stamp, _ = problem(3, context, horizon, n_paths)
+    numbers = torch.from_numpy(sampling(7, np.arange(3 * origins), n_paths, horizon)).view(3, -1, horizon, 2)
+    generator = engine(tokenizer, model, max_context)
+    draw = KeyedDraw(numbers, generator.price_orders if sampling is systematic else None)
+    task = {"horizon": horizon, "n_paths": n_paths, "draw": draw, "keep": Filter(top_p=0.9), "ends": ends}
+    whole = generator.generate(scaled, stamp, **task)
+    rows = []
+    grow = generator._grow
+
+    def counted(ids, stamps, steps, layout, draw, keep):
+        rows.append((len(ids[0]), layout.n_paths))
+        return grow(ids, stamps, steps, layout, draw, keep)
+
+    monkeypatch.setattr(generator, "_grow", counted)
+    monkeypatch.setattr("btcbt.models.kronos.generate.PATH_BYTES", 1)
+    parted = generator.generate(scaled, stamp, **task)
+    assert rows == 3 * [(1, 64), (1, 64), (1, 22)]
+    torch.testing.assert_close(parted, whole, rtol=1e-5, atol=1e-5)
+    rows.clear()
+    few = {"n_paths": 64, "draw": KeyedDraw(numbers[:, : 64 * origins])}
+    generator.generate(scaled, stamp, **task | few)
+    assert rows == [(3, 64)]
+
+
+def test_the_memory_of_paths_does_not_grow_with_their_number(tokenizer, model):
+    generator = engine(tokenizer, model)
+    groups, paths = generator._parts(16, 100_000, 1, 20, 48)
+    assert groups == 1
+    assert PATH_BYTES // 2 < paths * max(generator._bytes_per_path(20, 48)) <= PATH_BYTES
+    groups, paths = generator._parts(10_000, 100, 1, 20, 48)
+    assert paths == 100
+    assert groups * paths * generator._bytes_per_path(20, 48)[0] <= PATH_BYTES
 
 
 def test_anchored_origins_equal_separate_contexts_of_one_scaling(tokenizer, model):
