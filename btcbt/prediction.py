@@ -132,7 +132,7 @@ def predict(
     Raises
     ------
     CandleError
-        If the file cannot be read, holds fewer than T candles, or has a gap inside the newest T.
+        If the file cannot be read, holds fewer than T candles, or has a gap or a value too large inside the newest T.
     ConfigError
         If a parameter is out of range, or `output` holds something else.
     CheckpointError
@@ -152,7 +152,10 @@ def predict(
     windows_config = _windows_config(context, horizon, origin, history.interval_ms)
     model = create_forecaster(config, windows_config, seed)
     windows = make_windows(history, windows_config, context=model.context).with_context(model.context)
-    batch = model.forecast(windows[:1])
+    try:
+        batch = model.forecast(windows[:1])
+    except CandleError as error:
+        raise CandleError(f"candles {history.source}: {error}") from None
     window, paths = windows[0], batch.paths[0]
     if not np.isfinite(paths).all():
         raise CheckpointError(f"{config.checkpoint}: its forecast at {time_text(origin)} holds NaN or infinite values")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig
-from btcbt.errors import CheckpointError, ConfigError
+from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig, time_text
+from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster
 from btcbt.models.kronos.calendar import stamps
 from btcbt.models.kronos.checkpoints import weights_digest
@@ -18,7 +18,7 @@ from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
 from btcbt.models.kronos.decoder import Kronos
 from btcbt.models.kronos.generate import PathGenerator
 from btcbt.models.kronos.places import find_model, find_tokenizer, pair_ranges
-from btcbt.models.kronos.predictor import resolve_device
+from btcbt.models.kronos.predictor import TOO_LARGE, find_extreme, resolve_device
 from btcbt.models.kronos.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.scaling import Scaling
 from btcbt.models.kronos.tokenizer import KronosTokenizer
@@ -180,9 +180,8 @@ class KronosForecaster(Forecaster):
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window; see `Forecaster.forecast`."""
         origins = _origins(windows)
-        context = np.stack([window.values for window in windows]).astype(np.float32)
+        context, scaling = _scale(windows, len(windows[0].values))
         times = np.stack([np.concatenate((w.open_time, w.future_open_time(self.horizon))) for w in windows])
-        scaling = Scaling.fit(context)
         scaled = self.generator.generate(
             torch.from_numpy(scaling.apply(context, self.clip)),
             torch.from_numpy(stamps(times)),
@@ -332,9 +331,8 @@ class AnchoredKronos(KronosForecaster):
     def _forecast_blocks(self, newest: Sequence[Window], steps: Sequence[int], origins: IntArray) -> Float32Array:
         """Paths (G, J, S, H, 6) of G blocks at J steps each, from the window of each block's newest origin."""
         length = self.scaled_on + steps[-1]
-        context = np.stack([window.values[-length:] for window in newest]).astype(np.float32)
+        context, scaling = _scale(newest, length, self.scaled_on)
         times = np.stack([np.concatenate((w.open_time[-length:], w.future_open_time(self.horizon))) for w in newest])
-        scaling = Scaling.fit(context[:, : self.scaled_on])
         scaled = self.generator.generate(
             torch.from_numpy(scaling.apply(context, self.clip)),
             torch.from_numpy(stamps(times)),
@@ -356,6 +354,25 @@ class AnchoredKronos(KronosForecaster):
     def batch_size(self) -> int:
         """A whole number of blocks, so that prefixes are shared."""
         return max(1, super().batch_size * 4 // self.block) * self.block
+
+
+def _scale(windows: Sequence[Window], length: int, scaled_on: int | None = None) -> tuple[Float32Array, Scaling]:
+    """The newest candles (B, length, 6) of windows as the network takes them, and the scaling of the first of them.
+
+    Raises
+    ------
+    CandleError
+        If a value is too large for float32, or its square is.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named instead
+        context = np.stack([window.values[-length:] for window in windows]).astype(np.float32)
+        scaling = Scaling.fit(context[:, :scaled_on])
+    extreme = find_extreme(context, scaling)
+    if extreme is not None:
+        window, row = windows[extreme.window], extreme.row - length
+        value = f"its {CHANNELS[extreme.channel]} of {window.values[row, extreme.channel]:g}"
+        raise CandleError(f"candle at {time_text(int(window.open_time[row]))}: {value} is {TOO_LARGE}")
+    return context, scaling
 
 
 def _possible(paths: Float32Array, last: Float32Array) -> Float32Array:

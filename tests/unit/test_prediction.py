@@ -305,6 +305,29 @@ def test_a_gap_inside_the_newest_candles_is_named_and_a_smaller_context_avoids_i
     assert predict(file, context=44, horizon=2, forecaster=small, output=tmp_path / "out").folder.is_dir()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("channels", "value", "said"),
+    [
+        ([VOLUME, 5], 1e30, "candle at 2019-01-03T12:00Z: its volume of 1e+30 is too large to be scaled"),
+        (slice(0, 4), 1e39, "candle at 2019-01-03T12:00Z: its open of 1e+39 is too large to be scaled"),
+    ],
+)
+def test_a_candle_beyond_float32_is_named_instead_of_the_checkpoint(
+    make_history, checkpoint, tmp_path, channels, value, said
+):
+    history = make_history(96)
+    values = history.values.copy()
+    values[60, channels] = value
+    file = tmp_path / "X_1h.parquet"
+    write_candles(make_candles(history.open_time, values, interval="1h"), file)
+    arguments = [file, "--checkpoint", checkpoint, "--horizon", 2, "--paths", 2, "--output", tmp_path / "out"]
+    line = refused(*arguments, "--context", 40)
+    assert line.startswith(f"candles {file.name}: {said}")
+    assert "correct it, or count in larger units" in line
+    assert invoke(*arguments, "--context", 35).exit_code == 0
+
+
 def test_an_earlier_forecast_is_replaced_and_anything_else_is_left_alone(history, small, tmp_path, made):
     shorter = predict(history, context=40, horizon=2, forecaster=small, output=made.folder)
     assert len((shorter.folder / "candles.csv").read_text().splitlines()) == 3

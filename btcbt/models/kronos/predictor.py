@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from btcbt.models.kronos.tokenizer import KronosTokenizer
 from btcbt.randomness import uniforms
 from btcbt.records import CHANNELS, Float32Array, IntArray
 
+TOO_LARGE = "too large to be scaled in float32; expected below 1e+18: correct it, or count in larger units"
 _PRICES = list(CHANNELS[:4])
 Times = pd.Series | pd.DatetimeIndex
 
@@ -42,6 +44,26 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if not usable:
         raise ConfigError(f"device '{name}' is not available here; use 'auto' or 'cpu'")
     return resolved
+
+
+class Extreme(NamedTuple):
+    """Where a value is that float32 cannot hold, or of which it cannot hold the square: window, row and channel."""
+
+    window: int
+    row: int
+    channel: int
+
+
+def find_extreme(context: Float32Array, scaling: Scaling) -> Extreme | None:
+    """The largest value of a channel (B, T, 6) whose scaling (B, 6) has overflowed; None if all is finite.
+
+    Such a value would make the forecast NaN, as a broken checkpoint does.
+    """
+    good = np.isfinite(scaling.std) & np.isfinite(context).all(axis=1)
+    if good.all():
+        return None
+    window, channel = np.argwhere(~good)[0]
+    return Extreme(int(window), int(np.abs(context[window, :, channel]).argmax()), int(channel))
 
 
 class KronosPredictor:
@@ -132,7 +154,7 @@ class KronosPredictor:
         Raises
         ------
         CandleError
-            If a column is missing, a value is NaN, or lengths differ.
+            If a column is missing, a value is NaN or too large, or lengths differ.
         ConfigError
             If a sampling parameter is out of range.
         """
@@ -197,7 +219,12 @@ class KronosPredictor:
         context = np.stack(contexts)
         # The calendar is that of the clock on the wall, as upstream's; keys and origins are UTC.
         times = np.stack([np.concatenate((_wall_ms(x), _wall_ms(y))) for x, y in zip(x_times, y_times, strict=True)])
-        scaling = Scaling.fit(context)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named instead
+            scaling = Scaling.fit(context)
+        extreme = find_extreme(context, scaling)
+        if extreme is not None:
+            value = f"its {CHANNELS[extreme.channel]} of {context[extreme]:g}"
+            raise CandleError(f"series {extreme.window}: row {extreme.row}: {value} is {TOO_LARGE}")
         scaled = self.generator.generate(
             torch.from_numpy(scaling.apply(context, self.clip)),
             torch.from_numpy(stamps(times)),
@@ -219,10 +246,13 @@ def _values(frame: pd.DataFrame, name: str) -> Float32Array:
         table[["volume", "amount"]] = 0.0
     elif "amount" not in frame.columns:
         table["amount"] = table["volume"] * table[_PRICES].mean(axis=1)
-    values = table.to_numpy(dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and named
+        values = table.to_numpy(dtype=np.float32)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        raise CandleError(f"{name}: row {row} has a NaN or infinite {CHANNELS[column]}; drop or fill such rows first")
+        raise CandleError(
+            f"{name}: row {row} has a NaN or infinite {CHANNELS[column]} in float32; drop or fill such rows first"
+        )
     return values
 
 

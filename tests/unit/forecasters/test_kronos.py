@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from btcbt import run
-from btcbt.config import AnchoredKronosConfig, KronosConfig, RunConfig, WindowsConfig
-from btcbt.errors import CheckpointError, ConfigError
+from btcbt.config import AnchoredKronosConfig, KronosConfig, RunConfig, WindowsConfig, time_text
+from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters import create_forecaster
 from btcbt.models.kronos import Kronos, KronosPredictor, KronosTokenizer
 from btcbt.models.kronos.checkpoints import write_data_ranges
@@ -226,6 +226,38 @@ def test_ranges_of_a_separate_tokenizer_are_added_to_the_model_s(checkpoint, tmp
 def test_what_cannot_fit_or_run_is_refused(checkpoint, options, message):
     with pytest.raises(ConfigError, match=message):
         build(checkpoint, **options)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(("kind", "length"), [("kronos", 20), ("kronos_anchored", 25)])
+@pytest.mark.parametrize("row", [-3, -1])
+def test_a_value_that_float32_cannot_hold_is_named(checkpoint, make_windows, kind, length, row):
+    options = {"block": 6} if kind == "kronos_anchored" else {}
+    good, bad = make_windows(2, length)
+    values = bad.values.copy()
+    values[row, 3] = 1e39
+    message = rf"candle at {time_text(int(bad.open_time[row]))}: its close of 1e\+39 is too large"
+    with pytest.raises(CandleError, match=message):
+        build(checkpoint, kind=kind, **options).forecast([good, Window(bad.open_time, values, bad.interval_ms)])
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_drop_in_predictor_names_a_value_that_it_cannot_scale(checkpoint, make_windows):
+    import pandas as pd
+
+    predictor = KronosPredictor(
+        Kronos.from_pretrained(checkpoint / "model"), KronosTokenizer.from_pretrained(checkpoint / "tokenizer"), "cpu"
+    )
+    (window,) = make_windows(1, 20)
+    times = [pd.Series(pd.to_datetime(t, unit="ms")) for t in (window.open_time, window.future_open_time(4))]
+    for value, message in (
+        (1e30, r"series 0: row 7: its volume of 1e\+30 is too large"),
+        (1e39, "row 7 has a NaN or inf"),
+    ):
+        frame = pd.DataFrame(window.values, columns=list(CHANNELS))
+        frame.loc[7, "volume"] = value
+        with pytest.raises(CandleError, match=message):
+            predictor.predict(frame, *times, 4)
 
 
 def test_a_model_without_its_tokenizer_is_refused(checkpoint, tmp_path):
