@@ -102,6 +102,7 @@ def _parse_root(value: str) -> str:
     try:
         parts = urlsplit(value)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        parts.port  # noqa: B018 - it is read when it is asked for
     except ValueError:
         raise PydanticCustomError("url", "not a URL; write it as s3://BUCKET/PREFIX") from None
     known = URL_OPTIONS.get(parts.scheme)
@@ -117,6 +118,8 @@ def _parse_root(value: str) -> str:
         )
     if not parts.netloc or ".." in parts.path.split("/"):
         raise PydanticCustomError("url", "a URL such as s3://BUCKET/PREFIX, without '..', is expected")
+    if dict(options).get("scheme", "https") not in ("http", "https"):
+        raise PydanticCustomError("url", "scheme=http or scheme=https is expected after '?'")
     return value
 
 

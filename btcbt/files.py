@@ -68,6 +68,27 @@ def is_being_written(path: Path) -> bool:
     return False
 
 
+@contextmanager
+def in_use(folder: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Hold a folder: together with others who use what is in it, or alone, to clear it up.
+
+    The block is told whether it has the folder. Users wait until one who clears up is done; he does not wait for them.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        given = True
+    except OSError:  # somebody has it, or the file system does not lock folders
+        given = False
+    try:
+        yield given
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system lets a folder be opened."""
     if os.name == "posix":

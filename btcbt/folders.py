@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -81,8 +82,13 @@ class LocalFolder:
 
     def files(self) -> list[Entry]:
         """The files in it, in order of their names; none where it does not exist."""
-        found = ((path.name, path.stat()) for path in self._paths() if path.is_file())
-        return [Entry(name, stat.st_size, stat.st_mtime) for name, stat in sorted(found, key=lambda one: one[0])]
+        found = []
+        for path in self._paths():
+            with self._listed(), suppress(FileNotFoundError):  # writers rename and delete while it is listed
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append(Entry(path.name, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
         """A whole file."""
@@ -104,7 +110,15 @@ class LocalFolder:
             raise StoreError(f"{path}: cannot be deleted ({error.strerror}); mend its rights") from None
 
     def _paths(self) -> list[Path]:
-        return list(self.path.iterdir()) if self.path.is_dir() else []
+        with self._listed():
+            return list(self.path.iterdir()) if self.path.is_dir() else []
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be listed ({error.strerror}); mend its rights") from None
 
 
 class RemoteFolder:
@@ -246,7 +260,7 @@ def open_remote(url: str) -> RemoteFolder:
             path = parts.path.rstrip("/")
         # A bucket that is not there lists like an empty folder.
         there = parts.scheme != "s3" or system.get_file_info(parts.netloc).type.name != "NotFound"
-    except OSError as error:
+    except (OSError, ValueError) as error:  # Arrow's for what it cannot make a file system of
         raise StoreError(
             f"store.root {shown}: not reachable ({_one_line(error)}); check its name, the network and your credentials"
         ) from None
@@ -287,6 +301,6 @@ def _gcs(options: dict[str, str]) -> FileSystem:
     )
 
 
-def _one_line(error: OSError) -> str:
-    text = " ".join((error.strerror or str(error)).split())
+def _one_line(error: Exception) -> str:
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     return text if len(text) <= _MESSAGE else text[: _MESSAGE - 3] + "..."

@@ -39,7 +39,8 @@ from btcbt.config import (
     load_config,
     time_text,
 )
-from btcbt.errors import CandleError, ConfigError
+from btcbt.errors import CandleError, ConfigError, StoreError
+from btcbt.files import in_use
 from btcbt.folders import open_remote
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasting import READ_BATCH, Member, forecast_shards, label_and_digest
@@ -149,6 +150,10 @@ class _Walk:
                 f"candles {self.candles.source}: none follows the first origin, "
                 f"{time_text(int(self.windows.origins[0]))}, so nothing trades; move windows.start back"
             )
+        with _store_in_use(self.root / STORE_FOLDER):
+            return self._walk()
+
+    def _walk(self) -> Run:
         self._make_members()
         for member in self.members:
             with self.clock(f"forecast {member.name}"):
@@ -443,6 +448,19 @@ class _Walk:
                 "total": round((datetime.now(UTC) - self.started).total_seconds(), 3),
             },
         }
+
+
+@contextmanager
+def _store_in_use(folder: Path) -> Iterator[None]:
+    """Keep ``btcbt store gc`` from what a run under way counts on."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be written ({error.strerror}); make room or choose another store.root, and run again"
+        ) from None
+    with in_use(folder):
+        yield
 
 
 def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, str], traders: Sequence[Trader]) -> str:

@@ -327,9 +327,9 @@ class ForecastStore:
         """Leave a note of what the key stands for."""
         note = self.folder / KEY_FILE
         content = json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n"
-        if not note.exists():
+        if not note.exists() or note.read_bytes() != content:  # a damaged one is mended
             self._put(note, content)
-        if self.remote is not None and KEY_FILE not in {entry.name for entry in self.remote.files()}:
+        if self.remote is not None and (KEY_FILE, len(content)) not in {(e.name, e.size) for e in self.remote.files()}:
             self.remote.write(KEY_FILE, content)
 
     def link_into(self, folder: Path, plan: Plan) -> None:
@@ -499,7 +499,7 @@ def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | N
         if lengths != {(file.metadata.num_rows, 0)}:
             raise StoreError(f"{where} is foreign: its columns are not as long as it says")
         return table
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise StoreError(f"{where} is not a shard of forecasts ({' '.join(str(error).split())[:200]})") from None
 
 

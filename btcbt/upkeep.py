@@ -108,8 +108,8 @@ def holdings(root: Folder) -> list[Holding]:
     return found
 
 
-def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
-    """What may go without loss to any run that is finished, or to one that runs now.
+def garbage(root: Folder, *, older_than_days: float | None, running: bool = False) -> list[Garbage]:
+    """What may go without loss to any run that is finished; with `running`, to one that runs now, either.
 
     - Temporary files of killed processes: whoever writes one here holds a lock on it, which ends with the process.
     - Shards that are damaged or foreign: they are never used.
@@ -120,7 +120,8 @@ def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
 
     - Refits that no run's manifest names, by the same age.
 
-    Shards that a run under `root` holds stay, and so does what is younger than an hour.
+    Shards that a run under `root` holds stay, and so does what is younger than an hour. While one runs (see
+    `btcbt.files.in_use`) whole shards and refits stay, for it may have planned with any of them.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
             ]
         found += [_garbage(folder, entry, why) for entry, why in contents.damaged.items() if _old(entry, now)]
         kept = dict(contents.rows)
-        for entry in sorted(contents.rows, key=lambda entry: len(contents.rows[entry])):
+        for entry in () if running else sorted(contents.rows, key=lambda entry: len(contents.rows[entry])):
             if entry.name in held or not _old(entry, now):
                 continue
             others = set().union(*(rows for other, rows in kept.items() if other is not entry))
@@ -153,7 +154,7 @@ def garbage(root: Folder, *, older_than_days: float | None) -> list[Garbage]:
                 continue
             del kept[entry]
             found.append(_garbage(folder, entry, why))
-    if local is not None and older_than_days is not None:
+    if local is not None and older_than_days is not None and not running:
         found += _unused_refits(local, now, older_than_days)
     return found
 

@@ -249,6 +249,10 @@ def _check_url(url: str) -> str:
         good = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
     except ValueError:
         good = False
+    if "@" in url:  # not repeated, for messages end in logs
+        raise CandleError(
+            "candles: a base URL without user or password is expected; use one such as https://data.binance.vision"
+        )
     if not good:
         raise CandleError(f"candles: base URL {url[:80]!r} is none; use one such as https://data.binance.vision")
     return url.rstrip("/")

@@ -165,6 +165,8 @@ def _on_dask(
 ) -> Iterator[ForecastBatch]:
     distributed = _engine("distributed", "dask")
     try:
+        if executor.address:
+            distributed.comm.get_address_host(executor.address)  # before threads are started that wait for it
         client = (
             distributed.Client(executor.address, timeout="20s")
             if executor.address
@@ -175,8 +177,12 @@ def _on_dask(
                 dashboard_address=None,
             )
         )
-    except OSError as error:
-        raise ConfigError(f"executor.address {executor.address}: no Dask scheduler answers ({error})") from None
+    except (OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"executor.address {executor.address}: no Dask scheduler answers ({told}); give one such as "
+            "tcp://HOST:8786, or none to start one here"
+        ) from None
     with client:
         width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
 
@@ -185,9 +191,9 @@ def _on_dask(
 
         try:
             yield from in_order(submit, lambda future: future.result(), tasks, width)
-        except distributed.scheduler.KilledWorker:
+        except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError):
             raise BtcbtError(
-                "a shard was given up after its Dask workers were lost, perhaps for want of memory; "
+                "a shard was given up after its Dask workers or scheduler were lost, perhaps for want of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
 
@@ -212,10 +218,14 @@ def _on_ray(
         remote = ray.remote(max_retries=RETRIES, num_gpus=1 if resources.get("GPU") else 0)(work)
         width = AHEAD * int(executor.workers or resources.get("GPU") or resources.get("CPU") or 1)
         yield from in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
-    except ray.exceptions.WorkerCrashedError:
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BtcbtError):
+            raise error.cause from None  # in its own words, without the worker's traceback
+        raise
+    except ray.exceptions.RayError as error:
         raise BtcbtError(
-            "a shard was given up after its Ray workers were lost, perhaps for want of memory; "
-            "finished shards are kept, run again with more memory or fewer workers"
+            f"a shard was given up after its Ray workers were lost ({type(error).__name__}), perhaps for want of "
+            "memory; finished shards are kept, run again with more memory or fewer workers"
         ) from None
     finally:
         if ours:

@@ -130,7 +130,7 @@ class Run:
             raise StoreError(f"{self.directory}: no forecaster '{name}'; it has {has}")
         entry = known[name]
         window = str(entry["digests"])
-        table = pq.read_table(self.directory / "origins.parquet", columns=["origin", window])
+        table = self._read("origins", ["origin", window])
         origins = column_values(table, "origin", np.dtype("<i8"))
         digests = column_values(table, window, np.dtype(f"V{DIGEST_BYTES}"))
         store = ForecastStore(
@@ -148,12 +148,16 @@ class Run:
         return StoredForecasts(store, plan, origins)
 
     def _table(self, name: str, index: str | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._read(name).to_pandas()
+        return frame if index is None else frame.set_index(index)
+
+    def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         file = self.directory / f"{name}.parquet"
         try:
-            frame: pd.DataFrame = pq.read_table(file).to_pandas()
+            return pq.read_table(file, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{file}: cannot be read ({error}); run the experiment again") from None
-        return frame if index is None else frame.set_index(index)
+            problem = " ".join(str(error).split())[:200]
+            raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
 
 
 def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:
@@ -177,15 +181,14 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if metrics is None:
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            read = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            metrics = {key: math.nan if value is None else float(value) for key, value in read.items()}
         config = RunConfig.model_validate_json(json.dumps(manifest["config"]))
     except OSError as error:
         raise StoreError(f"{directory}: not a run ({error.strerror}: {error.filename}); give runs/NAME") from None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         problem = " ".join(str(error).split())[:200]
         raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
-    for key, value in metrics.items():
-        metrics[key] = math.nan if value is None else float(value)
     return Run(folder, config, manifest, metrics)
 
 

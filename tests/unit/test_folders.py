@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from btcbt import folders
 from btcbt.config import StoreConfig, store_root
 from btcbt.errors import ConfigError, StoreError
 from btcbt.folders import Folder, LocalFolder, RemoteFolder, open_folder
@@ -117,6 +118,40 @@ def test_what_a_service_refuses_is_said_in_one_line_with_the_file_s_url(
     assert len(str(caught.value)) < 300
 
 
+def test_files_that_go_while_they_are_listed_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "renamed"):
+        (tmp_path / name).write_text("x")
+    folder, before = LocalFolder(tmp_path), LocalFolder._paths
+
+    def slow(self: LocalFolder) -> list[Path]:
+        found = before(self)
+        (tmp_path / "renamed").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(LocalFolder, "_paths", slow)
+    assert [entry.name for entry in folder.files()] == ["here"]
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(StoreError, match=r"cannot be listed \(Permission denied\); mend its rights"):
+        LocalFolder(tmp_path).files()
+
+
+def test_what_arrow_cannot_make_a_file_system_of_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    def fail(*_: object) -> None:
+        raise pa.ArrowInvalid("Cannot parse\nURI")
+
+    monkeypatch.setattr(folders, "_s3", fail)
+    with pytest.raises(StoreError, match=r"not reachable \(Cannot parse URI\)"):
+        open_folder("s3://bucket/runs")
+
+
 def test_a_path_is_a_folder_of_this_machine(tmp_path: Path) -> None:
     for place in (tmp_path, str(tmp_path)):
         assert str(open_folder(place)) == str(tmp_path)
@@ -143,6 +178,9 @@ def test_a_service_that_does_not_answer_is_one_line() -> None:
         ("s3:///hunter2", "a URL such as s3://BUCKET/PREFIX"),
         ("s3://bucket/../hunter2", "without '..'"),
         ("s3://[hunter2", "not a URL"),
+        ("hdfs://hunter2:abc/runs", "not a URL"),
+        ("hdfs://hunter2:70000/runs", "not a URL"),
+        ("s3://bucket/hunter2?scheme=ftp", "scheme=http or scheme=https"),
     ],
 )
 def test_a_url_says_where_and_never_who_and_a_wrong_one_is_not_repeated(url: str, expected: str) -> None:

@@ -342,6 +342,10 @@ def test_a_note_says_what_a_key_stands_for(store: ForecastStore) -> None:
     before = note.stat().st_mtime_ns
     store.describe({"forecaster": {"kind": "x"}})
     assert note.stat().st_mtime_ns == before
+    whole = note.read_bytes()
+    note.write_bytes(whole[:-20])
+    store.describe({"forecaster": {"kind": "x"}})
+    assert note.read_bytes() == whole
 
 
 def test_a_window_digest_is_that_of_exactly_its_candles(make_windows: MakeWindows) -> None:

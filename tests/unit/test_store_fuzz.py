@@ -130,6 +130,16 @@ def test_a_forged_shard_of_another_form_is_foreign(tmp_path: Path, forged: dict[
         store._read(shard_named(path), ["origin", "window", "paths"])
 
 
+def test_a_forged_shard_whose_metadata_nests_deeply_is_refused(tmp_path: Path) -> None:
+    store = ForecastStore(tmp_path, KEY, n_paths=S, horizon=H)
+    forged = table(2)
+    path = put(
+        store, content_of(forged.replace_schema_metadata({**forged.schema.metadata, b"provenance": b"[" * 200_000}))
+    )
+    with pytest.raises(StoreError, match="is not a shard of forecasts"):
+        store._read(shard_named(path), ["origin"])
+
+
 def test_a_shard_that_unpacks_to_more_than_its_size_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     store = ForecastStore(tmp_path, KEY, n_paths=S, horizon=H)
     content = content_of(table(200_000))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from btcbt import upkeep
 from btcbt.cli import app
 from btcbt.errors import StoreError
+from btcbt.files import in_use
 from btcbt.folders import LocalFolder
 from btcbt.records import ForecastBatch
 from btcbt.store import DIGEST_BYTES, ForecastStore, forecast_key
@@ -115,6 +116,23 @@ def test_forecasts_that_no_run_holds_go_when_they_are_old(store: ForecastStore, 
     assert set(why(tmp_path, 0.5)) == {old.name, young.name}
     assert set(why(tmp_path, 60)) == set()
     assert set(why(tmp_path, None)) == set()
+
+
+def test_while_a_run_is_under_way_whole_forecasts_stay(store: ForecastStore, tmp_path: Path) -> None:
+    old, broken = write(store, 0, 3, age=9), aged(write(store, 5, 3), 9)
+    broken.write_bytes(broken.read_bytes()[:-9])
+    aged(broken, 9)
+    with in_use(tmp_path / "store") as given:
+        assert given
+        with in_use(tmp_path / "store") as also:
+            assert also
+        code, output = invoke(tmp_path, "gc", "--delete")
+    assert code == 0
+    assert "a run is under way here" in " ".join(output.split())
+    assert old.exists()
+    assert not broken.exists()
+    assert "under way" not in invoke(tmp_path, "gc", "--delete")[1]
+    assert not old.exists()
 
 
 def test_a_copy_of_what_other_files_hold_goes_and_one_of_twins_stays(store: ForecastStore, tmp_path: Path) -> None:

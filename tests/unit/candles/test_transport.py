@@ -208,3 +208,12 @@ def test_a_stopped_client_asks_no_more(client, archive_server):
 def test_a_base_url_that_is_none_is_refused(url):
     with pytest.raises(CandleError, match="base URL"):
         Client(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:hunter2@data.example", "https://hunter2@data.example", "ftp://me:hunter2@a"]
+)
+def test_a_base_url_with_credentials_is_refused_and_not_repeated(url):
+    with pytest.raises(CandleError, match="a base URL without user or password is expected") as caught:
+        Client(url)
+    assert "hunter2" not in str(caught.value)

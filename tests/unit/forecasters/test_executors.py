@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from btcbt.config import ExecutorConfig
-from btcbt.errors import BtcbtError, ConfigError
+from btcbt.errors import BtcbtError, ConfigError, StoreError
 from btcbt.forecasters import executors
 from btcbt.forecasters.executors import ShardTask, forecast_shards_on, pin_gpu, work
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.records import Window
+from btcbt.report.stored import load_run
 
 HOUR = 3_600_000
 BUILD = partial(RandomWalk, context=8, horizon=2, n_paths=3, seed=1, batch_size=3)
@@ -127,6 +128,43 @@ def test_a_ray_that_does_not_start_is_one_line(
     with pytest.raises(BtcbtError, match=rf"{expected}.*timed out during startup") as caught:
         next(forecast_shards_on(ExecutorConfig(kind="ray", address=address), [], key="", build=BUILD))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["bogus", "foo://host:1"])
+def test_a_dask_address_that_is_none_is_one_line(address: str) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
+    with pytest.raises(ConfigError, match=rf"executor\.address {address}: no Dask scheduler answers") as caught:
+        next(forecast_shards_on(ExecutorConfig(kind="dask", address=address), [], key="", build=BUILD))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["joblib", "ray", "dask"])
+def test_what_is_wrong_in_a_worker_is_said_in_its_own_words(kind: str, make_windows: MakeWindows) -> None:
+    module = {"dask": "distributed"}.get(kind, kind)
+    pytest.importorskip(module, reason=f"{module} is not installed: pip install 'btcbt[{kind}]'")
+    executor = ExecutorConfig(kind=kind, workers=1)
+    fails = partial(load_run, "nowhere")  # as a forecaster without its checkpoint does, and at once
+    with pytest.raises(StoreError) as caught:
+        next(forecast_shards_on(executor, [task(make_windows(4, 8), 0, 4)], key="none", build=fails))
+    assert str(caught.value).startswith("nowhere: not a run (No such file or directory")
+
+
+@pytest.mark.parametrize("loss", ["WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"])
+def test_lost_ray_workers_are_one_line(monkeypatch: pytest.MonkeyPatch, make_windows: MakeWindows, loss: str) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'btcbt[ray]'")
+
+    class Remote:
+        @staticmethod
+        def remote(*_: object) -> None:
+            kinds = {"OutOfMemoryError": ("lost",), "NodeDiedError": ("lost",)}
+            raise getattr(ray.exceptions, loss)(*kinds.get(loss, ()))
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1})
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: Remote)
+    tasks = [task(make_windows(4, 8), 0, 4)]
+    with pytest.raises(BtcbtError, match=rf"its Ray workers were lost \({loss}\), perhaps for want of memory"):
+        next(forecast_shards_on(ExecutorConfig(kind="ray"), tasks, key="", build=BUILD))
 
 
 def test_an_address_belongs_to_a_cluster() -> None:

@@ -129,6 +129,19 @@ def test_a_damaged_manifest_is_an_error_of_one_line(run: Run, text: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"a": "q"}', '{"a": {}}', "[" * 100_000])
+def test_damaged_metrics_are_an_error_of_one_line(run: Run, text: str) -> None:
+    (run.directory / "metrics.json").write_text(text)
+    with pytest.raises(StoreError, match="the run is damaged"):
+        load_run(run.directory)
+
+
+def test_forecasts_of_a_run_without_its_origins_are_an_error(run: Run) -> None:
+    (run.directory / "origins.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match=r"origins\.parquet: cannot be read"):
+        run.forecasts("walk")
+
+
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a run"):
         load_run(tmp_path)
