@@ -93,10 +93,13 @@ def test_bfloat16_costs_no_accuracy(windows):
     exact, coarse = (
         crps_ensemble(outcome, returns(chosen, n_paths=30, dtype=dtype), m_axis=1) for dtype in ("float32", "bfloat16")
     )
+    # Rounding leads to other tokens soon, so the two are as different as two draws: their noise is allowed for.
+    difference = (coarse - exact) / exact.mean(axis=0)
+    error = difference.std(axis=0) / len(chosen) ** 0.5
     for step in (0, 5, 23):
-        change = coarse[:, step].mean() / exact[:, step].mean() - 1
-        print(f"bfloat16 changes the CRPS of step {step + 1} by {change:+.3%}")
-        assert abs(change) < 0.005
+        change = difference[:, step].mean()
+        print(f"bfloat16 changes the CRPS of step {step + 1} by {change:+.3%}, standard error {error[step]:.3%}")
+        assert abs(change) < 0.005 + 3 * error[step]
 
 
 @pytest.mark.proof
