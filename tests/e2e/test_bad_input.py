@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, write: Write, i
     result = invoke(write())
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"error: {tmp_path}/runs/store/")
+    assert last.startswith(f"error: {tmp_path}/runs/store: cannot be written")
     assert "cannot be written (Not a directory)" in last
     assert "Traceback" not in result.stderr
 
