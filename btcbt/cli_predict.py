@@ -27,7 +27,9 @@ def predict_command(
     ] = None,
     paths: Annotated[int, typer.Option(help="S, sampled paths.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="kronos-nano, a checkpoint's folder, or a hub id.")] = "kronos-nano",
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer's folder or hub id, where it is apart.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a tokenizer or pair, if it is apart.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Keys the random numbers.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 1 spreads the paths, below 1 narrows them.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 for all.")] = 0,

@@ -249,7 +249,7 @@ class KronosConfig(PathForecasterConfig):
     """Kronos, the transformer that samples candles.
 
     `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
-    the latter case `tokenizer` names the tokenizer's folder or hub id.
+    the latter case `tokenizer` names the folder or hub id of the tokenizer, or of a pair that holds it.
     """
 
     kind: Literal["kronos"] = "kronos"

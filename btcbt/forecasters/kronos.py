@@ -49,7 +49,7 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
         ``kronos-nano``, a folder with ``model/`` and ``tokenizer/``, a folder with a model (and maybe ``tokenizer/``),
         or the hub id of such a repository.
     tokenizer : str, optional
-        Folder or hub id of the tokenizer, where it is not beside the model and not known by the model's name.
+        Where the tokenizer is, alone or in a pair, if it is not beside the model and not known by the model's name.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
     """
     pair = (
         Kronos.from_pretrained(find_model(checkpoint)),
-        KronosTokenizer.from_pretrained(tokenizer or find_tokenizer(checkpoint)),
+        KronosTokenizer.from_pretrained(find_tokenizer(tokenizer or checkpoint)),
     )
     bits = [(part.config.s1_bits, part.config.s2_bits) for part in pair]
     if bits[0] != bits[1]:
