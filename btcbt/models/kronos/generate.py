@@ -318,13 +318,13 @@ class PathGenerator:
         groups, paths = self._parts(len(scaled), n_paths, len(seen), length, horizon)
         whole = []
         for group in (slice(at, at + groups) for at in range(0, len(scaled), groups)):
+            context = (ids[0][group], ids[1][group])
             parts = []
             for at in range(0, n_paths, paths):
                 layout = Layout(seen, min(paths, n_paths - at))
                 numbers = _part(draw, group, slice(at, at + layout.n_paths), len(seen), n_paths)
-                parts.append(
-                    self._sample((ids[0][group], ids[1][group]), stamps[group], horizon, layout, numbers, keep)
-                )
+                new = self._grow(context, stamps[group], horizon, layout, numbers, keep)
+                parts.append(self._candles(context, new, layout))
             whole.append(torch.cat(parts, dim=2))
         return torch.cat(whole)
 
@@ -351,18 +351,9 @@ class PathGenerator:
         decoded = 2 * coder.n_heads * seen + (2 * coder.n_dec_layers + 16) * coder.d_model + 4 * coder.ff_dim
         return 4 * grown, 4 * horizon * decoded
 
-    def _sample(
-        self,
-        ids: tuple[Tensor, Tensor],
-        stamps: Tensor,
-        horizon: int,
-        layout: Layout,
-        draw: Draw,
-        keep: Filter,
-    ) -> Tensor:
-        """Candles (G, J, S, H, 6) behind context ids (G, T)."""
-        new = self._grow(ids, stamps, horizon, layout, draw, keep)
-        start = max(0, ids[0].shape[1] + horizon - self.max_context)
+    def _candles(self, ids: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+        """Candles (G, J, S, H, 6) of the ids (G, R, H) that were sampled behind context ids (G, T)."""
+        start = max(0, ids[0].shape[1] + new[0].shape[2] - self.max_context)
         window = Layout(layout.ends - start, layout.n_paths)
         paths = self.tokens.decode((ids[0][:, start:], ids[1][:, start:]), new, window)
         return paths.unflatten(1, (-1, layout.n_paths))
