@@ -48,6 +48,11 @@ class _Shape(Section):
     """Written as a name, or as a mapping with the keys that differ."""
 
     like: str
+    d_model: _Width | None = None
+    n_heads: _Depth | None = None
+    ff_dim: _Width | None = None
+    s1_bits: _Bits | None = None
+    s2_bits: _Bits | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -68,25 +73,15 @@ class ModelShape(_Shape):
     """A model `like` one of the named sizes but for these keys of its ``config.json``."""
 
     like: Literal["nano", "mini", "small", "base"] = "nano"
-    d_model: _Width | None = None
     n_layers: _Depth | None = None
-    n_heads: _Depth | None = None
-    ff_dim: _Width | None = None
-    s1_bits: _Bits | None = None
-    s2_bits: _Bits | None = None
 
 
 class TokenizerShape(_Shape):
     """A tokenizer `like` one of the named sizes but for these keys of its ``config.json``."""
 
     like: Literal["nano", "base", "2k"] = "nano"
-    d_model: _Width | None = None
     n_enc_layers: _Depth | None = None
     n_dec_layers: _Depth | None = None
-    n_heads: _Depth | None = None
-    ff_dim: _Width | None = None
-    s1_bits: _Bits | None = None
-    s2_bits: _Bits | None = None
     group_size: _Bits | None = None
 
 
