@@ -284,7 +284,7 @@ def _scores(evaluation: Evaluation | None) -> Iterator[str]:
     counts = ", ".join(f"{count:,} {_code(label)}" for label, count in sorted(evaluation.labels.items()))
     yield (
         f"Walk-forward run {_code(evaluation.run)} ({_code(evaluation.digest)}) on "
-        f"{_code(_named(evaluation.candles))}, {_code(evaluation.interval)}: {evaluation.origins:,} origins with a "
+        f"{_code(bare_name(evaluation.candles))}, {_code(evaluation.interval)}: {evaluation.origins:,} origins with a "
         f"known outcome, {evaluation.first} .. {evaluation.last}. Forecaster {_code(evaluation.forecaster)} of kind "
         f"{_code(evaluation.kind)}: context {evaluation.context}, horizon {evaluation.horizon}, "
         f"{evaluation.n_paths} paths, temperature {evaluation.temperature:g}, top_k {evaluation.top_k}, "
@@ -333,7 +333,7 @@ def _results(evaluation: Evaluation) -> list[Any]:
             task_type=PIPELINE,
             task_name="Candle forecasting",
             dataset_type=f"candles-{_plain(evaluation.interval)}",
-            dataset_name=f"{_plain(_named(evaluation.candles))} {_plain(evaluation.interval)}",
+            dataset_name=f"{_plain(bare_name(evaluation.candles))} {_plain(evaluation.interval)}",
             dataset_args=about,
             metric_type=one.key,
             metric_name=one.name,
@@ -408,12 +408,12 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            yield f"{prefix}{key}", ", ".join(_named(str(item)) for item in value)
+            yield f"{prefix}{key}", ", ".join(bare_name(str(item)) for item in value)
         elif value is not None:
-            yield f"{prefix}{key}", _named(str(value))
+            yield f"{prefix}{key}", bare_name(str(value))
 
 
-def _named(place: str) -> str:
+def bare_name(place: str) -> str:
     """A file by its name alone if it is given by a whole path: where it lay on a machine is nobody's concern."""
     if Path(place).is_absolute() or place.startswith("~"):
         return Path(place).name

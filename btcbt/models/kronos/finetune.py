@@ -19,7 +19,7 @@ from btcbt.errors import CheckpointError
 from btcbt.files import write_whole
 from btcbt.models.kronos.batches import WindowSampler
 from btcbt.models.kronos.beginning import Beginning, begin
-from btcbt.models.kronos.card import write_model_card
+from btcbt.models.kronos.card import bare_name, write_model_card
 from btcbt.models.kronos.checkpoints import (
     MODEL_FOLDER,
     RECIPE_FILE,
@@ -183,7 +183,7 @@ class _Finetune:
             write_whole(root / CURVE_FILES[stage], curve_csv(rows).encode())
         ranges = looked_at(self.config, start.ranges)
         digests = ", ".join(
-            f"{_last_part(candles.source)} (SHA-256 {candles.sha256[:16]})" for candles in self.histories.values()
+            f"{bare_name(candles.source)} (SHA-256 {candles.sha256[:16]})" for candles in self.histories.values()
         )
         note = f"fitted by 'btcbt finetune' on {digests}"
         if NEVER_CLEAN in ranges:
@@ -214,14 +214,10 @@ def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     def known(place: Any) -> Any:
         if isinstance(place, list):
             return [known(one) for one in place]
-        return _last_part(place) if isinstance(place, str) and Path(place).is_absolute() else place
+        return bare_name(place) if isinstance(place, str) else place
 
     start = {network: known(place) for network, place in recipe["start"].items()}
     return recipe | {key: known(recipe[key]) for key in ("candles", "select_on", "output")} | {"start": start}
-
-
-def _last_part(place: str) -> str:
-    return Path(place).name or place
 
 
 def curve_csv(rows: list[Row]) -> str:
