@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 damaged files were found; 2 bad usage, or no store there; 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,16 +87,13 @@ def gc_command(
     """Find what killed processes, given-up runs and damage left behind; it goes with --delete alone."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store gc", kept="what was deleted was not in use"):
-        from btcbt.config import STORE_FOLDER
-        from btcbt.files import in_use
         from btcbt.folders import LocalFolder
+        from btcbt.upkeep import clearing, garbage
         from btcbt.upkeep import delete as delete_all
-        from btcbt.upkeep import garbage
 
         folder = _folder(root)
-        local = folder.path / STORE_FOLDER if isinstance(folder, LocalFolder) else None
-        days = older_than if older_than is not None or local is None else KEEP_DAYS
-        with in_use(local, alone=True) if local and local.is_dir() else nullcontext(True) as alone:
+        days = KEEP_DAYS if older_than is None and isinstance(folder, LocalFolder) else older_than
+        with clearing(folder) as alone:
             if not alone:
                 errors.print("warning: a run is under way here; whole forecasts and refits are kept", soft_wrap=True)
             found = garbage(folder, older_than_days=days, running=not alone)

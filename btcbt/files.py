@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ try:
     import fcntl
 except ImportError:  # Windows: temporary files of killed processes stay until somebody deletes them
     fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files and folders that are not finished; ``btcbt store gc`` knows them by it."""
 
 
 def write_whole(path: Path, content: Any) -> None:
@@ -25,17 +29,8 @@ def write_whole(path: Path, content: Any) -> None:
     content : bytes-like
         What it shall hold.
     """
-    temporary = temporary_name(path)
-    try:
-        with locked_file(temporary) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with replacing(path) as temporary, locked_file(temporary) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -100,7 +95,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that ``btcbt store gc`` knows to be that of a temporary file."""
+    """A name beside `path` of the form `TEMPORARY`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 

@@ -83,11 +83,12 @@ class LocalFolder:
     def files(self) -> list[Entry]:
         """The files in it, in order of their names; none where it does not exist."""
         found = []
-        for path in self._paths():
-            with self._listed(), suppress(FileNotFoundError):  # writers rename and delete while it is listed
-                status = path.stat()
-                if stat.S_ISREG(status.st_mode):
-                    found.append(Entry(path.name, status.st_size, status.st_mtime))
+        with self._listed():
+            for path in self._paths():
+                with suppress(FileNotFoundError):  # writers rename and delete while it is listed
+                    status = path.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(Entry(path.name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:

@@ -39,7 +39,7 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.errors import CheckpointError, StoreError
-from btcbt.files import sync_folder, write_whole
+from btcbt.files import sync_folder, temporary_name, write_whole
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
@@ -268,7 +268,7 @@ class Refitter:
             }
             write_whole(scratch / NOTE_FILE, (json.dumps(note, indent=2) + "\n").encode())
             if target.exists():  # damaged, or another's
-                target.rename(target.with_name(f".{target.name}.{np.random.default_rng().bytes(4).hex()}.tmp"))
+                target.rename(temporary_name(target))
             scratch.rename(target)
             sync_folder(target.parent)
         found = _find(target, target.name)

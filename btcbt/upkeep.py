@@ -11,13 +11,14 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from btcbt.config import REFITS_FOLDER, STORE_FOLDER
 from btcbt.errors import StoreError
-from btcbt.files import is_being_written
+from btcbt.files import TEMPORARY, in_use, is_being_written
 from btcbt.folders import Entry, Folder, LocalFolder
 from btcbt.records import CHANNELS
 from btcbt.store import KEY_FILE, shard_named, shard_rows
@@ -27,7 +28,6 @@ GRACE_SECONDS = 3600.0
 DAY_SECONDS = 24 * 3600.0
 MAX_NOTE_BYTES = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,20 @@ def holdings(root: Folder) -> list[Holding]:
     return found
 
 
+@contextmanager
+def clearing(root: Folder) -> Iterator[bool]:
+    """Keep runs from beginning under `root` while it is cleared up; the block is told whether none is under way.
+
+    At a URL nobody can be asked.
+    """
+    store = root.child(STORE_FOLDER)
+    if isinstance(store, LocalFolder) and store.path.is_dir():
+        with in_use(store.path, alone=True) as alone:
+            yield alone
+    else:
+        yield True
+
+
 def garbage(root: Folder, *, older_than_days: float | None, running: bool = False) -> list[Garbage]:
     """What may go without loss to any run that is finished; with `running`, to one that runs now, either.
 
@@ -136,7 +150,7 @@ def garbage(root: Folder, *, older_than_days: float | None, running: bool = Fals
         files = folder.files()
         contents = _read(folder, key, _meaning(folder, key, files), files)
         if local is None:  # nobody can be asked whether he still writes
-            torn = [entry for entry in files if _TEMPORARY.fullmatch(entry.name)]
+            torn = [entry for entry in files if TEMPORARY.fullmatch(entry.name)]
             found += [
                 _garbage(folder, entry, "left by a killed process") for entry in torn if _old(entry, now, DAY_SECONDS)
             ]
@@ -214,7 +228,7 @@ def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entr
 def _left_behind(root: Path, now: float) -> Iterator[Garbage]:
     for pattern in (".*.tmp", f"{STORE_FOLDER}/*/.*.tmp", "*/.*.tmp"):
         for path in sorted(root.glob(pattern)):
-            if not _TEMPORARY.fullmatch(path.name):
+            if not TEMPORARY.fullmatch(path.name):
                 continue
             try:
                 stat = path.lstat()

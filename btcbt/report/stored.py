@@ -20,7 +20,6 @@ import errno
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from pydantic import ValidationError
 
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
-from btcbt.files import sync_folder, write_whole
+from btcbt.files import sync_folder, temporary_name, write_whole
 from btcbt.records import Float32Array, ForecastBatch, IntArray
 from btcbt.store import DIGEST_BYTES, Digests, ForecastStore, Plan, column_values, fixed_binary
 
@@ -212,7 +211,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        temporary = temporary_name(target)
         temporary.mkdir()
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror}); choose another store.root") from None
@@ -228,7 +227,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 def point_latest(target: Path) -> None:
     """Let ``latest`` beside `target` point to it: a link, or a file with its name."""
     pointer = target.with_name(LATEST)
-    temporary = target.with_name(f".{LATEST}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(pointer)
     try:
         temporary.symlink_to(target.name, target_is_directory=True)
         temporary.replace(pointer)
@@ -278,7 +277,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
     for _ in range(100):  # another process may put its own there in between
-        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        aside = temporary_name(target)
         if target.exists():
             target.rename(aside)
         try:

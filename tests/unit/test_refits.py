@@ -409,12 +409,12 @@ def test_those_who_wait_for_a_refit_that_fails_still_fit_it_once(
 
 
 def test_a_lock_that_a_killed_process_left_is_known_to_be_temporary(checkpoint: Path, tmp_path: Path) -> None:
-    from btcbt.upkeep import _TEMPORARY
+    from btcbt.files import TEMPORARY
 
     target = tmp_path / refitter(experiment(tmp_path, checkpoint)).key(0)
     with refits._alone(target):
         (lock,) = (path.name for path in tmp_path.iterdir())
-    assert _TEMPORARY.fullmatch(lock)
+    assert TEMPORARY.fullmatch(lock)
     assert not list(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from btcbt.config import time_ms
 from btcbt.errors import CheckpointError, ConfigError
-from btcbt.files import replacing, write_whole
+from btcbt.files import TEMPORARY, replacing, write_whole
 from btcbt.models.kronos.checkpoints import MODEL_FOLDER, TOKENIZER_FOLDER, WEIGHTS_FILE, read_json, weights_digest
 from btcbt.models.kronos.recipe import FinetuneConfig
 from btcbt.records import Candles
@@ -35,10 +35,9 @@ NUMERICS = 1
 """Raised whenever the same recipe, candles and parents give other weights than before."""
 
 _PLACES = ("output", "save_every", "device", "name")
-_HALF_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _HALF_MARK = re.compile(rf"\.{re.escape(FIT_FILE)}\.[0-9a-f]{{8}}\.tmp")
 _HALF_NETWORK = re.compile(r"\.writing-\w{8}")
-"""What `btcbt.files` and `btcbt.models.kronos.checkpoints` call what they have not finished writing."""
+"""What `btcbt.models.kronos.checkpoints` calls what it has not finished writing."""
 
 
 class ForeignFitError(ConfigError):
@@ -186,7 +185,7 @@ class FitFolder:
         Until a fit was begun there, that can be nothing but the file which says so.
         """
         for left in list(self.folder.glob(".*.tmp")):
-            if (_HALF_FILE if begun else _HALF_MARK).fullmatch(left.name) and left.is_file():
+            if (TEMPORARY if begun else _HALF_MARK).fullmatch(left.name) and left.is_file():
                 left.unlink()
         for stage in (MODEL_FOLDER, TOKENIZER_FOLDER) if begun else ():
             for left in list((self.folder / stage).glob(".writing-*")):
