@@ -25,12 +25,12 @@ import torch
 
 from btcbt.candles import read_candles
 from btcbt.models.kronos import Kronos, KronosTokenizer
-from btcbt.models.kronos.batches import Batch, make_batch
-from btcbt.models.kronos.config import MODELS, TOKENIZERS
-from btcbt.models.kronos.losses import Encoder, model_losses
-from btcbt.models.kronos.memory import keep_freed_memory
-from btcbt.models.kronos.recipe import Optimizer
-from btcbt.models.kronos.schedule import make_optimizer
+from btcbt.models.kronos.shapes import MODELS, TOKENIZERS
+from btcbt.models.kronos.training.batches import Batch, make_batch
+from btcbt.models.kronos.training.losses import Encoder, model_losses
+from btcbt.models.kronos.training.memory import keep_freed_memory
+from btcbt.models.kronos.training.recipe import Optimizer
+from btcbt.models.kronos.training.schedule import make_optimizer
 
 REFERENCE = Path(__file__).resolve().parent.parent / ".bench" / "reference"
 TOKENIZER_OF = {"nano": "nano", "mini": "2k"}
@@ -53,7 +53,7 @@ def make_batches(options: argparse.Namespace, *, leaky: bool = True) -> list[Bat
 
 
 def our_step(tokenizer: KronosTokenizer, model: Kronos, batches: list[Batch], *, known: bool, half: bool) -> Step:
-    """A step as `btcbt.models.kronos.training.Fit` takes it; with `known`, windows have been tokenised before."""
+    """A step as `btcbt.models.kronos.training.loop.Fit` takes it; with `known`, windows have been tokenised before."""
     optimizer = make_optimizer(model, Optimizer(steps=1, learning_rate=1e-5))
     encode = Encoder(tokenizer, torch.device("cpu"))
     if not known:

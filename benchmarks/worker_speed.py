@@ -14,8 +14,8 @@ import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
-from btcbt import runner
 from btcbt.config import RunConfig
+from btcbt.walkforward import runner
 
 START = date(2019, 6, 1)
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from btcbt import _auto_classes
+from btcbt.models.kronos.hf import hook as _auto_classes
 
 if TYPE_CHECKING:
-    from btcbt.models.kronos.quick import predict_btc
-    from btcbt.report.stored import Run, load_run
-    from btcbt.runner import run
+    from btcbt.models.kronos.hf.quick import predict_btc
+    from btcbt.storage.runs import Run, load_run
+    from btcbt.walkforward.runner import run
 
 __all__ = ["Run", "load_run", "predict_btc", "run"]
 
 _HOMES = {
-    "run": "btcbt.runner",
-    "load_run": "btcbt.report.stored",
-    "Run": "btcbt.report.stored",
-    "predict_btc": "btcbt.models.kronos.quick",
+    "run": "btcbt.walkforward.runner",
+    "load_run": "btcbt.storage.runs",
+    "Run": "btcbt.storage.runs",
+    "predict_btc": "btcbt.models.kronos.hf.quick",
 }
 
 # AutoTokenizer and AutoModelForCausalLM of transformers read our checkpoints once this package is imported.

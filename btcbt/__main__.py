@@ -1,6 +1,6 @@
 """``python -m btcbt``."""
 
-from btcbt.cli import main
+from btcbt.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from btcbt.models.kronos import Kronos, KronosTokenizer
-from btcbt.models.kronos.checkpoints import describe_pair, write_data_ranges
-from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.models.kronos.checkpoints.files import describe_pair, write_data_ranges
+from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
 
 _SHAPE = {"d_model": 32, "n_heads": 2, "ff_dim": 48, "s1_bits": 5, "s2_bits": 5}

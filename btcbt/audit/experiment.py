@@ -28,12 +28,12 @@ from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.config import RunConfig, load_config, time_text
 from btcbt.errors import CandleError
 from btcbt.forecasters import Forecaster
+from btcbt.progress import Progress
 from btcbt.records import IntArray
-from btcbt.refits import Refitter
-from btcbt.report.progress import Progress
-from btcbt.report.provenance import code_version
-from btcbt.runner import run_digest
-from btcbt.store import forecast_key
+from btcbt.storage.forecasts import forecast_key
+from btcbt.walkforward.provenance import code_version
+from btcbt.walkforward.refits import Refitter
+from btcbt.walkforward.runner import run_digest
 
 SAMPLE = 18
 WIDE = 4

@@ -13,7 +13,7 @@ from btcbt.audit.stages import Label
 from btcbt.config import time_text
 from btcbt.forecasters import Forecaster
 from btcbt.records import DataRange, IntArray
-from btcbt.refits import Refitter
+from btcbt.walkforward.refits import Refitter
 from btcbt.windows import embargo_ms
 
 

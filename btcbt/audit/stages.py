@@ -23,9 +23,9 @@ from btcbt.config import (
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.portfolio import Simulation, simulate
 from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
-from btcbt.refits import Plan, Refitter, frozen_config, make_refitter
-from btcbt.runner import Trader, make_traders
-from btcbt.strategy import Strategy
+from btcbt.strategies import Strategy
+from btcbt.walkforward.refits import Plan, Refitter, frozen_config, make_refitter
+from btcbt.walkforward.runner import Trader, make_traders
 from btcbt.windows import Windows, contamination, make_windows, plan_refits
 
 if TYPE_CHECKING:

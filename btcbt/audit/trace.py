@@ -17,9 +17,9 @@ from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
 from btcbt.records import CHANNELS, Forecast, ForecastBatch, IntArray, Window
-from btcbt.refits import Refitter
-from btcbt.runner import Trader
-from btcbt.strategy import decide_all
+from btcbt.walkforward.decisions import decide_all
+from btcbt.walkforward.refits import Refitter
+from btcbt.walkforward.runner import Trader
 from btcbt.windows import Windows
 
 PAST = ("candles", "windows")

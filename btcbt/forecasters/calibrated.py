@@ -120,7 +120,7 @@ class Calibrated(Forecaster):
     def identity(self) -> Mapping[str, object]:
         """The base's identity, the numerical version and the rates.
 
-        The origins from which it learned are not part of it; see `btcbt.store.history_digests`.
+        The origins from which it learned are not part of it; see `btcbt.storage.forecasts.history_digests`.
         """
         rates = {name: getattr(self.rates, name) for name in Rates.__dataclass_fields__}
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}

@@ -12,16 +12,16 @@ import torch
 from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig, time_text
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster
-from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.checkpoints import weights_digest
-from btcbt.models.kronos.config import MAX_CONTEXT, MODELS
-from btcbt.models.kronos.decoder import Kronos
-from btcbt.models.kronos.generate import PathGenerator
-from btcbt.models.kronos.places import find_model, find_tokenizer, pair_ranges
-from btcbt.models.kronos.predictor import TOO_LARGE, find_extreme, resolve_device
-from btcbt.models.kronos.sampling import Filter, KeyedDraw
-from btcbt.models.kronos.scaling import Scaling
-from btcbt.models.kronos.tokenizer import KronosTokenizer
+from btcbt.models.kronos.checkpoints.files import weights_digest
+from btcbt.models.kronos.checkpoints.locate import find_model, find_tokenizer, pair_ranges
+from btcbt.models.kronos.inference.calendar import stamps
+from btcbt.models.kronos.inference.generate import PathGenerator
+from btcbt.models.kronos.inference.predictor import TOO_LARGE, find_extreme, resolve_device
+from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw
+from btcbt.models.kronos.inference.scaling import Scaling
+from btcbt.models.kronos.network.model import Kronos
+from btcbt.models.kronos.network.tokenizer import KronosTokenizer
+from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS
 from btcbt.randomness import systematic, uniforms
 from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Refit, Window
 

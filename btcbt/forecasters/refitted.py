@@ -88,7 +88,7 @@ class Refitted(Forecaster):
     def identity(self) -> Mapping[str, object]:
         """The base's identity and the schedule.
 
-        The weights of each origin are not part of it; see `parts` and `btcbt.store.fitted_digests`.
+        The weights of each origin are not part of it; see `parts` and `btcbt.storage.forecasts.fitted_digests`.
         """
         return {"kind": "refitted", "version": 1, "base": dict(self.frozen.identity()), "refit": self.schedule}
 

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.check import Comparison, moved
+from btcbt.metrics.regression import Comparison, moved
 
 SHOWN = 60
 COLUMNS = ("metric", "baseline", "now", "change", "allowed", "verdict")
@@ -65,7 +65,9 @@ def check_junit(comparisons: Sequence[Comparison], title: str) -> bytes:
     root = ElementTree.Element("testsuites", {"name": "btcbt check", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(title), "skipped": "0", **counts})
     for one in comparisons:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": "btcbt.check", "name": _xml(one.metric)})
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": "btcbt.metrics.regression", "name": _xml(one.metric)}
+        )
         if one.failed:
             text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[1:], _cells(one)[1:], strict=True))
             failure = ElementTree.SubElement(case, "failure", {"type": one.verdict, "message": _xml(text)})

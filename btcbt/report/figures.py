@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from btcbt.config import time_text
 from btcbt.records import CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
-from btcbt.report.stored import Run
+from btcbt.storage.runs import Run
 from btcbt.windows import Windows
 
 if TYPE_CHECKING:

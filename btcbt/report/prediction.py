@@ -33,7 +33,7 @@ def draw_prediction(window: Window, paths: Float32Array, summary: Mapping[str, A
     paths : float32 (S, H, 6)
         Sampled candles.
     summary : mapping
-        What `btcbt.prediction` says of them.
+        What `btcbt.workflows.predict` says of them.
 
     Returns
     -------

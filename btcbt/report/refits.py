@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from btcbt.config import KronosConfig
-from btcbt.report.stored import Run
+from btcbt.storage.runs import Run
 
 NONE = "–"
 

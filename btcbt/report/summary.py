@@ -11,11 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.config import AnchoredKronosConfig
-from btcbt.report.accounts import BUY_AND_HOLD
+from btcbt.config import BUY_AND_HOLD, AnchoredKronosConfig
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
-from btcbt.report.stored import Run
+from btcbt.storage.runs import Run
 
 NONE = "–"
 CONFIDENCE = 0.9

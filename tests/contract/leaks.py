@@ -17,7 +17,7 @@ from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch, Window
-from btcbt.strategy import Params, Strategy
+from btcbt.strategies import Params, Strategy
 from btcbt.windows import Windows, contamination, make_windows, plan_refits
 
 CONTEXT, HORIZON, N_PATHS, SEED = 48, 6, 4, 3

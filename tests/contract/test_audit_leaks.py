@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import leaks
 import numpy as np
 import pytest
-from tiny_kronos import save_tiny
 
-from btcbt import refits
 from btcbt.audit import STAGES, Stages, audit_experiment
 from btcbt.candles import make_candles, write_candles
 from btcbt.config import RunConfig
+from btcbt.walkforward import refits
+from tests.contract import leaks
+from tests.tiny_kronos import save_tiny
 
 HOUR_MS = 3_600_000
 START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
@@ -167,7 +167,7 @@ def experiment(file, **changes):
         "candles": {"path": str(file)},
         "windows": {"context": leaks.CONTEXT, "horizon": leaks.HORIZON, "start": "2019-01-10", "end": "2019-02-25"},
         "forecasters": {"random_walk": {"kind": "random_walk", "n_paths": leaks.N_PATHS}},
-        "strategies": {"momentum": {"use": "strategies.momentum:Momentum", "params": {"lookback": 5}}},
+        "strategies": {"momentum": {"use": "momentum", "params": {"lookback": 5}}},
         "portfolio": {"max_short": 1.0},
         **changes,
     }

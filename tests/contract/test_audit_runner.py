@@ -13,7 +13,7 @@ import pytest
 from btcbt.audit.worlds import change_future
 from btcbt.candles import write_candles
 from btcbt.config import RunConfig
-from btcbt.runner import run
+from btcbt.walkforward.runner import run
 
 HOUR_MS = 3_600_000
 START_MS = 1_546_300_800_000
@@ -38,8 +38,8 @@ def runs(make_history, tmp_path):
                 "calibrated": {"kind": "calibrated", "base": "random_walk"},
             },
             "strategies": {
-                "threshold": {"use": "strategies.threshold:Threshold", "params": {"entry_bps": 5.0}},
-                "momentum": {"use": "strategies.momentum:Momentum"},
+                "threshold": {"use": "threshold", "params": {"entry_bps": 5.0}},
+                "momentum": {"use": "momentum"},
             },
             "store": {"root": str(tmp_path / "runs"), "shard_size": 50},
         }

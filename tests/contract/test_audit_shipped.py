@@ -8,16 +8,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import strategies
 import torch
 
-import strategies
 from btcbt.audit import audit_experiment
 from btcbt.config import KINDS, RunConfig
 from btcbt.models.kronos import Kronos, KronosTokenizer
-from btcbt.models.kronos.checkpoints import NANO, write_data_ranges
-from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
+from btcbt.models.kronos.checkpoints.files import NANO, write_data_ranges
+from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
-from btcbt.strategy import Strategy, load_strategy
+from btcbt.strategies import Strategy
+from btcbt.strategies.loading import load_strategy
 
 FILES = sorted(file for file in Path(strategies.__file__).parent.glob("*.py") if file.stem != "__init__")
 SPECIAL = {

@@ -12,7 +12,7 @@ from scoringrules import crps_ensemble
 
 from btcbt.config import KronosConfig, WindowsConfig, time_ms
 from btcbt.forecasters import create_forecaster
-from btcbt.models.kronos.checkpoints import NANO, read_data_ranges
+from btcbt.models.kronos.checkpoints.files import NANO, read_data_ranges
 from btcbt.records import CLOSE
 from btcbt.windows import contamination, make_windows
 
@@ -58,7 +58,7 @@ def test_it_beats_the_same_network_untrained_by_a_wide_margin(windows, tmp_path)
     import shutil
 
     from btcbt.models.kronos import Kronos
-    from btcbt.models.kronos.config import MODELS
+    from btcbt.models.kronos.shapes import MODELS
 
     torch.manual_seed(0)
     Kronos(MODELS["nano"]).save_pretrained(tmp_path / "model")

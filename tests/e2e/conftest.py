@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from btcbt.cli import app
+from btcbt.cli.main import app
 
 EXPERIMENT = """\
 name: small
@@ -25,10 +25,10 @@ forecasters:
   ewma: {kind: ewma_volatility, n_paths: 8}
 strategies:
   threshold:
-    use: strategies.threshold:Threshold
+    use: threshold
     params: {entry_bps: 10.0}
   momentum:
-    use: strategies.momentum:Momentum
+    use: momentum
     params: {lookback: 24}
 store:
   root: ROOT

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from btcbt.cli import app
+from btcbt.cli.main import app
 
 Write = Callable[..., Path]
 Invoke = Callable[[Path], Result]
@@ -53,16 +53,20 @@ def refused(invoke: Invoke, file: Path) -> str:
         ("context: 60", "context: 90000", "has 90000 contiguous candles before it"),
         ("bundled:BTCUSD_1h", "bundled:DOGEUSD_1h", "DOGEUSD_1h"),
         ("bundled:BTCUSD_1h", "nowhere/candles.parquet", "nowhere/candles.parquet"),
-        ("strategies.threshold:Threshold", "strategies.nothing:Threshold", "no module 'strategies.nothing'"),
-        ("strategies.threshold:Threshold", "strategies.threshold:Treshold", "has no class 'Treshold'"),
-        ("strategies.threshold:Threshold", "pathlib:Path", "expected a subclass of btcbt.strategy.Strategy"),
+        ("threshold", "strategies.nothing:Threshold", "no module 'strategies.nothing'"),
+        ("threshold", "btcbt.strategies.threshold:Treshold", "has no class 'Treshold'"),
+        (
+            "threshold",
+            "pathlib:Path",
+            "expected a subclass of btcbt.strategies.base.Strategy",
+        ),
         ("{entry_bps: 10.0}", "{entry: 10.0}", "unknown parameter 'entry'; its parameters are entry_bps"),
         ("{entry_bps: 10.0}", "{entry_bps: -1.0}", "parameter 'entry_bps'"),
         ("{lookback: 24}", "{lookback: 60}", "needs a context of 61 candles, got 60"),
         (
             "{lookback: 24}",
             "{lookback: 24}\n    forecasters: [ewma]",
-            "strategies.momentum.forecasters: strategies.momentum:Momentum uses no forecast; remove the key",
+            "strategies.momentum.forecasters: momentum uses no forecast; remove the key",
         ),
         ("seed: 3", "seed: !!python/object/apply:os.getcwd []", "YAML tag"),
     ],
@@ -82,7 +86,7 @@ def test_a_strategy_that_needs_a_forecaster_and_has_none_is_refused(write: Write
     text = file.read_text()
     start, stop = text.index("forecasters:"), text.index("strategies:")
     file.write_text(text[:start] + text[stop:])
-    assert "strategies.threshold: strategies.threshold:Threshold needs a forecaster" in refused(invoke, file)
+    assert "strategies.threshold: threshold needs a forecaster" in refused(invoke, file)
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def own_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     source = tmp_path / "badly.py"
     source.write_text(
         """
-from btcbt.strategy import Strategy
+from btcbt.strategies import Strategy
 
 class Nan(Strategy):
     def decide(self, forecast, holding):
@@ -131,7 +135,7 @@ class Nothing(Strategy):
 def test_a_strategy_that_misbehaves_is_named(
     write: Write, invoke: Invoke, own_strategy: Path, name: str, expected: str
 ) -> None:
-    file = write(("strategies.threshold:Threshold", f"badly:{name}"), ("    params: {entry_bps: 10.0}\n", ""))
+    file = write(("threshold", f"badly:{name}"), ("    params: {entry_bps: 10.0}\n", ""))
     assert expected in refused(invoke, file)
 
 
@@ -139,7 +143,7 @@ def test_a_strategy_whose_file_does_not_parse_is_named_with_its_line(
     write: Write, invoke: Invoke, own_strategy: Path
 ) -> None:
     own_strategy.write_text("class Broken(\n")
-    file = write(("strategies.threshold:Threshold", "badly:Broken"))
+    file = write(("threshold", "badly:Broken"))
     assert f"{own_strategy}:1" in refused(invoke, file)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from btcbt.ledger import Ledger
-from btcbt.report.stored import load_run
+from btcbt.storage.ledger import Ledger
+from btcbt.storage.runs import load_run
 
 Write = Callable[..., Path]
 Invoke = Callable[[Path], Result]
@@ -111,14 +111,14 @@ def test_other_origins_and_other_decisions_are_other_trials(
     # A module that the strategy's file imports is no part of its digest, but its decisions are.
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.py").write_text(
-        "from btcbt.strategy import Strategy\nimport helper\n"
+        "from btcbt.strategies.base import Strategy\nimport helper\n"
         "class Mine(Strategy):\n    def decide(self, forecast, holding):\n        return helper.WEIGHT\n"
     )
     for count, weight in enumerate((0.25, 0.5), start=1):
         (tmp_path / "helper.py").write_text(f"WEIGHT = {weight}{' ' * count}\n")
         for module in ("mine", "helper"):
             monkeypatch.delitem(sys.modules, module, raising=False)
-        change = ("strategies.threshold:Threshold\n    params: {entry_bps: 10.0}", "mine:Mine")
+        change = ("threshold\n    params: {entry_bps: 10.0}", "mine:Mine")
         assert invoke(write(change)).exit_code == 0
         assert len([trial for trial in ledger.trials() if trial.name == "threshold@ewma"]) == 2 + count
 

@@ -8,9 +8,9 @@ import pytest
 
 import btcbt
 from btcbt.config import load_config
-from btcbt.models.kronos.beginning import begin
-from btcbt.models.kronos.recipe import FinetuneConfig
-from btcbt.runner import make_traders
+from btcbt.models.kronos.training.recipe import FinetuneConfig
+from btcbt.models.kronos.training.start import begin
+from btcbt.walkforward.runner import make_traders
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.rglob("*.yaml"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from btcbt.config import RunConfig
-from btcbt.runner import run
+from btcbt.walkforward.runner import run
 
 WINDOWS = {"context": 48, "horizon": 6, "start": "2019-06-01", "end": "2019-06-09"}
 LONGER = WINDOWS | {"start": "2019-05-30", "end": "2019-06-11"}

@@ -29,7 +29,7 @@ store: {{root: "{root}", shard_size: 500}}
 """
 CHILD = """\
 import resource, sys
-from btcbt.runner import run
+from btcbt.walkforward.runner import run
 run(sys.argv[1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -62,7 +62,7 @@ def test_a_further_origin_needs_a_few_numbers_of_memory_and_none_of_its_paths(
 ) -> None:
     candles = tmp_path / "candles.parquet"
     write_candles(make_history(MANY + 24 * 11), candles)
-    trade = '{threshold: {use: "strategies.threshold:Threshold"}}'
+    trade = "{threshold: {use: threshold}}"
     # Fewer placebos than are worth other processes, whose memory would not be seen here.
     rows = {"forecast and score": ("{}", 0), "and trade": (trade, 0), "and 4 placebo runs": (trade, 4)}
     peaks = {row: [peak_megabytes(tmp_path, candles, n, *what) for n in (FEW, MANY)] for row, what in rows.items()}

@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from btcbt.cli import app
+from btcbt.cli.main import app
 from btcbt.config import load_config
-from btcbt.report.stored import Run
-from btcbt.runner import run
+from btcbt.storage.runs import Run
+from btcbt.walkforward.runner import run
 
 BASELINES = Path(__file__).resolve().parents[1] / "baselines"
 

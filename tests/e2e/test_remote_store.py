@@ -14,8 +14,8 @@ from pyarrow import fs
 from typer.testing import CliRunner
 
 import btcbt
-from btcbt import runner
-from btcbt.cli import app
+from btcbt.cli.main import app
+from btcbt.walkforward import runner
 
 moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'btcbt[dev]'")
 

@@ -260,7 +260,7 @@ def test_a_strategy_in_a_file_of_the_users_own_plugs_in(
 ) -> None:
     (tmp_path / "contrarian.py").write_text(
         """
-from btcbt.strategy import Strategy
+from btcbt.strategies import Strategy
 
 class Contrarian(Strategy):
     def decide(self, forecast, holding):
@@ -269,7 +269,7 @@ class Contrarian(Strategy):
 """
     )
     monkeypatch.syspath_prepend(tmp_path)
-    change = ("strategies.threshold:Threshold\n    params: {entry_bps: 10.0}", "contrarian:Contrarian")
+    change = ("threshold\n    params: {entry_bps: 10.0}", "contrarian:Contrarian")
     run = btcbt.run(write(change))
     assert set(run.targets()["threshold@ewma"].unique()) <= {0.0, 0.5}
     assert run.targets()["threshold@ewma"].iloc[-1] == 0.5
@@ -279,9 +279,11 @@ def test_a_changed_strategy_file_makes_another_run(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "mine.py"
-    text = "from btcbt.strategy import Strategy\nclass Mine(Strategy):\n    def decide(self, forecast, holding):\n"
+    text = (
+        "from btcbt.strategies.base import Strategy\nclass Mine(Strategy):\n    def decide(self, forecast, holding):\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    change = ("strategies.threshold:Threshold\n    params: {entry_bps: 10.0}", "mine:Mine")
+    change = ("threshold\n    params: {entry_bps: 10.0}", "mine:Mine")
     directories = []
     for answer in ("0.25", "0.123456789"):
         source.write_text(f"{text}        return {answer}\n")

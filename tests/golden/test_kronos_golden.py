@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from btcbt.models.kronos import Kronos, KronosPredictor, KronosTokenizer
-from btcbt.models.kronos.calendar import stamps
-from btcbt.models.kronos.scaling import Scaling
+from btcbt.models.kronos.inference.calendar import stamps
+from btcbt.models.kronos.inference.scaling import Scaling
 from btcbt.records import CHANNELS
 
 

@@ -15,7 +15,7 @@ from btcbt.audit.tables import verdict
 from btcbt.config import RunConfig
 from btcbt.errors import CandleError
 from btcbt.records import Forecast
-from btcbt.strategy import Strategy
+from btcbt.strategies import Strategy
 
 
 def experiment(**windows):
@@ -23,7 +23,7 @@ def experiment(**windows):
         "name": "audited",
         "candles": {"path": "bundled:BTCUSD_1h"},
         "windows": {"context": 24, "horizon": 4, "start": "2019-06-03", "end": "2019-06-06", **windows},
-        "strategies": {"hold": {"use": "strategies.buy_and_hold:BuyAndHold"}},
+        "strategies": {"hold": {"use": "buy_and_hold"}},
     }
     return RunConfig.model_validate_json(json.dumps(tree))
 

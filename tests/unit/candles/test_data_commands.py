@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from btcbt.candles import read_candles
-from btcbt.cli import app
+from btcbt.cli.main import app
 from tests.unit.candles.archive_server import kline_csv, month, status, walk
 
 N = 30

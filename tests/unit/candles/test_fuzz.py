@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from btcbt.candles import make_candles, read_candles, write_candles
 from btcbt.candles.importers import import_candles
-from btcbt.cli import app
+from btcbt.cli.main import app
 from btcbt.errors import CandleError
 from btcbt.records import CHANNELS
 from tests.unit.candles.archive_server import HOUR, kline_csv, walk, zipped

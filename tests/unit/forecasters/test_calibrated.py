@@ -16,7 +16,7 @@ from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.metrics import score_batch
 from btcbt.metrics.summary import scores
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, ForecastBatch, Window
-from btcbt.store import history_digests, window_digests
+from btcbt.storage.forecasts import history_digests, window_digests
 from btcbt.windows import Windows, make_windows
 
 CONTEXT, HORIZON, PATHS = 40, 6, 12

@@ -12,11 +12,11 @@ from btcbt.config import AnchoredKronosConfig, KronosConfig, RunConfig, WindowsC
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters import create_forecaster
 from btcbt.models.kronos import Kronos, KronosPredictor, KronosTokenizer
-from btcbt.models.kronos.checkpoints import write_data_ranges
-from btcbt.models.kronos.config import ModelConfig, TokenizerConfig
-from btcbt.models.kronos.finetune import NEVER_CLEAN
-from btcbt.models.kronos.places import UNDECLARED
-from btcbt.models.kronos.scaling import Scaling
+from btcbt.models.kronos.checkpoints.files import write_data_ranges
+from btcbt.models.kronos.checkpoints.locate import UNDECLARED
+from btcbt.models.kronos.inference.scaling import Scaling
+from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
+from btcbt.models.kronos.training.finetune import NEVER_CLEAN
 from btcbt.randomness import uniforms
 from btcbt.records import CHANNELS, DataRange, Window
 
@@ -91,8 +91,8 @@ def test_an_anchored_block_equals_each_origin_scaled_on_the_block_s_first_candle
     batch = anchored.forecast(windows)
     assert batch.provenance["forecaster"] == "kronos_anchored"
     generator = build(checkpoint).generator
-    from btcbt.models.kronos.calendar import stamps
-    from btcbt.models.kronos.sampling import Filter, KeyedDraw
+    from btcbt.models.kronos.inference.calendar import stamps
+    from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw
 
     steps = set()
     for window, paths in zip(windows, batch.paths, strict=True):

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from btcbt.config import PortfolioConfig
+from btcbt.config import BUY_AND_HOLD, PortfolioConfig
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, Candles, Window
 from btcbt.report import figures, progress, provenance
-from btcbt.report.accounts import BUY_AND_HOLD, account_numbers, account_trials
+from btcbt.walkforward.accounts import account_numbers, account_trials
 
 MakeWindows = Callable[..., list[Window]]
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from btcbt.config import AnchoredKronosConfig, RunConfig
-from btcbt.report.stored import Run
 from btcbt.report.summary import summary
+from btcbt.storage.runs import Run
 
 FORECASTERS = ("random_walk", "ewma_volatility", "kronos")
 STRATEGIES = ("threshold", "volatility_target")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from btcbt.records import Holding
-from btcbt.strategy import load_strategy
+from btcbt.strategies.loading import load_strategy
 
 FLAT, LONG, SHORT = Holding(0.0, 0), Holding(1.0, 5), Holding(-1.0, 5)
 
@@ -26,7 +26,7 @@ THRESHOLD = [
 
 @pytest.mark.parametrize(("returns", "decisions"), THRESHOLD)
 def test_threshold_enters_beyond_one_return_and_leaves_at_another(forecast_of, returns, decisions):
-    strategy = build("strategies.threshold:Threshold", entry_bps=30, exit_bps=0, allow_short=True)
+    strategy = build("threshold", entry_bps=30, exit_bps=0, allow_short=True)
     asked = tuple(strategy.decide(forecast_of(returns), holding) for holding in (FLAT, LONG, SHORT))
     assert asked == decisions
 
@@ -42,7 +42,7 @@ PROBABILITY = [
 
 @pytest.mark.parametrize(("returns", "decisions"), PROBABILITY)
 def test_probability_counts_paths_that_rise(forecast_of, returns, decisions):
-    strategy = build("strategies.probability:Probability", entry=0.7, exit=0.5, allow_short=True)
+    strategy = build("probability", entry=0.7, exit=0.5, allow_short=True)
     asked = tuple(strategy.decide(forecast_of(returns), holding) for holding in (FLAT, LONG, SHORT))
     assert asked == decisions
 
@@ -62,7 +62,7 @@ QUANTILE = [
 
 @pytest.mark.parametrize(("low", "high", "decisions"), QUANTILE)
 def test_quantile_weighs_the_tails(forecast_of, low, high, decisions):
-    strategy = build("strategies.quantile:Quantile", allow_short=True, min_reward_bps=30)
+    strategy = build("quantile", allow_short=True, min_reward_bps=30)
     forecast = forecast_of([-0.5, low, *[(low + high) / 2] * 7, high, 0.5])
     asked = tuple(strategy.decide(forecast, holding) for holding in (FLAT, LONG, SHORT))
     assert asked == decisions
@@ -70,7 +70,11 @@ def test_quantile_weighs_the_tails(forecast_of, low, high, decisions):
 
 @pytest.mark.parametrize(
     "use",
-    ["strategies.threshold:Threshold", "strategies.probability:Probability", "strategies.quantile:Quantile"],
+    [
+        "threshold",
+        "probability",
+        "quantile",
+    ],
 )
 def test_size_scales_and_shorts_are_off_unless_asked_for(forecast_of, use):
     rise, fall = forecast_of([0.05] * 5), forecast_of([-0.05] * 5)

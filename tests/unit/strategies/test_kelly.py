@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from btcbt.records import Holding
-from btcbt.strategy import load_strategy
-from strategies.kelly import growth_optimal_weight
+from btcbt.strategies.kelly import growth_optimal_weight
+from btcbt.strategies.loading import load_strategy
 
-USE = "strategies.kelly:Kelly"
+USE = "kelly"
 
 
 def growth(weights, returns, held, cost):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from btcbt.records import Holding
-from btcbt.strategy import load_strategy
-from strategies.volatility_target import annual_volatility
+from btcbt.strategies.loading import load_strategy
+from btcbt.strategies.volatility_target import annual_volatility
 
-USE = "strategies.volatility_target:VolatilityTarget"
+USE = "volatility_target"
 HOURS_PER_YEAR = 365.25 * 24
 
 

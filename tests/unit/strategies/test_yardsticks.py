@@ -7,9 +7,10 @@ import pytest
 
 from btcbt.errors import StrategyError
 from btcbt.records import Holding
-from btcbt.strategy import decide_all, load_strategy
+from btcbt.strategies.loading import load_strategy
+from btcbt.walkforward.decisions import decide_all
 
-MOMENTUM = "strategies.momentum:Momentum"
+MOMENTUM = "momentum"
 
 
 def test_momentum_follows_the_return_over_its_lookback_alone(forecast_of):
@@ -31,5 +32,5 @@ def test_momentum_needs_one_candle_more_than_its_lookback(forecast_of):
 
 def test_buy_and_hold_holds_and_flat_does_not(forecast_of):
     forecast = forecast_of([-0.5])
-    assert load_strategy("strategies.buy_and_hold:BuyAndHold").decide(forecast, Holding()) == 1.0
-    assert load_strategy("strategies.flat:Flat").decide(forecast, Holding(1.0)) == 0.0
+    assert load_strategy("buy_and_hold").decide(forecast, Holding()) == 1.0
+    assert load_strategy("flat").decide(forecast, Holding(1.0)) == 0.0

@@ -1,0 +1,74 @@
+"""``btcbt check``: has a number of a run moved since the baseline?
+
+Exit codes: 0 none has got worse; 1 one has, or is gone; 2 bad usage, baseline, tolerances or run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from btcbt.cli.terminal import console, guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from btcbt.metrics.regression import Comparison
+
+WORSE = 1
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+def check_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or runs/NAME for its newest.")],
+    baseline: Annotated[Path, typer.Option(help="JSON of metrics to compare with.")],
+    tolerances: Annotated[
+        Path | None, typer.Option(help="YAML of how far each metric may move; beyond rounding none may if left out.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Accept the run: write its metrics as baseline.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Also write the outcome as JUnit XML.")] = None,
+) -> None:
+    """Compare the metrics of a run with a baseline, each within its tolerance."""
+    with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
+        from btcbt.errors import ConfigError
+        from btcbt.metrics.regression import Tolerances, compare, read_baseline, read_tolerances, write_baseline
+        from btcbt.report.check import check_table
+        from btcbt.storage.runs import load_run
+
+        rules = Tolerances() if tolerances is None else read_tolerances(tolerances)
+        found = load_run(run)
+        try:
+            before = read_baseline(baseline)
+        except ConfigError:
+            if not update:
+                raise
+            before = {}  # whatever is there is about to be replaced
+        comparisons = compare(before, found.metrics, rules)
+        _leave(comparisons, f"{found.config.name} against {baseline.name}", junit)
+        console().print(check_table(comparisons))
+        if update:
+            kept = write_baseline(baseline, found.metrics, rules)
+            console().print(f"{baseline} now holds {kept:,} metrics", markup=False, highlight=False, soft_wrap=True)
+            return
+    if any(one.failed for one in comparisons):
+        raise typer.Exit(WORSE)
+
+
+def _leave(comparisons: Sequence[Comparison], title: str, junit: Path | None) -> None:
+    """Write what machines read."""
+    from btcbt.errors import ConfigError
+    from btcbt.report.check import check_junit, check_markdown
+
+    summary = os.environ.get(STEP_SUMMARY)
+    try:
+        if junit is not None:
+            junit.parent.mkdir(parents=True, exist_ok=True)
+            junit.write_bytes(check_junit(comparisons, title))
+        if summary:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(check_markdown(comparisons, title))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another place") from None

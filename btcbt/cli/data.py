@@ -1,0 +1,212 @@
+"""``btcbt data``: candle history in and out of Parquet.
+
+Exit codes: 0 done; 1 problems were found (and not repaired), or files are missing from a download that went on;
+2 bad usage or data; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from btcbt.cli.terminal import console, guarded
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from btcbt.candles.check import Inspection
+    from btcbt.candles.download import Download, Progress
+    from btcbt.candles.importers import Stored
+
+PROBLEMS = 1
+
+data_app = typer.Typer(
+    help="Candle history: download, import, check.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+IntervalOption = Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")]
+RepairOption = Annotated[bool, typer.Option("--repair", help="Drop the rows that break the contract.")]
+PlaceholdersOption = Annotated[
+    bool,
+    typer.Option("--drop-placeholders", help="Repair, and drop candles without volume and with one price as well."),
+]
+
+
+@data_app.command("download")
+def download_command(
+    symbol: Annotated[str, typer.Option(help="Symbol, such as BTCUSDT.")],
+    start: Annotated[str, typer.Option(help="First month or day: 2017-08 or 2017-08-17.")],
+    interval: IntervalOption = "1h",
+    end: Annotated[str | None, typer.Option(help="Last month or day; yesterday if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Parquet file to make or append to; data/SYMBOL_INTERVAL.parquet by default.")
+    ] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the zips; 'archive' beside the output by default.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the archive is; https://data.binance.vision by default.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Requests at a time.")] = 4,
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="Requests for a file before it is given up.")] = 6,
+    repair: RepairOption = False,
+    drop_placeholders: PlaceholdersOption = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Fetch files again that were published anew.")] = False,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Store the rest if some files fail.")] = False,
+) -> None:
+    """Download candles from the Binance archive, verified, and append them; goes on where it was stopped."""
+    out, errors = console(), console(stderr=True)
+    again = f"python -m btcbt data download --symbol {symbol} --interval {interval} --start {start} ..."
+    with guarded(errors, again, "what was fetched is kept"):
+        from btcbt.candles.archive import BASE_URL
+        from btcbt.candles.download import download_candles
+        from btcbt.candles.transport import Patience
+
+        with _bar(errors) as progress:
+            done = download_candles(
+                symbol,
+                interval,
+                start,
+                end,
+                output=output or Path("data") / f"{Path(symbol).name}_{Path(interval).name}.parquet",
+                archive=archive,
+                base_url=base_url or BASE_URL,
+                jobs=jobs,
+                repair=repair,
+                drop_placeholders=drop_placeholders,
+                refresh=refresh,
+                keep_going=keep_going,
+                patience=Patience(attempts=attempts),
+                progress=progress,
+            )
+        clean = _show_download(out, done)
+    if not clean:
+        raise typer.Exit(PROBLEMS)
+
+
+@data_app.command("import")
+def import_command(
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSON, Parquet or zipped CSV files.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to make or append to.")],
+    interval: IntervalOption = "1h",
+    repair: RepairOption = False,
+    drop_placeholders: PlaceholdersOption = False,
+    prefer_new: Annotated[
+        bool, typer.Option("--prefer-new", help="Replace candles that are there with other values.")
+    ] = False,
+) -> None:
+    """Import files into a Parquet history; importing them again changes nothing."""
+    out, errors = console(), console(stderr=True)
+    with guarded(errors, "the same command", "nothing is half written"):
+        from btcbt.candles.importers import import_history
+
+        stored = import_history(
+            sources,
+            output,
+            interval,
+            repair=repair,
+            drop_placeholders=drop_placeholders,
+            prefer_new=prefer_new,
+        )
+        _lines(out, stored.inspection.lines())
+        _show_stored(out, output, stored if stored.written else None, stored.dropped)
+    if not stored.written:
+        raise typer.Exit(PROBLEMS)
+
+
+@data_app.command("check")
+def check_command(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Histories, or files to be imported.")],
+    interval: IntervalOption = "1h",
+    repair: RepairOption = False,
+    drop_placeholders: PlaceholdersOption = False,
+    output: Annotated[Path | None, typer.Option(help="Where a repaired history goes; in place by default.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes and gaps too.")] = False,
+) -> None:
+    """Print coverage, gaps and problems; repair on request."""
+    out, errors = console(), console(stderr=True)
+    clean = True
+    with guarded(errors, "the same command", "nothing is half written"):
+        from btcbt.candles.importers import check_history
+
+        for file in files:
+            checked = check_history(file, interval, repair=repair, drop_placeholders=drop_placeholders, output=output)
+            _lines(out, checked.before.lines())
+            if checked.dropped:
+                _lines(out, _dropped(checked.dropped))
+            if checked.written:
+                _lines(out, [f"repaired: {checked.written}", *checked.after.lines()])
+            elif checked.before.problems:
+                _lines(out, ["  not changed; --repair drops the rows with problems"])
+            clean &= _good(checked.after, strict)
+    if not clean:
+        raise typer.Exit(PROBLEMS)
+
+
+def _good(inspection: Inspection, strict: bool) -> bool:
+    odd = inspection.findings or len(inspection.gaps) if strict else inspection.problems
+    return not odd
+
+
+def _show_download(out: Console, done: Download) -> bool:
+    """Print what a download did; whether nothing is left to mend."""
+    from btcbt.candles.download import State
+
+    counts = ", ".join(f"{done.count(state)} {state.value}" for state in State if done.count(state))
+    _lines(out, [f"files: {counts}"])
+    for state, note in ((State.ABSENT, "not in the archive"), (State.FAILED, "failed")):
+        names = done.named(state)
+        if names:
+            more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+            _lines(out, [f"  {note}: {', '.join(names[:5])}{more}"])
+    if done.inspection is None:
+        _lines(out, [f"{done.output}: nothing new"])
+    else:
+        _lines(out, done.inspection.lines())
+        if done.filled:
+            _lines(out, [f"  filled from daily files: {done.filled:,}"])
+        _show_stored(out, done.output, done.stored, done.dropped)
+    return done.count(State.FAILED) == 0 and (done.inspection is None or done.stored is not None)
+
+
+def _show_stored(out: Console, output: Path, stored: Stored | None, dropped: Mapping[str, int]) -> None:
+    if stored is None:
+        _lines(out, [f"{output}: not written; look at the problems and add --repair to drop these rows"])
+        return
+    _lines(out, _dropped(dropped))
+    _lines(
+        out,
+        [
+            f"{output}: {stored.added:,} candles added, {stored.equal:,} were there, "
+            f"{stored.differing:,} were there with other values; SHA-256 {stored.sha256}"
+        ],
+    )
+
+
+def _dropped(dropped: Mapping[str, int]) -> list[str]:
+    return [f"  dropped: {reason}: {count:,}" for reason, count in dropped.items()]
+
+
+def _lines(out: Console, lines: list[str]) -> None:
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(errors: Console) -> Iterator[Progress | None]:
+    """A bar of files done, on a terminal only."""
+    if not errors.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=errors, transient=True) as bar:
+        task = bar.add_task("download", total=None)
+        yield lambda done, todo, name: bar.update(task, completed=done, total=todo, description=name)

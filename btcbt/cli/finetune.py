@@ -1,0 +1,26 @@
+"""`btcbt finetune`: tokenizer and model on candle history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from btcbt.cli.terminal import console, guarded
+
+
+def finetune_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe's file.")],
+) -> None:
+    """Fit tokenizer and model by a recipe; one that was stopped goes on. The folder says what they have looked at."""
+    errors, out = console(stderr=True), console()
+    with guarded(errors, f"python -m btcbt finetune {recipe}", "the last state is kept"):
+        from btcbt.workflows.finetune import is_first, loss_table, run_recipe
+
+        done = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))
+        if is_first():
+            if done.losses:
+                out.print(loss_table(done.losses), markup=False, highlight=False, soft_wrap=True)
+            for folder in done.folders:
+                out.print(f"checkpoint in {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""Types of configuration: names, paths, times, lengths of time, and the base of every section."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
+"""Where a store may lie besides a folder, and what may follow a ``?`` there."""
+_DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _parse_name(value: str) -> str:
+    """Names become folder names, so they cannot climb out of a folder."""
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name has 1 to 64 letters, digits, '_', '-' or '.', the first a letter or digit")
+    return value
+
+
+def _parse_time(value: object) -> object:
+    """Read a date or a time, UTC unless it says otherwise."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not a date; write it as 2019-06-01 or 2019-06-01T13:00:00Z") from None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        try:
+            value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("a date outside the calendar; write it as 2019-06-01") from None
+    return value
+
+
+def _parse_duration(value: str) -> str:
+    """A number of minutes, hours or days, a century at most."""
+    if not _DURATION.fullmatch(value):
+        raise ValueError("a length of time such as 720h or 30d is expected")
+    if interval_ms(value) > _CENTURY_MS:
+        raise ValueError("a length of time of at most 100 years (36525d) is expected")
+    return value
+
+
+def _parse_place(value: str) -> str:
+    """Files and folders are handed to the operating system, which knows no control characters."""
+    if not value.isprintable():
+        raise ValueError("a path of printable characters is expected")
+    return value
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is the URL of a service; anything else is a path of this machine."""
+    return "://" in place
+
+
+def parse_root(value: str) -> str:
+    """A folder, or a URL that says where and never who: it is written into every manifest.
+
+    What is wrong with a URL is said without repeating it, for messages end in logs.
+    """
+    if not is_url(value):
+        return value
+    try:
+        parts = urlsplit(value)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        parts.port  # noqa: B018 - it is read when it is asked for
+    except ValueError:
+        raise PydanticCustomError("url", "not a URL; write it as s3://BUCKET/PREFIX") from None
+    known = URL_OPTIONS.get(parts.scheme)
+    if known is None:
+        raise PydanticCustomError("url", "a folder, or a URL that starts with s3://, gs:// or hdfs:// is expected")
+    if "@" in parts.netloc or {name for name, _ in options} - set(known) or parts.fragment:
+        allowed = f", and nothing but {', '.join(known)} after '?'" if known else ""
+        raise PydanticCustomError(
+            "url",
+            "a URL without user, password or key is expected{allowed}; credentials are taken from the environment "
+            "or a profile, as {scheme} tools do",
+            {"allowed": allowed, "scheme": parts.scheme},
+        )
+    if not parts.netloc or ".." in parts.path.split("/"):
+        raise PydanticCustomError("url", "a URL such as s3://BUCKET/PREFIX, without '..', is expected")
+    if dict(options).get("scheme", "https") not in ("http", "https"):
+        raise PydanticCustomError("url", "scheme=http or scheme=https is expected after '?'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_parse_name)]
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
+Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Duration = Annotated[str, AfterValidator(_parse_duration)]
+Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_CENTURY_MS = 36_525 * _UNIT_MS["d"]
+
+
+def interval_ms(interval: str) -> int:
+    """Length of an interval or a duration such as ``1h`` in milliseconds."""
+    return int(interval[:-1]) * _UNIT_MS[interval[-1]]
+
+
+def time_ms(time: datetime) -> int:
+    """Milliseconds since the epoch, UTC."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def time_text(time: datetime | int) -> str:
+    """A time (or milliseconds since the epoch) as messages show it: ``2019-06-01T13:00Z``.
+
+    What lies outside of the calendar is shown as before its first or after its last year.
+    """
+    if not isinstance(time, datetime):
+        milliseconds = int(time)
+        try:
+            time = _EPOCH + timedelta(milliseconds=milliseconds)
+        except OverflowError:
+            return "before year 1" if milliseconds < 0 else "after year 9999"
+    exact = "auto" if time.second or time.microsecond else "minutes"
+    text = time.astimezone(UTC).isoformat(timespec=exact)
+    return text.replace("+00:00", "Z")
+
+
+class Section(BaseModel):
+    """Base of every part of an experiment: closed and frozen, and finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

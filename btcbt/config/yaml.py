@@ -1,0 +1,165 @@
+"""Experiment files: YAML as data alone, read into closed models.
+
+Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that name the file, the line and the key.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+
+from btcbt.config.experiment import KINDS, RunConfig
+from btcbt.config.types import Section, is_url
+from btcbt.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 18
+MAX_DEPTH = 32
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@overload
+def load_config(path: str | Path) -> RunConfig: ...
+@overload
+def load_config(path: str | Path, kind: type[SectionT]) -> SectionT: ...
+def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
+    """Read an experiment file, or one of another kind.
+
+    Raises
+    ------
+    ConfigError
+        Names the file, the line and the key, what was found and what was expected.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    try:
+        return (kind or RunConfig).model_validate(_plain(tree))
+    except ValidationError as error:
+        raise ConfigError(_explain(path, tree, error)) from None
+
+
+def read_yaml(path: Path) -> CommentedMap:
+    """Read a YAML mapping whose keys know their lines; tags, aliases and oversized files are refused.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    text = _read_text(path)
+    try:
+        _refuse_features(path, text)
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        # Of a key that is there twice, the values are not repeated: they may be long, or secret.
+        problem = _excerpt((error.problem or "not YAML").partition(" with value")[0])
+        raise ConfigError(f"{path}:{line}: {problem}; correct the YAML there") from None
+    except (YAMLError, ValueError, OverflowError) as error:
+        problem = _excerpt(str(error))
+        raise ConfigError(f"{path}: not readable as YAML ({problem}); correct it") from None
+    if not isinstance(tree, CommentedMap):
+        got = "nothing" if tree is None else type(_plain(tree)).__name__
+        raise ConfigError(f"{path}:1: an experiment is a mapping of keys to values; got {got}")
+    return tree
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; give the path of an experiment file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: {size:,} bytes; an experiment file has at most {MAX_FILE_BYTES:,}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an experiment file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _refuse_features(path: Path, text: str) -> None:
+    """Refuse what can make a small file name a type, grow without bound, or exhaust the stack."""
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) is not None:
+            raise ConfigError(f"{path}:{line}: YAML tag '{_excerpt(str(event.tag))}'; remove it, tags are not read")
+        if getattr(event, "anchor", None) is not None:
+            anchor = _excerpt(str(event.anchor))
+            raise ConfigError(f"{path}:{line}: YAML anchor or alias '{anchor}'; write the value out")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}:{line}: more than {MAX_DEPTH} levels deep; an experiment needs fewer")
+
+
+def _plain(node: Any) -> Any:
+    """The same tree in builtin types: ruamel's own remember how a number was written."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for builtin in (bool, int, float, str):
+        if isinstance(node, builtin):
+            return builtin(node)
+    return node
+
+
+def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
+    """One line for the first problem: file, line, key, what was found, what to do."""
+    problems = error.errors(include_url=False)
+    # A wrong key is the likeliest cause of a missing one, so it is reported first.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where, line, node = _locate(tree, first["loc"], missing=first["type"] == "missing")
+    key = _excerpt(".".join(where))
+    place = f"{path}:{line}" if where else f"{path}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{place}: unknown key '{key}'; remove it or correct its spelling{more}"
+    if first["type"] == "missing":
+        return f"{place}: '{key}' is missing; add it{more}"
+    if first["type"] == "union_tag_not_found":
+        return f"{place}: '{key}.kind' is missing; give one of {', '.join(KINDS)}{more}"
+    message = _excerpt(first["msg"].removeprefix("Value error, "))
+    secret = isinstance(node, str) and is_url(node)  # may hold a password
+    shown = isinstance(node, str | int | float | date | None) and not secret
+    got = f", got {_short(node)}" if shown else ""
+    key = f"'{key}': " if key else ""
+    return f"{place}: {key}{message[0].lower() + message[1:]}{got}{more}"
+
+
+def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
+    """The keys of a location that the file has (or lacks), the line, and the value found there."""
+    node: Any = tree
+    line, where = 1, []
+    for key in loc:
+        if isinstance(node, CommentedMap) and key in node:
+            line = node.lc.key(key)[0] + 1
+            node = node[key]
+        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
+            line = node.lc.item(key)[0] + 1
+            node = node[key]
+        elif not missing or key in KINDS:
+            continue  # the branch of a union: part of pydantic's location, not of the file
+        where.append(str(key))
+    return where, line, node
+
+
+def _excerpt(text: str) -> str:
+    """A line of a message, whatever a file holds that it repeats: printable and not long."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _short(value: object) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Where forecasts are computed: this process, processes beside it, or a cluster."""

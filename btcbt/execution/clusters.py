@@ -1,0 +1,241 @@
+"""Shards of forecasts on the processes of this machine (joblib) or the machines of a cluster (Dask, Ray).
+
+The engines schedule, start and replace processes; nothing here does. A shard travels as the stretch of candles
+that its windows lie in, and comes back as a batch, so that workers need no common disk. Shards come back in the
+order in which they were asked for, a few in flight for each worker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from btcbt.config import ExecutorConfig
+from btcbt.errors import BtcbtError, ConfigError
+from btcbt.execution.local import (
+    AHEAD,
+    batch_size,
+    built,
+    concatenate,
+    forecast_halving,
+    in_order,
+    on_processes,
+    one_thread,
+)
+from btcbt.forecasters.base import Forecaster
+from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
+
+try:
+    import fcntl
+except ImportError:  # Windows: workers on several GPUs may meet on one
+    fcntl = None  # type: ignore[assignment]
+
+RETRIES = 3
+"""How often a shard is given to another worker after its own was lost."""
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
+_pinned: list[Any] = []
+"""The lock on the GPU of this process, open as long as it lives."""
+_busy = threading.Lock()
+"""A worker of a cluster may have several threads; a forecaster serves one at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardTask:
+    """The windows of a shard.
+
+    Attributes
+    ----------
+    open_time : int64 (N,), values : float64 (N, 6)
+        The candles from the first of the first window to the last of the last.
+    interval_ms, context : int
+        Candle length, and T.
+    last : int64 (B,)
+        Row of the newest candle of each window.
+    """
+
+    open_time: IntArray
+    values: FloatArray
+    interval_ms: int
+    context: int
+    last: IntArray
+
+    def windows(self) -> list[Window]:
+        """The windows, read-only views."""
+        self.values.flags.writeable = self.open_time.flags.writeable = False
+        rows = [slice(stop + 1 - self.context, stop + 1) for stop in self.last.tolist()]
+        return [Window(self.open_time[r], self.values[r], self.interval_ms) for r in rows]
+
+
+def forecast_shards_on(
+    executor: ExecutorConfig, tasks: Iterable[ShardTask], *, key: str, build: Callable[[], Forecaster]
+) -> Iterator[ForecastBatch]:
+    """Forecast shard after shard on another engine.
+
+    Parameters
+    ----------
+    executor : ExecutorConfig
+        Of kind joblib, dask or ray.
+    tasks : iterable of ShardTask
+        Taken up as they are needed, a few ahead of the answers.
+    key : str
+        Names what `build` builds: a worker builds it once.
+    build : callable
+        Makes the forecaster in a worker.
+
+    Raises
+    ------
+    ConfigError
+        If the engine is not installed, or no cluster answers at the address.
+    BtcbtError
+        If the engine gave a shard up: its workers were lost again and again.
+    """
+    engine = {"joblib": _on_joblib, "dask": _on_dask, "ray": _on_ray}[executor.kind]
+    yield from engine(executor, tasks, key, build)
+
+
+def work(key: str, build: Callable[[], Forecaster], task: ShardTask) -> ForecastBatch:
+    """Forecast a shard in a worker, in the batches that one process alone would cut."""
+    if threading.current_thread() is threading.main_thread():
+        # Ctrl-C goes to every process of a terminal; when to stop is for the one that writes the shards to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _busy:
+        pin_gpu()
+        forecaster = built(key, build)
+        windows, step = task.windows(), batch_size(forecaster)
+        with one_thread(forecaster):
+            parts = [
+                forecast_halving(forecaster, windows[start : start + step]) for start in range(0, len(windows), step)
+            ]
+        return concatenate(parts)
+
+
+def pin_gpu() -> None:
+    """Let this process see one GPU alone, where there are several; it must not have touched one yet.
+
+    It takes the first that the fewest others of this machine have taken; a lock on a file says so, which ends with the
+    process. An engine that shows each worker its own GPU first (as dask-cuda does) is followed so.
+    """
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = seen.split(",") if seen is not None else [str(i) for i in range(len(list(_GPUS.glob("*"))))]
+    if len(gpus) < 2 or _pinned:
+        return
+    for share in count():
+        for gpu in gpus:
+            if _lock(f"btcbt-gpu-{gpu.strip()}-{share}"):
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu.strip()
+                return
+
+
+def _lock(name: str) -> bool:
+    """Take a name among the processes of this machine; False if another has it."""
+    if fcntl is None:
+        return True
+    folder = Path(tempfile.gettempdir()) / f"btcbt-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = (folder / name).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    _pinned.append(file)
+    return True
+
+
+def _on_joblib(
+    executor: ExecutorConfig, tasks: Iterable[ShardTask], key: str, build: Callable[[], Forecaster]
+) -> Iterator[ForecastBatch]:
+    yield from on_processes(partial(work, key, build), tasks, executor.workers or int(joblib.cpu_count()))
+
+
+def _on_dask(
+    executor: ExecutorConfig, tasks: Iterable[ShardTask], key: str, build: Callable[[], Forecaster]
+) -> Iterator[ForecastBatch]:
+    distributed = _engine("distributed", "dask")
+    try:
+        if executor.address:
+            distributed.comm.get_address_host(executor.address)  # before threads are started that wait for it
+        client = (
+            distributed.Client(executor.address, timeout="20s")
+            if executor.address
+            else distributed.Client(
+                n_workers=executor.workers or joblib.cpu_count(),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+            )
+        )
+    except (OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"executor.address {executor.address}: no Dask scheduler answers ({told}); give one such as "
+            "tcp://HOST:8786, or none to start one here"
+        ) from None
+    with client:
+        width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
+
+        def submit(task: ShardTask) -> Any:
+            return client.submit(work, key, build, task, pure=False, retries=RETRIES)
+
+        try:
+            yield from in_order(submit, lambda future: future.result(), tasks, width)
+        except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError):
+            raise BtcbtError(
+                "a shard was given up after its Dask workers or scheduler were lost, perhaps for want of memory; "
+                "finished shards are kept, run again with more memory or fewer workers"
+            ) from None
+
+
+def _on_ray(
+    executor: ExecutorConfig, tasks: Iterable[ShardTask], key: str, build: Callable[[], Forecaster]
+) -> Iterator[ForecastBatch]:
+    ray = _engine("ray", "ray")
+    ours = not ray.is_initialized()
+    if ours:
+        where = {"address": executor.address} if executor.address else {"num_cpus": executor.workers}
+        try:
+            ray.init(**where, include_dashboard=False if not executor.address else None, log_to_driver=False)
+        except Exception as error:  # noqa: BLE001 - Ray raises bare ones when its processes do not come up in time
+            told = " ".join(str(error).split())[:200]
+            if executor.address:
+                raise ConfigError(f"executor.address {executor.address}: no Ray cluster answers ({told})") from None
+            raise BtcbtError(f"executor.kind ray: Ray could not be started here ({told}); run again") from None
+    try:
+        resources = ray.cluster_resources()
+        # Ray shows a task that asks for a GPU that one alone.
+        remote = ray.remote(max_retries=RETRIES, num_gpus=1 if resources.get("GPU") else 0)(work)
+        width = AHEAD * int(executor.workers or resources.get("GPU") or resources.get("CPU") or 1)
+        yield from in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BtcbtError):
+            raise error.cause from None  # in its own words, without the worker's traceback
+        raise
+    except ray.exceptions.RayError as error:
+        raise BtcbtError(
+            f"a shard was given up after its Ray workers were lost ({type(error).__name__}), perhaps for want of "
+            "memory; finished shards are kept, run again with more memory or fewer workers"
+        ) from None
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _engine(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ConfigError(
+            f"executor.kind {extra}: {module} is not installed; install it with: pip install 'btcbt[{extra}]'"
+        ) from None

@@ -1,0 +1,1 @@
+"""Checkpoints: files, places, published facts, model cards."""

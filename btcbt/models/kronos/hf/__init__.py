@@ -1,0 +1,1 @@
+"""Kronos as transformers sees it: Auto classes and a one-call prediction."""

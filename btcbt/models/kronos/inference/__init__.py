@@ -1,0 +1,1 @@
+"""Sampling with shared prefixes: caches, generation, the drop-in predictor."""

@@ -1,0 +1,267 @@
+"""The drop-in predictor: upstream's signature and result, and `predict_paths`, which averages nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from btcbt.errors import CandleError, ConfigError
+from btcbt.models.kronos.inference.calendar import stamps
+from btcbt.models.kronos.inference.generate import PathGenerator
+from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw
+from btcbt.models.kronos.inference.scaling import Scaling
+from btcbt.models.kronos.network.model import Kronos
+from btcbt.models.kronos.network.tokenizer import KronosTokenizer
+from btcbt.randomness import uniforms
+from btcbt.records import CHANNELS, Float32Array, IntArray
+
+TOO_LARGE = "too large to be scaled in float32; expected below 1e+18: correct it, or count in larger units"
+_PRICES = list(CHANNELS[:4])
+Times = pd.Series | pd.DatetimeIndex
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the named device, or for None and ``auto`` the best one here.
+
+    Raises
+    ------
+    ConfigError
+        If the device is not available.
+    """
+    name = "auto" if device is None else str(device)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        resolved = torch.device(name)
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        usable = available.get(resolved.type, False)
+    except RuntimeError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"device '{name}' is not available here; use 'auto' or 'cpu'")
+    return resolved
+
+
+class Extreme(NamedTuple):
+    """Where a value is that float32 cannot hold, or of which it cannot hold the square: window, row and channel."""
+
+    window: int
+    row: int
+    channel: int
+
+
+def find_extreme(context: Float32Array, scaling: Scaling) -> Extreme | None:
+    """The largest value of a channel (B, T, 6) whose scaling (B, 6) has overflowed; None if all is finite.
+
+    Such a value would make the forecast NaN, as a broken checkpoint does.
+    """
+    good = np.isfinite(scaling.std) & np.isfinite(context).all(axis=1)
+    if good.all():
+        return None
+    window, channel = np.argwhere(~good)[0]
+    return Extreme(int(window), int(np.abs(context[window, :, channel]).argmax()), int(channel))
+
+
+class KronosPredictor:
+    """Forecasts candles held in data frames.
+
+    Parameters
+    ----------
+    model : Kronos
+    tokenizer : KronosTokenizer
+    device : str, optional
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``; the best one by default.
+    max_context : int
+        Tokens that the model attends to.
+    clip : float
+        Bound on scaled values.
+    dtype : torch.dtype
+        Of the model; the tokenizer stays float32.
+    """
+
+    def __init__(
+        self,
+        model: Kronos,
+        tokenizer: KronosTokenizer,
+        device: str | torch.device | None = None,
+        max_context: int = 512,
+        clip: float = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.clip = float(clip)
+        self.device = resolve_device(device)
+        self.generator = PathGenerator(
+            tokenizer.eval(), model.eval(), max_context=max_context, device=self.device, dtype=dtype
+        )
+
+    def predict(
+        self,
+        df: pd.DataFrame,
+        x_timestamp: Times,
+        y_timestamp: Times,
+        pred_len: int,
+        T: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.9,
+        sample_count: int = 1,
+        verbose: bool = True,
+    ) -> pd.DataFrame:
+        """Forecast one series; see `predict_batch`."""
+        return self.predict_batch([df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose)[
+            0
+        ]
+
+    def predict_batch(
+        self,
+        df_list: Sequence[pd.DataFrame],
+        x_timestamp_list: Sequence[Times],
+        y_timestamp_list: Sequence[Times],
+        pred_len: int,
+        T: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.9,
+        sample_count: int = 1,
+        verbose: bool = True,  # noqa: ARG002 - kept for drop-in calls; there is no step-by-step bar
+    ) -> list[pd.DataFrame]:
+        """Forecast series of equal length, each as the mean of its sampled paths.
+
+        Parameters
+        ----------
+        df_list : sequence of DataFrame
+            Columns open, high, low, close, and optionally volume and amount, T rows each.
+        x_timestamp_list, y_timestamp_list : sequence of Series or DatetimeIndex
+            Times of the rows, and of the `pred_len` candles to come.
+        pred_len : int
+            H.
+        T : float
+            Temperature.
+        top_k, top_p : int, float
+            Filters; see `btcbt.models.kronos.inference.sampling`.
+        sample_count : int
+            Paths to average, drawn from torch's global generator as upstream does.
+        verbose : bool
+            Accepted for compatibility.
+
+        Returns
+        -------
+        list of DataFrame
+            Columns open, high, low, close, volume, amount, indexed by the y timestamps.
+
+        Raises
+        ------
+        CandleError
+            If a column is missing, a value is NaN or too large, or lengths differ.
+        ConfigError
+            If a sampling parameter is out of range.
+        """
+        keep = Filter(T, top_k, top_p)
+        paths = self._paths(
+            df_list, x_timestamp_list, y_timestamp_list, pred_len, sample_count, keep, MultinomialDraw()
+        )
+        # Upstream averages in scaled units; scaling is affine, so the mean commutes with its inverse.
+        means = paths.mean(axis=1)
+        return [
+            pd.DataFrame(mean, columns=list(CHANNELS), index=pd.Index(times))
+            for mean, times in zip(means, y_timestamp_list, strict=True)
+        ]
+
+    def predict_paths(
+        self,
+        df_list: Sequence[pd.DataFrame],
+        x_timestamp_list: Sequence[Times],
+        y_timestamp_list: Sequence[Times],
+        pred_len: int,
+        T: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.9,
+        sample_count: int = 1,
+        seed: int = 0,
+    ) -> Float32Array:
+        """Sampled paths (B, S, H, 6) in the units of the frames; nothing is averaged.
+
+        Arguments as in `predict_batch`. The random numbers are keyed by (`seed`, time of the first candle to come,
+        path, step), so a series' paths do not depend on the others of the call.
+        """
+        origins = np.array([_ms(times)[0] for times in y_timestamp_list], dtype=np.int64)
+        draw = KeyedDraw(torch.from_numpy(uniforms(seed, origins, sample_count, pred_len)).to(self.device))
+        keep = Filter(T, top_k, top_p)
+        return self._paths(df_list, x_timestamp_list, y_timestamp_list, pred_len, sample_count, keep, draw)
+
+    def _paths(
+        self,
+        frames: Sequence[pd.DataFrame],
+        x_times: Sequence[Times],
+        y_times: Sequence[Times],
+        horizon: int,
+        n_paths: int,
+        keep: Filter,
+        draw: Draw,
+    ) -> Float32Array:
+        if n_paths < 1:
+            raise ConfigError(f"sample_count is {n_paths}; expected 1 or more paths")
+        if not len(frames) == len(x_times) == len(y_times):
+            raise CandleError(
+                f"{len(frames)} frames, {len(x_times)} x and {len(y_times)} y timestamps; expected as many of each"
+            )
+        contexts = [_values(frame, f"series {i}") for i, frame in enumerate(frames)]
+        lengths = sorted({len(c) for c in contexts})
+        if len(lengths) != 1:
+            raise CandleError(f"series have lengths {lengths}; a batch takes series of one length")
+        for i, (x, y) in enumerate(zip(x_times, y_times, strict=True)):
+            if len(x) != lengths[0] or len(y) != horizon:
+                raise CandleError(
+                    f"series {i}: {len(x)} x and {len(y)} y timestamps; expected {lengths[0]} rows and {horizon} steps"
+                )
+        context = np.stack(contexts)
+        # The calendar is that of the clock on the wall, as upstream's; keys and origins are UTC.
+        times = np.stack([np.concatenate((_wall_ms(x), _wall_ms(y))) for x, y in zip(x_times, y_times, strict=True)])
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named instead
+            scaling = Scaling.fit(context)
+        extreme = find_extreme(context, scaling)
+        if extreme is not None:
+            value = f"its {CHANNELS[extreme.channel]} of {context[extreme]:g}"
+            raise CandleError(f"series {extreme.window}: row {extreme.row}: {value} is {TOO_LARGE}")
+        scaled = self.generator.generate(
+            torch.from_numpy(scaling.apply(context, self.clip)),
+            torch.from_numpy(stamps(times)),
+            horizon=horizon,
+            n_paths=n_paths,
+            draw=draw,
+            keep=keep,
+        )
+        return scaling.invert(scaled[:, 0].cpu().numpy())
+
+
+def _values(frame: pd.DataFrame, name: str) -> Float32Array:
+    """Channels of a frame, float32 (T, 6); missing volume is 0, missing amount is volume times the mean price."""
+    missing = [column for column in _PRICES if column not in frame.columns]
+    if missing:
+        raise CandleError(f"{name}: column '{missing[0]}' is missing; expected {', '.join(_PRICES)}")
+    table = frame.reindex(columns=list(CHANNELS))
+    if "volume" not in frame.columns:
+        table[["volume", "amount"]] = 0.0
+    elif "amount" not in frame.columns:
+        table["amount"] = table["volume"] * table[_PRICES].mean(axis=1)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and named
+        values = table.to_numpy(dtype=np.float32)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise CandleError(
+            f"{name}: row {row} has a NaN or infinite {CHANNELS[column]} in float32; drop or fill such rows first"
+        )
+    return values
+
+
+def _ms(times: Times) -> IntArray:
+    """Milliseconds since the epoch; times without a zone are UTC."""
+    index = pd.DatetimeIndex(times)
+    return _wall_ms(index if index.tz is None else index.tz_convert("UTC"))
+
+
+def _wall_ms(times: Times) -> IntArray:
+    """Milliseconds since the epoch as the clock on the wall counts them."""
+    return pd.DatetimeIndex(times).tz_localize(None).as_unit("ms").asi8.astype(np.int64)

@@ -1,0 +1,1 @@
+"""The networks of Kronos, plain: tokenizer and decoder-only transformer."""

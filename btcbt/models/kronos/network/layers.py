@@ -1,0 +1,148 @@
+"""The blocks that tokenizer and decoder share: norm, rotary positions, attention, feed-forward.
+
+The plain, readable network: training and the tests' slow twins run it. Inference runs `cache.py`, which computes
+the same function with shared prefixes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from btcbt.models.kronos.network.attention import causal_attention
+from btcbt.models.kronos.network.linear import TrainedLinear
+from btcbt.models.kronos.shapes import RMS_EPS, ROPE_BASE
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich, 2019, eq. 4), computed in float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + RMS_EPS)).type_as(x) * self.weight
+
+
+def inverse_frequencies(head_dim: int) -> Tensor:
+    """Angular step per position of each rotary pair, float32 (head_dim / 2,)."""
+    return 1.0 / (ROPE_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim))
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al., 2021, section 3.2.2), first half paired with second half."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", inverse_frequencies(head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate (..., T, head_dim) by positions 0 .. T - 1; angles are float32 whatever the input."""
+        angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=torch.float32), self.inv_freq.float())
+        rotated: Tensor = _Rotation.apply(x, angles.cos().type_as(x), angles.sin().type_as(x))
+        return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation of pairs, whose gradient is the rotation back: fewer passes over memory than its parts make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(gradient, cos, -sin), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.empty_like(x)
+    left, right = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return rotated
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biased projections.
+
+    Serves as self-attention (query, keys and values from one sequence) and as the dependency layer's
+    cross-attention.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, attn_dropout_p: float = 0.0, resid_dropout_p: float = 0.0) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.attn_dropout_p = attn_dropout_p
+        self.q_proj = TrainedLinear(d_model, d_model)
+        self.k_proj = TrainedLinear(d_model, d_model)
+        self.v_proj = TrainedLinear(d_model, d_model)
+        self.out_proj = TrainedLinear(d_model, d_model)
+        self.rotary = Rotary(d_model // n_heads)
+        self.resid_dropout = nn.Dropout(resid_dropout_p)
+
+    def forward(self, query: Tensor, memory: Tensor, *, causal: bool = True, positions: bool = True) -> Tensor:
+        """Attend from `query` (B, L, D) to `memory` (B, T, D).
+
+        `positions` applies rotary angles to queries and keys, both counted from 0.
+        """
+        q, k, v = (
+            proj(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for proj, x in ((self.q_proj, query), (self.k_proj, memory), (self.v_proj, memory))
+        )
+        if positions:
+            q, k = self.rotary(q), self.rotary(k)
+        dropout = self.attn_dropout_p if self.training else 0.0
+        mixed = causal_attention(q, k, v, dropout) if causal else F.scaled_dot_product_attention(q, k, v)
+        return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward, w2(silu(w1 x) * w3 x) (Shazeer, 2020, eq. 6: SwiGLU)."""
+
+    def __init__(self, d_model: int, ff_dim: int, dropout_p: float = 0.0) -> None:
+        super().__init__()
+        self.w1 = TrainedLinear(d_model, ff_dim, bias=False)
+        self.w3 = TrainedLinear(d_model, ff_dim, bias=False)
+        self.w2 = TrainedLinear(ff_dim, d_model, bias=False)
+        self.ffn_dropout = nn.Dropout(dropout_p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm causal transformer block."""
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        ff_dim: int,
+        ffn_dropout_p: float,
+        attn_dropout_p: float,
+        resid_dropout_p: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(d_model)
+        self.self_attn = Attention(d_model, n_heads, attn_dropout_p, resid_dropout_p)
+        self.norm2 = RMSNorm(d_model)
+        self.ffn = FeedForward(d_model, ff_dim, ffn_dropout_p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        normed = self.norm1(x)
+        x = x + self.self_attn(normed, normed)
+        return x + self.ffn(self.norm2(x))

@@ -1,0 +1,1 @@
+"""Fitting tokenizer and model to candle history."""

@@ -1,0 +1,218 @@
+"""Recipes: how a tokenizer and a model are fitted to candle history, as closed configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_serializer, model_validator
+
+from btcbt.config import MAX_BATCH, Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
+
+Calendar = Literal["minute", "hour", "weekday", "day", "month"]
+WindowScaling = Literal["context", "window_with_future"]
+SCALINGS: tuple[WindowScaling, ...] = ("context", "window_with_future")
+
+
+class Span(Section):
+    """Candles whose open time is in [start, end), UTC."""
+
+    start: Time
+    end: Time
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%dT%H:%MZ} is not after start {self.start:%Y-%m-%dT%H:%MZ}")
+        return self
+
+
+class Start(Section):
+    """Checkpoints that a fit goes on from.
+
+    Each is ``kronos-nano``, a folder (with ``tokenizer/`` and ``model/``, or the network's own), another fit's output,
+    or a hub id. `tokenizer` is the one that belongs to `model` if left out.
+    """
+
+    tokenizer: Place | None = None
+    model: Place | None = None
+
+
+# Bounded, for a slip of the keyboard must not take all memory; the largest published network is 832 wide and 12 deep.
+_Width = Annotated[int, Field(ge=1, le=8192)]
+_Depth = Annotated[int, Field(ge=1, le=48)]
+_Bits = Annotated[int, Field(ge=1, le=12)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Shape(Section):
+    """Written as a name, or as a mapping with the keys that differ."""
+
+    like: str
+    d_model: _Width | None = None
+    n_heads: _Depth | None = None
+    ff_dim: _Width | None = None
+    s1_bits: _Bits | None = None
+    s2_bits: _Bits | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"like": value} if isinstance(value, str) else value
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The keys that are not as in the named size."""
+        return {key: value for key, value in self if key != "like" and value is not None}
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {"like": self.like, **self.changes} if self.changes else self.like
+
+
+class ModelShape(_Shape):
+    """A model `like` one of the named sizes but for these keys of its ``config.json``."""
+
+    like: Literal["nano", "mini", "small", "base"] = "nano"
+    n_layers: _Depth | None = None
+
+
+class TokenizerShape(_Shape):
+    """A tokenizer `like` one of the named sizes but for these keys of its ``config.json``."""
+
+    like: Literal["nano", "base", "2k"] = "nano"
+    n_enc_layers: _Depth | None = None
+    n_dec_layers: _Depth | None = None
+    group_size: _Bits | None = None
+
+
+class Lora(Section):
+    """Low-rank adapters on the model's linear layers of these names; everything else is frozen."""
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"), min_length=1, strict=False
+    )
+
+
+class Optimizer(Section):
+    """AdamW (Loshchilov and Hutter, 2019); learning rates by `btcbt.models.kronos.training.schedule.learning_rate`."""
+
+    steps: int = Field(ge=1, le=10**12)
+    batch_size: int = Field(32, ge=1, le=MAX_BATCH)
+    """Windows of a step, over all processes."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a process computes its share of a step in, one after the other."""
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[_Decay, _Decay] = Field((0.9, 0.95), strict=False)
+    warmup: float = Field(0.03, ge=0, lt=1)
+    floor: float = Field(0.05, ge=0, le=1)
+    clip_norm: float = Field(1.0, gt=0)
+    select_every: int = Field(250, ge=1)
+    """Steps between looks at the selection range; the best weights seen are kept."""
+    patience: int | None = Field(None, ge=1)
+    """Looks in a row without a better loss after which the stage ends early."""
+
+
+class FinetuneConfig(Section):
+    """One fit: tokenizer first, then the model on its tokens.
+
+    A training window has `window` candles. Its scaling is fitted on the first of them alone, a number drawn from
+    `context` anew for each batch, and the model's loss counts only the candles behind those, which is how the
+    model is used: every candle that is predicted is scaled by what came before it.
+    """
+
+    name: Name
+    candles: tuple[str, ...] = Field(min_length=1, strict=False)
+    interval: Interval = "1h"
+    start: Start = Start()
+    size: ModelShape | None = None
+    """Of the model: that of ``start.model``, or nano from scratch, if left out."""
+    tokenizer_size: TokenizerShape | None = None
+    window: int = Field(480, ge=3, le=1_000_000)
+    """Candles of a window: the longest context and the horizon."""
+    context: tuple[int, int] = Field((120, 360), strict=False)
+    scaling: WindowScaling | Annotated[tuple[WindowScaling, ...], Field(min_length=1, strict=False)] = "context"
+    """``window_with_future`` is the reference's recipe, which leaks (see `btcbt.models.kronos.training.batches`);
+    its checkpoints are never clean. A list fits each in a folder of its own and compares their losses."""
+    train: Span
+    select: Span
+    select_on: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Histories to select on; all of `candles` if empty."""
+    embargo: int | None = Field(None, ge=0, le=1_000_000_000)
+    """Candles before ``select.start`` that are not trained on; `window` of them if left out."""
+    tokenizer: Optimizer | None = None
+    """Without it the tokenizer of `start` is kept as it is."""
+    model: Optimizer
+    dropout: float = Field(0.1, ge=0, lt=1)
+    code_entropy: float = Field(0.0, ge=0)
+    """Weight of the quantizer's `code_entropy` in the tokenizer's loss; the reference has none."""
+    mirror: bool = False
+    """Turn half of the training windows upside down, so that no drift is learned."""
+    calendar: tuple[Calendar, ...] = Field(("minute", "hour", "weekday", "day", "month"), strict=False)
+    """Calendar tables that are trained; from scratch the others stay zero."""
+    clip: float = Field(5.0, gt=0)
+    lora: Lora | None = None
+    """Train adapters of the model instead of its weights, and merge them in the end."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto`` is bfloat16 on GPUs that have it, and float32 elsewhere."""
+    save_every: int = Field(500, ge=1)
+    """Steps between two states from which a stopped fit goes on."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    output: Place
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.context
+        if not 2 <= low <= high < self.window:
+            raise ValueError(f"context {low}..{high} must lie within 2..window - 1 = {self.window - 1}")
+        if self.select.start < self.train.end:
+            raise ValueError("the selection range starts before the training range ends")
+        unknown = set(self.select_on) - set(self.candles)
+        if unknown:
+            raise ValueError(f"select_on names {sorted(unknown)}, which is not among candles")
+        if self.tokenizer is None and self.start.tokenizer is None and self.start.model is None:
+            raise ValueError("without a section 'tokenizer' one is kept; name it in start.tokenizer")
+        if self.train_end_ms <= time_ms(self.train.start):
+            raise ValueError(
+                f"the embargo of {self.embargo_candles:,} candles before select.start {time_text(self.select.start)} "
+                f"reaches back to {time_text(self.train_end_ms)} and leaves nothing of train, which starts at "
+                f"{time_text(self.train.start)}; start train earlier, or select later"
+            )
+        if self.lora is not None and self.start.model is None:
+            raise ValueError("lora adapts a model that is there; name it in start.model, or remove lora")
+        for name, stage in (("tokenizer", self.tokenizer), ("model", self.model)):
+            if stage is not None and stage.batch_size % stage.accumulate:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} does not divide by accumulate {stage.accumulate}; change one"
+                )
+        return self
+
+    @property
+    def leaky(self) -> bool:
+        """Whether windows are scaled with the candles that are to be predicted."""
+        return self.scaling == "window_with_future"
+
+    def variants(self) -> tuple[FinetuneConfig, ...]:
+        """One recipe for each scaling that this one compares; this one alone if it names one."""
+        if isinstance(self.scaling, str):
+            return (self,)
+        return tuple(
+            self.model_copy(update={"scaling": scaling, "output": f"{self.output}/{scaling}"})
+            for scaling in dict.fromkeys(self.scaling)
+        )
+
+    @property
+    def embargo_candles(self) -> int:
+        """Candles between training and selection range."""
+        return self.window if self.embargo is None else self.embargo
+
+    @property
+    def train_end_ms(self) -> int:
+        """Where training stops, ms UTC: the end of its range, or where the embargo begins."""
+        embargoed = time_ms(self.select.start) - self.embargo_candles * interval_ms(self.interval)
+        return min(time_ms(self.train.end), embargoed)

@@ -1,0 +1,214 @@
+"""Where a fit is: which stages are done, and the state of the one that is not. Safetensors and JSON, never pickle.
+
+Everything is written under another name, flushed to the disk and renamed, so that a kill at any moment leaves the
+file of before or the file of after. What a fit means is in its digest; a state of another fit is never gone on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from btcbt.config import time_ms
+from btcbt.errors import CheckpointError, ConfigError
+from btcbt.files import TEMPORARY, replacing, write_whole
+from btcbt.models.kronos.checkpoints.files import (
+    MODEL_FOLDER,
+    TOKENIZER_FOLDER,
+    WEIGHTS_FILE,
+    read_json,
+    weights_digest,
+)
+from btcbt.models.kronos.training.recipe import FinetuneConfig
+from btcbt.records import Candles
+
+FIT_FILE = "fit.json"
+STATE_FILE = "training_state.safetensors"
+NUMERICS = 1
+"""Raised whenever the same recipe, candles and parents give other weights than before."""
+
+_PLACES = ("output", "save_every", "device", "name")
+_HALF_MARK = re.compile(rf"\.{re.escape(FIT_FILE)}\.[0-9a-f]{{8}}\.tmp")
+_HALF_NETWORK = re.compile(r"\.writing-\w{8}")
+"""What `btcbt.models.kronos.checkpoints.files` calls what it has not finished writing."""
+
+
+class ForeignFitError(ConfigError):
+    """A folder holds another fit, or a checkpoint that no fit of ours made."""
+
+
+def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents: Sequence[nn.Module]) -> str:
+    """SHA-256 (hex) of all that determines a fit: recipe, the candles of its ranges, the weights that it begins with.
+
+    Where it is written, how often its state is, and on what it runs are left out.
+    """
+    recipe = {key: value for key, value in config.model_dump(mode="json").items() if key not in (*_PLACES, "start")}
+    digest = hashlib.sha256(json.dumps({"numerics": NUMERICS, **recipe}, sort_keys=True).encode())
+    start, end = time_ms(config.train.start), time_ms(config.select.end)
+    for name in config.candles:
+        candles = histories[name]
+        rows = slice(*np.searchsorted(candles.open_time, (start, end)))
+        digest.update(f"{name}:{candles.interval_ms}:".encode())
+        for array in (candles.open_time[rows], candles.values[rows]):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    for parent in parents:
+        digest.update(weights_digest(parent).encode())
+    return digest.hexdigest()
+
+
+@dataclass
+class Snapshot:
+    """A stage between two steps: numbers for JSON, tensors by name."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class FitFolder:
+    """The folder of a fit, and where the fit is.
+
+    Parameters
+    ----------
+    folder : Path
+    digest : str
+        Of the fit (`fit_digest`).
+    writes : bool
+        False for processes that only take part.
+
+    Raises
+    ------
+    ForeignFitError
+        If the folder holds another fit, or a checkpoint that no fit of ours made.
+    ConfigError
+        If it cannot be written.
+    """
+
+    def __init__(self, folder: Path, digest: str, *, writes: bool = True) -> None:
+        self.folder, self.digest, self.writes = folder, digest, writes
+        self.finished: list[str] = []
+        with self.writing():
+            begun = self._read()
+            if writes:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._clear(begun)
+                self._mark()
+
+    def _read(self) -> bool:
+        """Whether this fit was begun here; its stages that are done."""
+        folder, digest = self.folder, self.digest
+        mark = folder / FIT_FILE
+        if mark.is_file():
+            known = read_json(mark)
+            if known.get("digest") != digest:
+                raise ForeignFitError(
+                    f"{folder}: holds the fit of another recipe, other candles or other starting weights (its digest "
+                    f"is {str(known.get('digest'))[:12]}, this one's {digest[:12]}); choose another output, or remove "
+                    "the folder"
+                )
+            stages = [str(stage) for stage in known.get("finished", [])]
+            self.finished = [stage for stage in stages if (folder / stage / WEIGHTS_FILE).is_file()]
+            return True
+        if any(folder.glob(f"*/{WEIGHTS_FILE}")) or (folder / WEIGHTS_FILE).exists():
+            raise ForeignFitError(f"{folder}: holds a checkpoint that this recipe did not make; choose another output")
+        return False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Name the folder where something in it cannot be written.
+
+        Raises
+        ------
+        ConfigError
+            If so.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ConfigError(
+                f"{self.folder}: a fit cannot be written there ({reason}); make room, or choose another output folder"
+            ) from None
+
+    def finish(self, stage: str) -> None:
+        """Say that a stage's files are all there; its state is of no more use."""
+        self.finished.append(stage)
+        if self.writes:
+            with self.writing():
+                self._mark()
+                (self.folder / STATE_FILE).unlink(missing_ok=True)
+
+    def save(self, stage: str, snapshot: Snapshot) -> None:
+        """Keep the state of a stage in place of any earlier one."""
+        if self.writes:
+            values = {"digest": self.digest, "stage": stage, **snapshot.values}
+            tensors = {key: value.detach().cpu().contiguous() for key, value in snapshot.tensors.items()}
+            metadata = {"state": json.dumps(values)}
+            with self.writing(), replacing(self.folder / STATE_FILE) as file:
+                save_file(tensors, file, metadata=metadata)
+
+    def load(self, stage: str) -> Snapshot | None:
+        """The state of a stage, if it was begun.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged.
+        """
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = json.loads((file.metadata() or {}).get("state", "{}"))
+                if values.get("digest") != self.digest or values.get("stage") != stage:
+                    return None
+                return Snapshot(values, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        except (SafetensorError, ValueError, OSError) as error:
+            raise CheckpointError(
+                f"{path}: broken state of a fit ({error}); remove it to begin the stage anew"
+            ) from None
+
+    def _mark(self) -> None:
+        content = {"digest": self.digest, "finished": self.finished}
+        write_whole(self.folder / FIT_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _clear(self, begun: bool) -> None:
+        """Remove what a killed process of this fit was writing; whatever else lies there is somebody else's.
+
+        Until a fit was begun there, that can be nothing but the file which says so.
+        """
+        for left in list(self.folder.glob(".*.tmp")):
+            if (TEMPORARY if begun else _HALF_MARK).fullmatch(left.name) and left.is_file():
+                left.unlink()
+        for stage in (MODEL_FOLDER, TOKENIZER_FOLDER) if begun else ():
+            for left in list((self.folder / stage).glob(".writing-*")):
+                if _HALF_NETWORK.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of an optimizer, by parameter number and name."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, moments in state.items() for name, value in moments.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `pack_optimizer` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,307 @@
+"""Folders of whole files: on a disk of this machine, or on S3, Google Cloud Storage or HDFS through pyarrow.fs.
+
+What keeps forecasts somewhere else needs little: list the files of a folder, read and write a whole one, delete one.
+An object store shows an object when all of it has arrived, and not before; on HDFS a file is written under another
+name and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from btcbt.config import is_url
+from btcbt.errors import StoreError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+CONNECT_SECONDS = 5.0
+GCS_RETRY_SECONDS = 15
+_MESSAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file: its name, its bytes, and when it was last changed (seconds since the epoch)."""
+
+    name: str
+    size: int
+    modified: float
+
+
+class Folder(Protocol):
+    """A folder whose files are read and deleted whole. Errors of the disk or the network are StoreErrors."""
+
+    def __str__(self) -> str: ...
+    def child(self, name: str) -> Folder:
+        """A folder in this one, which need not exist."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, in order; none where it does not exist."""
+        ...
+
+    def files(self) -> list[Entry]:
+        """The files in it, in order of their names; none where it does not exist."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a file, or a folder of this machine with all that is in it; what is gone already is no error."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def child(self, name: str) -> LocalFolder:
+        """A folder in this one, which need not exist."""
+        return LocalFolder(self.path / name)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, in order; none where it does not exist."""
+        return sorted(path.name for path in self._paths() if path.is_dir())
+
+    def files(self) -> list[Entry]:
+        """The files in it, in order of their names; none where it does not exist."""
+        found = []
+        with self._listed():
+            for path in self._paths():
+                with suppress(FileNotFoundError):  # writers rename and delete while it is listed
+                    status = path.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(Entry(path.name, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda entry: entry.name)
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror})") from None
+
+    def delete(self, name: str) -> None:
+        """Delete a file, or a folder with all that is in it; what is gone already is no error."""
+        path = self.path / name
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be deleted ({error.strerror}); mend its rights") from None
+
+    def _paths(self) -> list[Path]:
+        with self._listed():
+            return list(self.path.iterdir()) if self.path.is_dir() else []
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be listed ({error.strerror}); mend its rights") from None
+
+
+class RemoteFolder:
+    """A folder of a pyarrow file system.
+
+    Parameters
+    ----------
+    system : pyarrow.fs.FileSystem
+        Where it lies.
+    path : str
+        Its path there.
+    url : str
+        What messages call it.
+    renames : bool
+        Whether a file appears before it is whole, so that it must be written under another name.
+    """
+
+    def __init__(self, system: FileSystem, path: str, url: str, *, renames: bool) -> None:
+        self._system = system
+        self._path = path
+        self._url = url
+        self._renames = renames
+
+    def __str__(self) -> str:
+        return self._url
+
+    def child(self, name: str) -> RemoteFolder:
+        """A folder in this one, which need not exist."""
+        return RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}", renames=self._renames)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, in order; none where it does not exist."""
+        return sorted(info.base_name for info in self._list() if info.type.name == "Directory")
+
+    def files(self) -> list[Entry]:
+        """The files in it, in order of their names; none where it does not exist."""
+        found = [info for info in self._list() if info.type.name == "File"]
+        entries = [Entry(info.base_name, info.size or 0, (info.mtime_ns or 0) / 1e9) for info in found]
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        with self._explained("read", name), self._system.open_input_stream(self._at(name), compression=None) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file that is whole or absent, in the place of any of that name.
+
+        Parameters
+        ----------
+        name : str
+            What it shall be called.
+        content : bytes-like
+            What it shall hold.
+        """
+        with self._explained("written", name):
+            if not self._renames:
+                self._send(self._at(name), content)
+                return
+            self._system.create_dir(self._path, recursive=True)
+            temporary = self._at(f".{name}.{secrets.token_hex(4)}.tmp")
+            self._send(temporary, content)
+            try:
+                self._system.move(temporary, self._at(name))
+            except OSError:  # HDFS does not rename onto a file that is there
+                self._system.delete_file(self._at(name))
+                self._system.move(temporary, self._at(name))
+
+    def delete(self, name: str) -> None:
+        """Delete a file; what is gone already is no error."""
+        with self._explained("deleted", name):
+            try:
+                self._system.delete_file(self._at(name))
+            except FileNotFoundError:
+                return
+
+    def _send(self, path: str, content: Any) -> None:
+        with self._system.open_output_stream(path, compression=None) as stream:
+            stream.write(content)
+
+    def _list(self) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        with self._explained("listed"):
+            return list(self._system.get_file_info(FileSelector(self._path, allow_not_found=True)))
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}/{name}"
+
+    @contextmanager
+    def _explained(self, done: str, name: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = self._url if name is None else f"{self._url}/{name}"
+            raise StoreError(f"{where} cannot be {done} ({_one_line(error)})") from None
+
+
+def open_folder(place: str | Path) -> Folder:
+    """The folder at a path or URL.
+
+    Raises
+    ------
+    StoreError
+        If a URL cannot be reached.
+    """
+    return open_remote(place) if isinstance(place, str) and is_url(place) else LocalFolder(Path(place))
+
+
+def open_remote(url: str) -> RemoteFolder:
+    """The folder at an ``s3://``, ``gs://`` or ``hdfs://`` URL.
+
+    Who may read and write there is found as the service's own tools find it: environment variables, profiles, the
+    identity of the machine.
+
+    Parameters
+    ----------
+    url : str
+        As `btcbt.config.experiment.StoreConfig.root` takes it.
+
+    Raises
+    ------
+    StoreError
+        If no service answers, there is no such bucket, or it may not be listed.
+    """
+    parts = urlsplit(url)
+    path = f"{parts.netloc}{parts.path}".rstrip("/")
+    shown = f"{parts.scheme}://{path}"
+    options = dict(parse_qsl(parts.query))
+    try:
+        if parts.scheme == "s3":
+            system = _s3(parts.netloc, options)
+        elif parts.scheme == "gs":
+            system = _gcs(options)
+        else:
+            from pyarrow.fs import HadoopFileSystem
+
+            system = HadoopFileSystem.from_uri(f"hdfs://{parts.netloc}")
+            path = parts.path.rstrip("/")
+        # A bucket that is not there lists like an empty folder.
+        there = parts.scheme != "s3" or system.get_file_info(parts.netloc).type.name != "NotFound"
+    except (OSError, ValueError) as error:  # Arrow's for what it cannot make a file system of
+        raise StoreError(
+            f"store.root {shown}: not reachable ({_one_line(error)}); check its name, the network and your credentials"
+        ) from None
+    if not there:
+        raise StoreError(f"store.root {shown}: there is no bucket '{parts.netloc}'; create it or correct the name")
+    return RemoteFolder(system, path, shown, renames=parts.scheme == "hdfs")
+
+
+def _s3(bucket: str, options: dict[str, str]) -> FileSystem:
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    # As Amazon's own tools name a service that is not Amazon's; Arrow does not read it.
+    service = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    endpoint = options.get("endpoint_override") or service.netloc or None
+    region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return S3FileSystem(
+        region=region or ("us-east-1" if endpoint else resolve_s3_region(bucket)),
+        scheme=options.get("scheme") or service.scheme or None,
+        endpoint_override=endpoint,
+        connect_timeout=CONNECT_SECONDS,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=5),
+        background_writes=False,  # shards are few megabytes, and a background thread writes them already
+        allow_delayed_open=True,  # so one request writes a small object, and no killed process leaves half an upload
+    )
+
+
+def _gcs(options: dict[str, str]) -> FileSystem:
+    from datetime import timedelta
+
+    from pyarrow.fs import GcsFileSystem
+
+    return GcsFileSystem(
+        # A server of one's own, as its users run it, knows no credentials.
+        anonymous="endpoint_override" in options,
+        scheme=options.get("scheme"),
+        endpoint_override=options.get("endpoint_override"),
+        retry_time_limit=timedelta(seconds=GCS_RETRY_SECONDS),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return text if len(text) <= _MESSAGE else text[: _MESSAGE - 3] + "..."

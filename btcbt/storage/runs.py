@@ -1,0 +1,291 @@
+"""A run on disk: how its directory is written, whole or not at all, and how it is read again.
+
+Layout of ``runs/<name>/<digest>/``::
+
+    manifest.json      where every number came from
+    metrics.json       dotted keys to numbers; null where a number does not exist
+    origins.parquet    origin, scored, window.T (digest of the T candles before it), history.NAME (digest of
+                       the whole walk up to it), label.NAME of each forecaster
+    forecasts/<name>/  the shards of each forecaster: hard links into the store, or copies
+    targets.parquet    decided weights by origin, one column per strategy
+    equity.parquet     equity at each candle's close in quote units, one column per strategy
+    trades.parquet     one row per position
+    orders.parquet     one row per fill
+    figures/*.png
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from btcbt.config import RunConfig
+from btcbt.errors import StoreError
+from btcbt.files import sync_folder, temporary_name, write_whole
+from btcbt.records import Float32Array, ForecastBatch, IntArray
+from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, Plan, column_values, fixed_binary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LATEST = "latest"
+
+
+class StoredForecasts:
+    """The forecasts of one forecaster of a run, read when asked for.
+
+    Attributes
+    ----------
+    origins : int64 (M,)
+        Origins, ms UTC.
+    """
+
+    def __init__(self, store: ForecastStore, plan: Plan, origins: IntArray) -> None:
+        self._store = store
+        self._plan = plan
+        self.origins = origins
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def batches(self, size: int = 256) -> Iterator[ForecastBatch]:
+        """All of them in order of time, `size` origins at once."""
+        return self._store.read(self._plan, self.origins, size)
+
+    def paths(self, start: int = 0, stop: int | None = None) -> Float32Array:
+        """Paths (B, S, H, 6) of the origins ``start .. stop``."""
+        part = slice(start, stop)
+        origins = self.origins[part]
+        if not len(origins):
+            return np.empty((0, *self._store.shape), dtype=np.float32)
+        return next(self._store.read(self._plan.part(part), origins, len(origins))).paths
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    directory : Path
+        Where it lies.
+    config : RunConfig
+        The experiment, defaults filled in.
+    manifest : mapping
+        Where the numbers came from.
+    metrics : mapping of str to float
+        Dotted keys; NaN where a number does not exist.
+    """
+
+    directory: Path
+    config: RunConfig
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+    def origins(self) -> pd.DataFrame:
+        """One row per origin: whether it is scored, digests of its windows, one label per forecaster."""
+        return self._table("origins", index="origin")
+
+    def targets(self) -> pd.DataFrame:
+        """Decided weights, indexed by origin (UTC), one column per strategy."""
+        return self._table("targets", index="origin")
+
+    def equity(self) -> pd.DataFrame:
+        """Equity at each candle's close in quote units, indexed by open time (UTC), a column per strategy."""
+        return self._table("equity", index="open_time")
+
+    def trades(self) -> pd.DataFrame:
+        """One row per position (see `btcbt.portfolio.Simulation`)."""
+        return self._table("trades")
+
+    def orders(self) -> pd.DataFrame:
+        """One row per fill (see `btcbt.portfolio.Simulation`)."""
+        return self._table("orders")
+
+    def forecasts(self, name: str) -> StoredForecasts:
+        """The stored forecasts of a forecaster, verified.
+
+        Raises
+        ------
+        StoreError
+            If the run has no such forecaster, or a file of it is missing or damaged.
+        """
+        known: Mapping[str, Any] = self.manifest["forecasters"]
+        if name not in known:
+            has = ", ".join(sorted(known))
+            raise StoreError(f"{self.directory}: no forecaster '{name}'; it has {has}")
+        entry = known[name]
+        window = str(entry["digests"])
+        table = self._read("origins", ["origin", window])
+        origins = column_values(table, "origin", np.dtype("<i8"))
+        digests = column_values(table, window, np.dtype(f"V{DIGEST_BYTES}"))
+        store = ForecastStore(
+            self.directory / "forecasts" / name,
+            entry["key"],
+            n_paths=entry["n_paths"],
+            horizon=self.config.windows.horizon,
+        )
+        plan = store.plan(origins, digests)
+        if len(plan.missing):
+            raise StoreError(
+                f"{store.folder}: {len(plan.missing):,} of {len(origins):,} forecasts are missing or "
+                "damaged; run the experiment again"
+            )
+        return StoredForecasts(store, plan, origins)
+
+    def _table(self, name: str, index: str | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._read(name).to_pandas()
+        return frame if index is None else frame.set_index(index)
+
+    def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        file = self.directory / f"{name}.parquet"
+        try:
+            return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
+
+
+def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:
+    """Open a finished run.
+
+    Parameters
+    ----------
+    directory : path
+        ``runs/<name>/<digest>`` or ``runs/<name>``, which stands for its newest run.
+    metrics : dict of str to float, optional
+        Its metrics where they are at hand: tens of thousands are then not read again, nor held twice.
+
+    Raises
+    ------
+    StoreError
+        If there is no whole run.
+    """
+    folder = Path(directory)
+    if not (folder / "manifest.json").is_file():
+        folder = latest(folder) or folder
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if metrics is None:
+            read = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            metrics = {key: math.nan if value is None else float(value) for key, value in read.items()}
+        config = RunConfig.model_validate_json(json.dumps(manifest["config"]))
+    except OSError as error:
+        raise StoreError(f"{directory}: not a run ({error.strerror}: {error.filename}); give runs/NAME") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
+    return Run(folder, config, manifest, metrics)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest run in ``runs/<name>``, or None."""
+    pointer = folder / LATEST
+    if pointer.is_file():
+        name = pointer.read_text(encoding="utf-8").strip()
+        return folder / Path(name).name
+    return pointer.resolve() if pointer.is_dir() else None
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `target` when the block ends well, and vanishes if not.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(target)
+        temporary.mkdir()
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written ({error.strerror}); choose another store.root") from None
+    try:
+        yield temporary
+        _replace_folder(temporary, target)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written ({error.strerror}); make room and run again") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def point_latest(target: Path) -> None:
+    """Let ``latest`` beside `target` point to it: a link, or a file with its name."""
+    pointer = target.with_name(LATEST)
+    temporary = temporary_name(pointer)
+    try:
+        temporary.symlink_to(target.name, target_is_directory=True)
+        temporary.replace(pointer)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        write_whole(pointer, f"{target.name}\n".encode())
+
+
+def write_json(file: Path, value: object) -> None:
+    """JSON in the order given; numbers that do not exist become null."""
+    if not isinstance(value, Mapping) or not value:
+        file.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return
+    # Key by key, as json.dump would: the scores of many months are tens of thousands, and are not held twice.
+    with file.open("w", encoding="utf-8") as stream:
+        for number, (key, item) in enumerate(value.items()):
+            text = json.dumps(_finite(item), indent=2, allow_nan=False).replace("\n", "\n  ")
+            stream.write(f"{',' if number else '{'}\n  {json.dumps(str(key))}: {text}")
+        stream.write("\n}\n")
+
+
+def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str, Any]) -> None:
+    """A table of columns by time (ms UTC) in Parquet."""
+    index_column = pa.array(np.asarray(times, dtype=np.int64)).cast(pa.timestamp("ms", tz="UTC"))
+    pq.write_table(pa.table({index: index_column, **columns}), file)
+
+
+def digest_column(digests: Digests) -> pa.Array:
+    """Window digests as a column."""
+    return fixed_binary(np.ascontiguousarray(digests), len(digests))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """Put a folder in the place of another: a rename cannot replace a full one, so that one steps aside."""
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    for _ in range(100):  # another process may put its own there in between
+        aside = temporary_name(target)
+        if target.exists():
+            target.rename(aside)
+        try:
+            temporary.rename(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(target.parent)

@@ -1,0 +1,66 @@
+"""The protocol of strategies: the base class that a user subclasses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from btcbt.records import Forecast, Holding
+
+
+class Params(BaseModel):
+    """Base of a strategy's parameters: closed (unknown keys are errors), frozen, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Strategy(ABC):
+    """Decides, at each origin, which fraction of equity to hold.
+
+    A strategy is a class in any importable file. Its parameters are the class attribute `Params`, so that an
+    experiment file is validated before anything runs::
+
+        from btcbt.strategies import Params, Strategy
+        from pydantic import Field
+
+        class MineParams(Params):
+            threshold: float = Field(0.001, ge=0)
+
+        class Mine(Strategy):
+            Params = MineParams
+            params: MineParams
+
+            def decide(self, forecast, holding):
+                return 1.0 if forecast.returns().mean() > self.params.threshold else 0.0
+
+    `decide` is called at every eligible origin, in order of time, and must be a function of its arguments
+    alone: what it needs of the past is in ``forecast.window``, what it holds is in ``holding``.
+    """
+
+    Params: type[Params] = Params
+
+    uses_forecast: ClassVar[bool] = True
+    """False if `decide` looks at the window alone: it then runs once, and gets no paths (S = 0)."""
+
+    def __init__(self, params: BaseModel | None = None) -> None:
+        self.params = self.Params() if params is None else params
+
+    @abstractmethod
+    def decide(self, forecast: Forecast, holding: Holding) -> float:
+        """Return the target weight.
+
+        Parameters
+        ----------
+        forecast : Forecast
+            The known candles and the sampled futures.
+        holding : Holding
+            The target in hand.
+
+        Returns
+        -------
+        float
+            Fraction of equity to hold from the next candle's open, in [-1, 1]. Return
+            ``holding.weight`` to leave the position as it is (no order is sent then).
+        """

@@ -1,0 +1,14 @@
+"""Hold nothing: the yardstick that pays no costs and takes no risk."""
+
+from btcbt.records import Forecast, Holding
+from btcbt.strategies.base import Strategy
+
+
+class Flat(Strategy):
+    """Stay in cash, whatever the forecast."""
+
+    uses_forecast = False
+
+    def decide(self, forecast: Forecast, holding: Holding) -> float:
+        """Return 0."""
+        return 0.0

@@ -1,0 +1,46 @@
+"""Follow the trend of the past candles: an opponent that needs no forecast."""
+
+from pydantic import Field
+
+from btcbt.errors import StrategyError
+from btcbt.records import CLOSE, Forecast, Holding
+from btcbt.strategies.base import Params, Strategy
+
+
+class MomentumParams(Params):
+    """The trend is the simple return over the last candles."""
+
+    lookback: int = Field(24, ge=1, description="Candles over which the trend is taken")
+    threshold_bps: float = Field(0.0, ge=0, description="Least trend worth following, basis points")
+    size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
+    allow_short: bool = Field(False, description="Whether to follow falls too")
+
+
+class Momentum(Strategy):
+    """Be long after a rise; with `allow_short`, short after a fall.
+
+    Past returns of an asset predict its next ones with the same sign (Moskowitz, Ooi and Pedersen, 2012,
+    "Time series momentum", Journal of Financial Economics 104), for cryptocurrencies over weeks too (Liu
+    and Tsyvinski, 2021, "Risks and returns of cryptocurrency", Review of Financial Studies 34). A
+    forecaster that does not beat this rule has added nothing to the price chart.
+    """
+
+    uses_forecast = False
+
+    Params = MomentumParams
+    params: MomentumParams
+
+    def decide(self, forecast: Forecast, holding: Holding) -> float:
+        """Return `size`, 0 or, where allowed, minus `size`."""
+        close = forecast.window.values[:, CLOSE]
+        if len(close) <= self.params.lookback:
+            raise StrategyError(
+                f"lookback {self.params.lookback} needs a context of {self.params.lookback + 1} candles, "
+                f"got {len(close)}; lower lookback or raise windows.context"
+            )
+        trend = (close[-1] / close[-1 - self.params.lookback] - 1) * 1e4
+        if trend > self.params.threshold_bps:
+            return self.params.size
+        if self.params.allow_short and trend < -self.params.threshold_bps:
+            return -self.params.size
+        return 0.0

@@ -1,0 +1,54 @@
+"""Trade where the upper tail of the forecast is long against the lower one."""
+
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from btcbt.records import Forecast, Holding
+from btcbt.strategies.base import Params, Strategy
+
+
+class QuantileParams(Params):
+    """The tails are quantiles of the return over the horizon; a ratio is reward over risk."""
+
+    tail: float = Field(0.1, gt=0, lt=0.5, description="Probability beyond each quantile, in (0, 0.5)")
+    entry_ratio: float = Field(1.5, ge=1, description="Reward over risk from which to enter")
+    exit_ratio: float = Field(1.0, gt=0, description="Reward over risk at or below which to leave")
+    min_reward_bps: float = Field(24.0, ge=0, description="Least reward worth a trade, basis points")
+    size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
+    allow_short: bool = Field(False, description="Whether to mirror the rule for falls")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.exit_ratio >= self.entry_ratio:
+            raise ValueError(f"exit_ratio {self.exit_ratio:g} is not below entry_ratio {self.entry_ratio:g}; lower it")
+        return self
+
+
+class Quantile(Strategy):
+    """Be long while the plausible gain is a multiple of the plausible loss.
+
+    Reward is the upper quantile of the paths' return over the horizon, risk is the lower one with its sign
+    turned: a ratio of tails in the manner of Biglova, Ortobelli, Rachev and Stoyanov (2004, "Different
+    approaches to risk estimation in portfolio theory", Journal of Portfolio Management 31), with quantiles
+    in place of tail means. A new position also needs a reward that covers the costs of a round trip.
+    """
+
+    Params = QuantileParams
+    params: QuantileParams
+
+    def decide(self, forecast: Forecast, holding: Holding) -> float:
+        """Return `size`, 0 or, where allowed, minus `size`."""
+        low, high = np.quantile(forecast.returns(), [self.params.tail, 1 - self.params.tail])
+        if self._long(float(high), float(-low), holding.weight > 0):
+            return self.params.size
+        if self.params.allow_short and self._long(float(-low), float(high), holding.weight < 0):
+            return -self.params.size
+        return 0.0
+
+    def _long(self, reward: float, risk: float, held: bool) -> bool:
+        # Products instead of a quotient: a risk of zero or less is no special case.
+        if held and reward > self.params.exit_ratio * risk:
+            return True
+        return reward * 1e4 > self.params.min_reward_bps and reward >= self.params.entry_ratio * risk

@@ -1,0 +1,1 @@
+"""The walk-forward: the loop that every run and every audit drives, one file a stage."""

@@ -1,0 +1,125 @@
+"""Placebo runs of strategies: the same decisions and accounts, on forecasts that know nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import joblib
+import numpy as np
+
+from btcbt.config import PortfolioConfig
+from btcbt.execution.local import on_processes
+from btcbt.metrics.placebos import Paths, Placebo, Source, make_placebos, summarise_placebos
+from btcbt.metrics.returns import equity_returns
+from btcbt.metrics.sharpe import sharpe_ratio
+from btcbt.portfolio import Simulation, simulate
+from btcbt.records import CLOSE, FloatArray, Forecast
+from btcbt.strategies.loading import load_strategy
+from btcbt.walkforward.decisions import decide_together
+from btcbt.windows import Windows
+
+MIN_RUNS = 8
+"""Fewer runs are done before a second process has started."""
+TARGETS_AT_ONCE = 1 << 17
+"""Targets (accounts x origins) that are simulated together: an account needs some 500 bytes for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A strategy that trades on a forecaster: the name of its account, and how to build it again."""
+
+    name: str
+    use: str
+    params: Mapping[str, Any]
+
+
+def run_placebos(
+    candidates: Sequence[Candidate],
+    windows: Windows,
+    paths: Paths,
+    real: Simulation,
+    config: PortfolioConfig,
+    *,
+    runs: int,
+    stride: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> dict[str, float]:
+    """Rank the strategies on one forecaster among placebo runs, by the net Sharpe ratio.
+
+    An account that never trades counts as one with a ratio of zero. Time grows with candidates x runs x origins;
+    runs are spread over the processors.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        Strategies on this forecaster.
+    windows : Windows
+        M origins.
+    paths : Paths (M, S, H, 6)
+        Its forecasts, in memory or on disk (`btcbt.metrics.placebos.spooled`).
+    real : Simulation
+        Holds the candidates' accounts.
+    config : PortfolioConfig
+        Costs and limits.
+    runs : int
+        Placebo runs of each candidate.
+    stride : int
+        Candles between neighbouring origins.
+    seed : int
+        Keys the placebos.
+    advance : callable
+        Told of every finished run.
+
+    Returns
+    -------
+    dict of str to float
+        ``placebo.<account>.<key>``; see `btcbt.metrics.placebos.summarise_placebos`. Empty if the origins are too few.
+    """
+    block = -(-windows.horizon // stride)
+    if not candidates or len(windows) < 3 * block:
+        return {}
+    placebos = make_placebos(len(windows), runs, block, seed)
+    source = Source(paths, windows.candles.values[windows.last, CLOSE])
+    decisions = _decisions(candidates, windows, source, placebos)
+    at_once = max(1, TARGETS_AT_ONCE // len(windows))
+    scores: list[list[float]] = [[] for _ in candidates]
+    while decided := list(islice(decisions, at_once)):
+        names = [f"placebo {run}" for run in range(len(decided))]
+        for column, own in enumerate(scores):
+            targets = np.column_stack([run[column] for run in decided])
+            accounts = simulate(windows.candles, windows.origins, targets, names, config)
+            own += [_score(accounts, run) for run in range(len(decided))]
+        advance(len(decided))
+    numbers: dict[str, float] = {}
+    kinds = [placebo.kind for placebo in placebos]
+    for candidate, own in zip(candidates, scores, strict=True):
+        summary = summarise_placebos(_score(real, real.names.index(candidate.name)), own, kinds)
+        numbers |= {f"placebo.{candidate.name}.{key}": value for key, value in summary.items()}
+    return numbers
+
+
+def _decisions(
+    candidates: Sequence[Candidate], windows: Windows, source: Source, placebos: Sequence[Placebo]
+) -> Iterator[FloatArray]:
+    """Targets of all candidates (K, M) in each placebo run, in order."""
+    bare = replace(windows, skipped={})  # what a process is not sent
+    if len(placebos) < MIN_RUNS:
+        yield from (_decide(candidates, bare, source, placebo) for placebo in placebos)
+        return
+    yield from on_processes(partial(_decide, candidates, bare, source), placebos, int(joblib.cpu_count()))
+
+
+def _decide(candidates: Sequence[Candidate], windows: Windows, source: Source, placebo: Placebo) -> FloatArray:
+    strategies = {f"{one.name} on a placebo": load_strategy(one.use, one.params) for one in candidates}
+    made = source.placebo(placebo)
+    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)))
+
+
+def _score(simulation: Simulation, column: int) -> float:
+    ratio = sharpe_ratio(equity_returns(simulation.equity[:, column], simulation.initial_cash))
+    return 0.0 if np.isnan(ratio) else ratio

@@ -1,0 +1,449 @@
+"""Refits inside the walk-forward: a checkpoint fine-tuned on the candles before the origins that it then serves.
+
+A refit is made of the weights that it begins with, the candles of its ranges, and a recipe. The digest of these is its
+key and its folder's name, ``<root>/store/refits/<key>/``: an experiment that is run again, or for longer, finds it
+there. The fit is given a copy of those candles and nothing else, so nothing else can be in it.
+
+A folder appears when it is whole; one that a killed process left behind under another name is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, get_args
+
+import numpy as np
+
+from btcbt.config import (
+    REFITS_FOLDER,
+    STORE_FOLDER,
+    ForecasterConfig,
+    Interval,
+    KronosConfig,
+    RefitConfig,
+    RunConfig,
+    WindowsConfig,
+    interval_ms,
+    time_text,
+)
+from btcbt.errors import CheckpointError, StoreError
+from btcbt.files import sync_folder, temporary_name, write_whole
+from btcbt.forecasters import Forecaster
+from btcbt.forecasters.calibrated import Calibrated
+from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
+from btcbt.forecasters.refitted import Refitted, Served
+from btcbt.models.kronos.checkpoints.card import selection_losses
+from btcbt.models.kronos.checkpoints.files import read_json
+from btcbt.models.kronos.network.model import CALENDAR
+from btcbt.models.kronos.training.finetune import finetune
+from btcbt.models.kronos.training.recipe import FinetuneConfig, Optimizer, Span, Start
+from btcbt.models.kronos.training.state import ForeignFitError
+from btcbt.progress import Progress
+from btcbt.records import Candles, DataRange, IntArray, Refit
+from btcbt.windows import RefitPeriod, fit_windows, plan_refits
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes at once may both fit the same
+    fcntl = None  # type: ignore[assignment]
+
+NOTE_FILE = "refit.json"
+REFIT_NUMERICS = 1
+"""Raised whenever the same weights, candles and recipe give another fit than before."""
+MODEL_CURVE = "model_loss.csv"
+_LOOKS = 8
+_HISTORY = "history"
+"""What recipes call the candles: a fit goes on when their file has another name."""
+_PLACES = ("name", "candles", "start", "output", "save_every", "device")
+
+Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
+
+log = logging.getLogger(__name__)
+
+
+class _Beginning(NamedTuple):
+    """The networks that a fit begins with: where they are, and their digest."""
+
+    model: str
+    tokenizer: str | None
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a whole folder holds."""
+
+    weights: str
+    ranges: tuple[DataRange, ...] | None
+
+
+class Refitter:
+    """The refits of one forecaster over one history, made when they are asked for.
+
+    Parameters
+    ----------
+    config : KronosConfig
+        The forecaster, with its `refit`.
+    windows : WindowsConfig
+        Of the experiment.
+    candles : Candles
+        The history; a fit is given the part that its period allows.
+    frozen : KronosForecaster
+        The forecaster with the weights that it begins with.
+    folder : Path
+        Where refits are kept.
+    plan : callable
+        As `btcbt.windows.plan_refits`.
+    """
+
+    def __init__(
+        self,
+        config: KronosConfig,
+        windows: WindowsConfig,
+        candles: Candles,
+        frozen: KronosForecaster,
+        folder: Path,
+        plan: Plan = plan_refits,
+    ) -> None:
+        if config.refit is None:
+            raise ValueError("the forecaster has no refit schedule")
+        self.config, self.refit, self.windows, self.frozen, self.folder = config, config.refit, windows, frozen, folder
+        self.periods = plan(candles, windows, config.refit)
+        self.window = windows.context + windows.horizon
+        self.report: Callable[[str], None] = lambda _line: None
+        """Gets the lines of progress of each fit."""
+        self._starts = [period.start for period in self.periods]
+        self._done: dict[int, Refit] = {}
+
+    def check(self) -> None:
+        """See that each period has candles to fit and to select on, before anything is paid for.
+
+        Raises
+        ------
+        CandleError
+            If one has not.
+        """
+        for period in self.periods:
+            fit_windows(period, self.window)
+
+    def number(self, origin: int) -> int:
+        """Which period serves an origin (ms UTC)."""
+        number = bisect_right(self._starts, origin) - 1
+        if number < 0 or origin >= self.periods[number].end:
+            raise ValueError(f"no refit serves {time_text(origin)}")
+        return number
+
+    def at(self, origin: int, until: int | None = None) -> Refit:
+        """The refit that serves an origin, made if need be.
+
+        Parameters
+        ----------
+        origin : int
+            ms UTC.
+        until : int, optional
+            Later origins are served as this one is: their own refits may know what follows it.
+        """
+        return self.fit(self.number(origin if until is None else min(origin, until)))
+
+    def fit(self, number: int) -> Refit:
+        """The refit of a period: the one that is stored, or a new one.
+
+        Raises
+        ------
+        CandleError
+            If it has not enough candles.
+        CheckpointError
+            If its loss is no number.
+        StoreError
+            If refits cannot be kept where the store is.
+        """
+        if number not in self._done:
+            period, key = self.periods[number], self.key(number)
+            target = self.folder / key
+            with _writable(self.folder):
+                found = _find(target, key) or self._make(number, target)
+            self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
+        return self._done[number]
+
+    @cached_property
+    def calendar(self) -> tuple[str, ...]:
+        """The calendar tables that the starting weights use: one that is zero was never trained, and stays so."""
+        embedding = self.frozen.checkpoint.model.time_emb
+        return tuple(name for (name, _), table in zip(CALENDAR, embedding.tables(), strict=True) if bool(table.any()))
+
+    def forecaster(self, serving: Callable[[int], Refit]) -> Refitted:
+        """The forecaster that these refits make.
+
+        Parameters
+        ----------
+        serving : callable
+            Origin (ms UTC) to the refit that serves it.
+        """
+        load = partial(load_refit, self.config, self.windows, self.frozen.seed)
+        return Refitted(self.frozen, serving, load, self.refit.model_dump(mode="json"))
+
+    def key(self, number: int) -> str:
+        """SHA-256 (hex) of all that a refit is made from: starting weights, candles, recipe, and how it is computed."""
+        beginning = self._beginning(number)
+        recipe = self._recipe(number, beginning, self.folder).model_dump(mode="json")
+        made_from: dict[str, Any] = {
+            "weights": beginning.weights,
+            "candles": candles_digest(self.periods[number].candles),
+            "recipe": {name: value for name, value in recipe.items() if name not in _PLACES},
+            "numerics": REFIT_NUMERICS,
+        }
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _beginning(self, number: int) -> _Beginning:
+        if self.refit.cumulative and number > 0:
+            before = self.fit(number - 1)
+            return _Beginning(before.folder, None, before.weights)
+        return _Beginning(self.config.checkpoint, self.config.tokenizer, self.frozen.weights)
+
+    def _recipe(self, number: int, beginning: _Beginning, output: Path) -> FinetuneConfig:
+        refit, period, context = self.refit, self.periods[number], self.windows.context
+        count, _ = fit_windows(period, self.window)
+        steps = refit.steps or math.ceil((refit.epochs or 0.0) * count / refit.batch_size)
+        interval = period.candles.interval_ms
+        return FinetuneConfig(
+            name="refit",
+            candles=(_HISTORY,),
+            interval=next(name for name in get_args(Interval) if interval_ms(name) == interval),
+            start=Start(model=beginning.model, tokenizer=beginning.tokenizer),
+            window=self.window,
+            context=(max(2, context // 4), context),
+            train=_span(period.train),
+            select=_span(period.select),
+            embargo=max(0, period.select[0] - period.train[1]) // interval,
+            tokenizer=self._optimizer(refit.tokenizer_steps) if refit.tokenizer_steps else None,
+            model=self._optimizer(steps),
+            dropout=refit.dropout,
+            mirror=refit.mirror,
+            calendar=self.calendar,
+            clip=self.config.clip,
+            device=self.config.device,
+            precision=refit.precision,
+            save_every=refit.select_every or -(-steps // _LOOKS),
+            seed=refit.seed,
+            output=str(output),
+        )
+
+    def _optimizer(self, steps: int) -> Optimizer:
+        refit = self.refit
+        return Optimizer(
+            steps=steps,
+            batch_size=refit.batch_size,
+            learning_rate=refit.learning_rate,
+            weight_decay=refit.weight_decay,
+            select_every=refit.select_every or -(-steps // _LOOKS),
+        )
+
+    def _make(self, number: int, target: Path) -> _Found:
+        """Fit under another name, the same for whoever does, so that a killed fit is gone on with; then rename."""
+        period = self.periods[number]
+        scratch = target.with_name(f".{target.name}.{target.name[:8]}.tmp")
+        with _alone(target):
+            found = _find(target, target.name)  # another process may have been faster
+            if found is not None:
+                return found
+            self._fit(number, scratch)
+            checkpoint = load_checkpoint(str(scratch))
+            note = {
+                "key": target.name,
+                "serves": [time_text(period.start), time_text(period.end)],
+                "weights": pair_digest(checkpoint),
+                "selection_losses": selection_losses(scratch / MODEL_CURVE),
+            }
+            write_whole(scratch / NOTE_FILE, (json.dumps(note, indent=2) + "\n").encode())
+            if target.exists():  # damaged, or another's
+                target.rename(temporary_name(target))
+            scratch.rename(target)
+            sync_folder(target.parent)
+        found = _find(target, target.name)
+        if found is None:
+            raise CheckpointError(f"{target}: the refit cannot be read back; delete the folder and run again")
+        return found
+
+    def _fit(self, number: int, scratch: Path) -> None:
+        """Go on with what a killed fit left; begin anew where that was another's, say an earlier version's."""
+        recipe = self._recipe(number, self._beginning(number), scratch)
+        history = {_HISTORY: _copy(self.periods[number].candles)}
+        try:
+            finetune(history, recipe, self.report)
+        except ForeignFitError:
+            shutil.rmtree(scratch)
+            finetune(history, recipe, self.report)
+
+
+def frozen_config(config: ForecasterConfig) -> ForecasterConfig:
+    """The same forecaster, never refitted."""
+    return config.model_copy(update={"refit": None}) if isinstance(config, KronosConfig) else config
+
+
+def make_refitter(
+    config: ForecasterConfig, run: RunConfig, candles: Candles, frozen: Forecaster, plan: Plan = plan_refits
+) -> Refitter | None:
+    """What refits a forecaster of an experiment; None if nothing does.
+
+    Parameters
+    ----------
+    config : ForecasterConfig
+        The forecaster.
+    run : RunConfig
+        The experiment.
+    candles : Candles
+        Its history.
+    frozen : Forecaster
+        What `frozen_config` describes.
+    plan : callable
+        As `btcbt.windows.plan_refits`.
+    """
+    if not isinstance(config, KronosConfig) or config.refit is None:
+        return None
+    if not isinstance(frozen, KronosForecaster):
+        raise TypeError(f"{type(frozen).__name__} cannot be refitted")
+    folder = run.store.folder / STORE_FOLDER / REFITS_FOLDER
+    return Refitter(config, run.windows, candles, frozen, folder, plan)
+
+
+def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Progress) -> Served:
+    """Make the refits that serve some origins, or find them.
+
+    Parameters
+    ----------
+    name : str
+        The forecaster, for the progress.
+    refitter : Refitter
+    origins : int64 (M,)
+        ms UTC.
+    progress : Progress
+        Who is told how far it is.
+    """
+    numbers = sorted({refitter.number(origin) for origin in origins.tolist()})
+    made = []
+    with progress.stage(f"refit {name}", len(numbers), unit="fits") as advance:
+        for number in numbers:
+            when = time_text(refitter.periods[number].start)
+            refitter.report = partial(_note, progress, f"refit {name} for {when}")
+            made.append(refitter.fit(number))
+            advance(1)
+    return Served(tuple(made))
+
+
+def _note(progress: Progress, what: str, line: str) -> None:
+    """Pass on how the selection loss goes; the steps between are for those who watch a single fit."""
+    if " select " in line:
+        progress.note(f"{what}: {line}")
+
+
+def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]:
+    """The refits that served some origins, for a manifest; empty if none did.
+
+    ``selection_losses`` are those of each look at the selection range, the starting weights' first.
+    """
+    base = forecaster.base if isinstance(forecaster, Calibrated) else forecaster
+    if not isinstance(base, Refitted):
+        return {}
+    served = dict.fromkeys(base.serving(origin) for origin in origins.tolist())
+    return {
+        "refits": [
+            {
+                "serves": [time_text(refit.start), time_text(refit.end)],
+                "key": refit.key,
+                "weights": refit.weights,
+                "selection_losses": read_json(Path(refit.folder) / NOTE_FILE).get("selection_losses"),
+                "looked_at": None
+                if refit.ranges is None
+                else [[one.use, time_text(one.start), time_text(one.end)] for one in refit.ranges],
+            }
+            for refit in served
+        ]
+    }
+
+
+def candles_digest(candles: Candles) -> str:
+    """SHA-256 (hex) of candles: their times, their values, their interval."""
+    digest = hashlib.sha256(str(candles.interval_ms).encode())
+    for array in (candles.open_time, candles.values):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _find(folder: Path, key: str) -> _Found | None:
+    """What a folder holds, if it is the whole refit of that key."""
+    if not (folder / NOTE_FILE).is_file():
+        return None
+    try:
+        note, checkpoint = read_json(folder / NOTE_FILE), load_checkpoint(str(folder))
+        weights = pair_digest(checkpoint)
+        if (note.get("key"), note.get("weights")) != (key, weights):
+            raise CheckpointError(f"{folder}: its weights are not those that were fitted")
+    except CheckpointError as error:
+        log.warning("%s; the refit is made again", error)
+        return None
+    return _Found(weights, None if checkpoint.ranges is None else tuple(checkpoint.ranges))
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold others who want to make the same refit until it is there, or could not be made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    lock = target.with_name(f".{target.name}.lock.{target.name[:8]}.tmp")  # ``btcbt store gc`` knows such names
+    while True:
+        with lock.open("wb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            if not _is_at(file, lock):  # who held it has removed it, and the next one may hold another
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Name the folder of the refits where something in it can be neither read nor written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: refits cannot be kept there ({error.strerror or error}); make room or mend its rights, "
+            "or choose another store.root, and run again"
+        ) from None
+
+
+def _copy(candles: Candles) -> Candles:
+    """The same candles in arrays of their own: nothing outside of them can be reached."""
+    open_time, values = candles.open_time.copy(), candles.values.copy()
+    for array in (open_time, values):
+        array.setflags(write=False)
+    return Candles(open_time, values, candles.interval_ms, candles.source, candles_digest(candles))
+
+
+def _span(times: Sequence[int]) -> Span:
+    start, end = (datetime.fromtimestamp(time / 1000, UTC) for time in times)
+    return Span(start=start, end=end)

@@ -1,0 +1,1 @@
+"""The work of the other commands: predict, fine-tune, publish."""

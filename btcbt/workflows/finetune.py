@@ -1,0 +1,105 @@
+"""`btcbt finetune`: reads a recipe and its candles, has the models fitted, and draws their loss curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from btcbt.candles import read_candles
+from btcbt.config import load_config
+from btcbt.files import replacing
+from btcbt.models.kronos.training.finetune import CURVE_FILES, finetune
+from btcbt.models.kronos.training.leakage import selection_losses
+from btcbt.models.kronos.training.memory import keep_freed_memory
+from btcbt.models.kronos.training.processes import is_first, leave
+from btcbt.models.kronos.training.recipe import FinetuneConfig
+from btcbt.report.figures import COLOURS, DPI, INK, new_figure, style_axes
+
+__all__ = ["Outcome", "draw_curves", "is_first", "loss_table", "run_recipe"]
+
+Report = Callable[[str], None]
+Losses = Mapping[str, Mapping[str, float]]
+
+
+class Outcome(NamedTuple):
+    """Folders of the fits, and where scalings were compared the selection losses by the fit's and the measure's."""
+
+    folders: list[Path]
+    losses: Losses
+
+
+def run_recipe(path: str | Path, report: Report) -> Outcome:
+    """Fit what a recipe describes; see `btcbt.models.kronos.training.finetune.finetune`.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe is wrong; names file, line and key.
+    """
+    config = load_config(path, FinetuneConfig)
+    histories = {name: read_candles(name, config.interval) for name in config.candles}
+    keep_freed_memory()
+    variants = config.variants()
+    folders: list[Path] = []
+    losses: dict[str, Mapping[str, float]] = {}
+    for variant in variants:
+        if len(variants) > 1 and is_first():
+            report(f"scaling {variant.scaling}, in {variant.output}")
+        folders.append(finetune(histories, variant, report))
+        if is_first():
+            draw_curves(folders[-1])
+        if len(variants) > 1:
+            losses[str(variant.scaling)] = selection_losses(histories, config, folders[-1])
+    leave()
+    return Outcome(folders, losses)
+
+
+def loss_table(losses: Losses) -> str:
+    """Selection losses of compared scalings side by side, in nats per sub-token."""
+    columns = list(next(iter(losses.values())))
+    head = f"{'fitted with':20s}" + "".join(f"{column:>22s}" for column in columns)
+    lines = ["selection loss of the model in nats per sub-token, by how windows are scaled when it is measured", head]
+    lines += [f"{name:20s}" + "".join(f"{row[c]:22.4f}" for c in columns) for name, row in losses.items()]
+    return "\n".join(lines)
+
+
+def draw_curves(folder: Path) -> list[Path]:
+    """Draw each loss curve of a fit beside its CSV file, and give the pictures' places."""
+    files = []
+    for name in CURVE_FILES.values():
+        if (folder / name).is_file():
+            figure = curve_chart(name.partition("_")[0], _curve(folder / name))
+            file = (folder / name).with_suffix(".png")
+            with replacing(file) as place:
+                figure.savefig(place, dpi=DPI, format="png")
+            files.append(file)
+    return files
+
+
+def curve_chart(stage: str, curve: Mapping[str, list[tuple[int, float]]]) -> Figure:
+    """Training and selection loss by step, the best selection loss marked."""
+    figure = new_figure(7.5, 4.2)
+    axes = figure.subplots()
+    for (split, points), colour in zip(curve.items(), COLOURS, strict=False):
+        steps, losses = zip(*points, strict=True)
+        axes.plot(steps, losses, color=colour, linewidth=1.5, marker="o", markersize=2.5, label=split)
+    step, best = min(curve["select"], key=lambda point: point[1])
+    axes.plot([step], [best], marker="o", markersize=8, markerfacecolor="none", color=INK, linestyle="none")
+    axes.annotate(f"best {best:.4f}, step {step:,}", (step, best), (6, 10), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("Step", fontsize=9)
+    style_axes(axes, "Loss (nats per sub-token)" if stage == "model" else "Loss (squared scaled units, and entropy)")
+    axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"Loss of the {stage}", x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _curve(file: Path) -> dict[str, list[tuple[int, float]]]:
+    curve: dict[str, list[tuple[int, float]]] = {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            curve.setdefault(row["split"], []).append((int(row["step"]), float(row["loss"])))
+    return curve
