@@ -4,7 +4,7 @@ It proves by experiment, not by reading code: it changes the future and looks wh
 """
 
 from btcbt.audit.experiment import SAMPLE, audit_experiment
-from btcbt.audit.findings import LIMITS, STAGES, AuditReport, Finding
-from btcbt.audit.stages import Stages
+from btcbt.audit.findings import LIMITS, AuditReport, Finding
+from btcbt.walkforward.stages import STAGE_NAMES, Stages
 
-__all__ = ["LIMITS", "SAMPLE", "STAGES", "AuditReport", "Finding", "Stages", "audit_experiment"]
+__all__ = ["LIMITS", "SAMPLE", "STAGE_NAMES", "AuditReport", "Finding", "Stages", "audit_experiment"]

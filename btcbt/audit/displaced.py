@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from btcbt.audit.participants import Participants
 from btcbt.audit.scenes import Scene
-from btcbt.audit.stages import Cast
 from btcbt.audit.trace import Observation, attempt, decide, windows_at
 from btcbt.config import RunConfig
 from btcbt.records import Candles
@@ -23,7 +23,9 @@ DISPLACED = "displaced"
 SHIFT_MS = 10_227 * 86_400_000
 
 
-def observe_displaced(scene: Scene, truth: Sequence[Observation], config: RunConfig, cast: Cast) -> list[Observation]:
+def observe_displaced(
+    scene: Scene, truth: Sequence[Observation], config: RunConfig, participants: Participants
+) -> list[Observation]:
     """Targets at the true origins, decided 28 years later on the true candles and paths."""
     windows = windows_at(scene.windows, scene.question.asked)
     paths = {one.component: one.values[-len(windows) :] for one in truth if one.field == "paths"}
@@ -31,7 +33,7 @@ def observe_displaced(scene: Scene, truth: Sequence[Observation], config: RunCon
     later = Candles(true.open_time + SHIFT_MS, true.values, true.interval_ms, true.source, f"{true.sha256}:displaced")
     moved = [replace(window, open_time=window.open_time + SHIFT_MS) for window in windows]
     found: list[Observation] = []
-    for trader in cast.traders(later, tuple(paths)):
+    for trader in participants.traders(later, tuple(paths)):
         ask = partial(decide, trader, moved, paths, config.windows.horizon)
         found += attempt("strategy", trader.name, ask, scene=scene, strict=False)
     return [one if one.error else replace(one, times=one.times - SHIFT_MS) for one in found]

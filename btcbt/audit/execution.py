@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
-from btcbt.audit.stages import Simulate, fill_times
+from btcbt.audit.participants import fill_times
 from btcbt.config import PortfolioConfig, time_text
 from btcbt.records import OPEN, Candles, IntArray
+from btcbt.walkforward.stages import Simulate
 from btcbt.windows import Windows
 
 HOUR_MS = 3_600_000

@@ -17,11 +17,11 @@ from btcbt.audit import process
 from btcbt.audit.displaced import DISPLACED, observe_displaced
 from btcbt.audit.execution import check_fills, check_ledger
 from btcbt.audit.findings import AuditReport, Finding, in_order
-from btcbt.audit.process import Answers, Witness, new_process
+from btcbt.audit.participants import Participants
+from btcbt.audit.process import AccessRecorder, Answers, new_process
 from btcbt.audit.ranges import check_ranges, check_refits
 from btcbt.audit.sampling import draw_origins, edge_origins
 from btcbt.audit.scenes import Histories, Question, Scene
-from btcbt.audit.stages import Cast, Stages
 from btcbt.audit.trace import PAST, Observation, compare, newest, observe, observe_past
 from btcbt.audit.worlds import SHORT, WORLDS, known_at
 from btcbt.candles.bundled import PREFIX, bundled_path
@@ -31,9 +31,10 @@ from btcbt.forecasters import Forecaster
 from btcbt.progress import Progress
 from btcbt.records import IntArray
 from btcbt.storage.forecasts import forecast_key
+from btcbt.walkforward.manifest import run_digest
 from btcbt.walkforward.provenance import code_version
 from btcbt.walkforward.refits import Refitter
-from btcbt.walkforward.runner import run_digest
+from btcbt.walkforward.stages import Stages
 
 SAMPLE = 18
 WIDE = 4
@@ -106,7 +107,7 @@ class _Audit:
     def run(self, *, fresh_process: bool) -> AuditReport:
         """All checks."""
         began = time.perf_counter()
-        used = Cast(self.config, self.stages, keep=True)
+        used = Participants(self.config, self.stages, keep=True)
         forecasters = used.forecasters(self.histories.candles)
         self.histories.reach = max(forecaster.context for forecaster in forecasters.values())
         origins = self._draw()
@@ -168,9 +169,9 @@ class _Audit:
 
     # -- changed futures ------------------------------------------------------------------------------
 
-    def _walk(self, questions: Sequence[Question], used: Cast) -> dict[str, Any]:
+    def _walk(self, questions: Sequence[Question], used: Participants) -> dict[str, Any]:
         """The truth first; then objects that saw it, and others that did not, in changed worlds."""
-        fresh = Cast(self.config, self.stages)
+        fresh = Participants(self.config, self.stages)
         forecasters = used.forecasters(self.histories.candles)
         self._labels(forecasters, used.refitters)
         with self.progress.stage("audit", len(questions) * (3 + len(WORLDS)), unit="scenes") as advance:
@@ -191,7 +192,7 @@ class _Audit:
                     advance(1)
         return subject
 
-    def _subject(self, forecasters: Mapping[str, Forecaster], cast: Cast) -> dict[str, Any]:
+    def _subject(self, forecasters: Mapping[str, Forecaster], participants: Participants) -> dict[str, Any]:
         true = self.histories
         keys = {
             name: forecast_key(
@@ -204,7 +205,7 @@ class _Audit:
             )[0]
             for name, forecaster in forecasters.items()
         }
-        traders = cast.traders(true.candles, tuple(forecasters))
+        traders = participants.traders(true.candles, tuple(forecasters))
         return {
             "run": run_digest(self.config, true.raw.sha256, keys, traders),
             "config": self.config.digest(),
@@ -212,7 +213,7 @@ class _Audit:
             "version": code_version(),
         }
 
-    def _meet(self, question: Question, world: str, cast: Cast, objects: str) -> None:
+    def _meet(self, question: Question, world: str, participants: Participants, objects: str) -> None:
         """Let every stage answer in a changed world."""
         scene = self._scene(question, world)
         if scene is None:
@@ -222,13 +223,13 @@ class _Audit:
             return
         # What follows from another past proves nothing more.
         if self._compare(expected[: len(past)], past, question, world, objects):
-            later = observe(scene, self.config, self.stages, cast)
+            later = observe(scene, self.config, self.stages, participants)
             self._compare(expected[len(past) :], later, question, world, objects)
 
-    def _displace(self, question: Question, cast: Cast) -> None:
+    def _displace(self, question: Question, participants: Participants) -> None:
         """Let strategies decide on the true candles in another year."""
         truth = self.truth[question.origin]
-        got = observe_displaced(self.histories.true(question), truth, self.config, cast)
+        got = observe_displaced(self.histories.true(question), truth, self.config, participants)
         decided = [one for one in truth if one.stage == "strategy"]
         self._compare(decided, got, question, DISPLACED, "fresh")
 
@@ -320,19 +321,19 @@ def answer_elsewhere(
     config: RunConfig, stages: Stages, seed: int, reach: int, questions: Sequence[Question]
 ) -> Answers:
     """What a fresh process makes of changed histories, by origin, and what its parts opened meanwhile."""
-    witness = Witness()
-    witness.install()
-    histories, cast = Histories(config, stages, seed), Cast(config, stages)
+    recorder = AccessRecorder()
+    recorder.install()
+    histories, participants = Histories(config, stages, seed), Participants(config, stages)
     histories.reach = reach
     answers: dict[int, list[Observation]] = {}
     for question in questions:
-        with witness.watch():
+        with recorder.recording():
             scene = histories.changed(question, process.WORLD)
             answers[question.origin] = [
                 *newest(observe_past(scene), PROCESS_ROWS),
-                *observe(scene, config, stages, cast),
+                *observe(scene, config, stages, participants),
             ]
-    return answers, witness.seen
+    return answers, recorder.seen
 
 
 def _candle_file(path: str) -> str:

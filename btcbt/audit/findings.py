@@ -7,19 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from btcbt.config import time_text
-
-STAGES = (
-    "candles",
-    "windows",
-    "refit",
-    "scaling",
-    "forecast",
-    "calibration",
-    "strategy",
-    "portfolio",
-    "split",
-)
-"""Where a leak can show, in the order in which the stages run; `split` is about the ranges of fitted parts."""
+from btcbt.walkforward.stages import STAGE_NAMES
 
 MAX_LISTED = 50
 
@@ -42,7 +30,7 @@ class Finding:
     Attributes
     ----------
     stage : str
-        One of `STAGES`.
+        One of `btcbt.walkforward.stages.STAGE_NAMES`.
     component : str
         Which forecaster, strategy (``name@forecaster``) or part it is.
     field : str
@@ -133,7 +121,7 @@ class AuditReport:
 
     @property
     def caught_at(self) -> str | None:
-        """The first stage with a finding, in the order of `STAGES`; None if there is none."""
+        """The first stage with a finding, in the order of `STAGE_NAMES`; None if there is none."""
         return self.findings[0].stage if self.findings else None
 
     def as_json(self) -> dict[str, Any]:
@@ -141,7 +129,7 @@ class AuditReport:
         return {
             "verdict": "clean" if self.clean else "looks ahead",
             "findings": len(self.findings),
-            "stages": sorted({f.stage for f in self.findings}, key=STAGES.index),
+            "stages": sorted({f.stage for f in self.findings}, key=STAGE_NAMES.index),
             "origins": len(self.origins),
             "eligible": self.eligible,
             "comparisons": dict(self.comparisons),
@@ -157,4 +145,4 @@ class AuditReport:
 
 def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Findings by stage; those of one stage as they were found."""
-    return tuple(sorted(findings, key=lambda finding: STAGES.index(finding.stage)))
+    return tuple(sorted(findings, key=lambda finding: STAGE_NAMES.index(finding.stage)))

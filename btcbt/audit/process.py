@@ -21,12 +21,11 @@ from types import FrameType
 from typing import Any
 
 from btcbt.audit.trace import Observation
+from btcbt.walkforward.stages import running_stage
 
 WORLD = "noise"
 """The changed history that the process meets."""
 _DATA = frozenset({".parquet", ".csv", ".feather", ".arrow", ".h5", ".hdf5", ".npy", ".npz", ".db", ".sqlite"})
-_STAGES = {"prepared": "candles", "_windows": "windows", "_forecast": "forecast", "forecasters": "forecast"}
-_STAGES |= {"decide_all": "strategy", "traders": "strategy", "_accounts": "portfolio"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +39,37 @@ class Access:
 
 
 @dataclass(slots=True)
-class Witness:
-    """What was opened while it watched. An interpreter's audit hook cannot be removed, only told to rest."""
+class AccessRecorder:
+    """What is opened while it records. An interpreter's audit hook cannot be removed, only switched off."""
 
     seen: set[Access] = field(default_factory=set)
-    watching: bool = False
+    active: bool = False
 
     def install(self) -> None:
         """Start to hear of events; only ever done in a process made for it."""
         sys.addaudithook(self.hear)
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Note what is opened in this block."""
-        self.watching = True
+    def recording(self) -> Iterator[None]:
+        """Record what is opened in this block."""
+        self.active = True
         try:
             yield
         finally:
-            self.watching = False
+            self.active = False
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Take note of an event of the interpreter, if it is one of those and now is the time."""
-        if not self.watching or event not in ("open", "socket.connect", "sqlite3.connect"):
+        """Record an event of the interpreter if it opens a data file or a connection."""
+        if not self.active or event not in ("open", "socket.connect", "sqlite3.connect"):
             return
-        self.watching = False  # the look at it below may open files of its own
+        self.active = False  # looking at it may open files, too
         try:
             what = self._name(event, arguments)
             if what:
-                self.seen.add(Access(what, *_caller(sys._getframe(1)), event == "socket.connect"))
+                by = _caller(sys._getframe(1))
+                self.seen.add(Access(what, running_stage(), by, event == "socket.connect"))
         finally:
-            self.watching = True
+            self.active = True
 
     @staticmethod
     def _name(event: str, arguments: tuple[Any, ...]) -> str:
@@ -82,19 +82,16 @@ class Witness:
         return str(path.resolve()) if path.suffix.lower() in _DATA else ""
 
 
-def _caller(frame: FrameType | None) -> tuple[str, str]:
-    """Stage, and the innermost line that is neither of this package nor of an installed one."""
-    stage, by = "", ""
-    own = str(Path(__file__).parents[1])
-    while frame is not None:
-        file, name = frame.f_code.co_filename, frame.f_code.co_name
-        outside = not file.startswith((own, "<", sys.base_prefix)) and "site-packages" not in file
-        if outside and not by and not stage:
-            by = f"{Path(file).name}:{frame.f_lineno}"
-        if not stage and file.startswith(own):
-            stage = _STAGES.get(name, "")
+def _caller(frame: FrameType | None) -> str:
+    """The innermost line that is neither of this package nor of an installed one, up to where the audit called it."""
+    audit = str(Path(__file__).parent)
+    ours = (str(Path(__file__).parents[1]), "<", sys.base_prefix)
+    while frame is not None and not frame.f_code.co_filename.startswith(audit):
+        file = frame.f_code.co_filename
+        if not file.startswith(ours) and "site-packages" not in file:
+            return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
-    return stage or "candles", by or "btcbt"
+    return "btcbt"
 
 
 def new_process() -> ProcessPoolExecutor:

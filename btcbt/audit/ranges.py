@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
-from btcbt.audit.stages import Label
 from btcbt.config import time_text
 from btcbt.forecasters import Forecaster
 from btcbt.records import DataRange, IntArray
 from btcbt.walkforward.refits import Refitter
+from btcbt.walkforward.stages import Label
 from btcbt.windows import embargo_ms
 
 

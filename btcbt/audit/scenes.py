@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from btcbt.audit.stages import Stages
 from btcbt.audit.worlds import BROKEN, SHORT, change_future
 from btcbt.config import RunConfig, WindowsConfig
 from btcbt.records import Candles, FloatArray, IntArray
+from btcbt.walkforward.stages import Stages
 from btcbt.windows import Windows
 
 TAIL = 2
@@ -81,7 +81,7 @@ class Histories:
 
     def __init__(self, config: RunConfig, stages: Stages, seed: int) -> None:
         self.config, self.stages, self.seed = config, stages, seed
-        self.raw = stages.read(config.candles)
+        self.raw = stages.raw(config.candles)
         self.reach = config.windows.context
 
     @cached_property
@@ -114,7 +114,7 @@ class Histories:
         return Scene(question, candles, self._split(candles, asked))
 
     def _split(self, candles: Candles, asked: WindowsConfig) -> Windows:
-        return self.stages.split(candles, asked, self.reach)
+        return self.stages.windows(candles, asked, self.reach)
 
     def _until(self, origin: int) -> WindowsConfig:
         end = datetime.fromtimestamp((origin + self.candles.interval_ms) / 1000, UTC)

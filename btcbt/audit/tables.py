@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.audit.findings import LIMITS, STAGES, AuditReport, Finding
+from btcbt.audit.findings import LIMITS, AuditReport, Finding
 from btcbt.config import time_text
+from btcbt.walkforward.stages import STAGE_NAMES
 
 MAX_ROWS = 25
 
@@ -43,7 +44,7 @@ def _stages(report: AuditReport) -> Table:
     for column in ("stage", "equal", "different"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     found = Counter(finding.stage for finding in report.findings)
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         equal = report.comparisons.get(stage, 0)
         if equal or found[stage]:
             style = "red" if found[stage] else ""

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
+from btcbt.audit.participants import Participants, Sequential, answer, fill_times
 from btcbt.audit.scenes import PROBES, Scene
-from btcbt.audit.stages import Cast, Sequential, Stages, answer, fill_times
 from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
 from btcbt.records import CHANNELS, Forecast, ForecastBatch, IntArray, Window
 from btcbt.walkforward.decisions import decide_all
 from btcbt.walkforward.refits import Refitter
-from btcbt.walkforward.runner import Trader
+from btcbt.walkforward.stages import Stages, running
+from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 PAST = ("candles", "windows")
@@ -70,7 +71,9 @@ def newest(observations: Iterable[Observation], rows: int) -> list[Observation]:
     ]
 
 
-def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, strict: bool = False) -> list[Observation]:
+def observe(
+    scene: Scene, config: RunConfig, stages: Stages, participants: Participants, *, strict: bool = False
+) -> list[Observation]:
     """Run every later stage up to the origin of the scene.
 
     What a part of the user's raises becomes an observation, for it did not raise on the true history; with
@@ -81,9 +84,9 @@ def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, stri
     if len(windows) < len(question.asked):  # one has gone: `observe_past` says so, and there is nothing to ask
         return []
     run = partial(attempt, scene=scene, strict=strict)
-    forecasters = cast.forecasters(scene.candles, question.origin)
+    forecasters = participants.forecasters(scene.candles, question.origin)
     found = []
-    for name, refitter in cast.refitters.items():
+    for name, refitter in participants.refitters.items():
         found += run("refit", name, partial(_refits, name, refitter, scene))
     for name, forecaster in forecasters.items():
         made = run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
@@ -92,7 +95,7 @@ def observe(scene: Scene, config: RunConfig, stages: Stages, cast: Cast, *, stri
     # Of a forecaster that learns, the later of its two observations counts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
     decided = []
-    for trader in cast.traders(scene.candles, tuple(forecasters)):
+    for trader in participants.traders(scene.candles, tuple(forecasters)):
         if trader.forecaster is None or trader.forecaster in paths:
             ask = partial(decide, trader, windows, paths, config.windows.horizon)
             decided += run("strategy", trader.name, ask)
@@ -105,7 +108,8 @@ def attempt(
 ) -> list[Observation]:
     """Do a stage's work; what a part of the user's raises becomes an observation, unless `strict`."""
     try:
-        return work()
+        with running(stage):
+            return work()
     except Exception as error:
         if strict:
             raise
@@ -313,7 +317,7 @@ def _accounts(scene: Scene, config: RunConfig, stages: Stages, decided: Sequence
         account, targets = account[:-1], targets[:-1]
     elif not np.isfinite(candles.values[candles.open_time >= scene.question.origin]).all():
         targets[-1] = np.nan  # an account cannot trade at a price that is no number
-    done = stages.simulate(candles, account, targets, names, config.portfolio)
+    done = stages.accounts(candles, account, targets, names, config.portfolio)
     return [one for column, name in enumerate(names) for one in _account(done, column, name, until)]
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from btcbt.errors import StrategyError
-from btcbt.records import FloatArray, Forecast, Holding
+from btcbt.progress import Advance, Progress
+from btcbt.records import CHANNELS, FloatArray, Forecast, Holding
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import describe, explain, utc
+from btcbt.walkforward.members import Member
+from btcbt.walkforward.stages import STRATEGY, running
+from btcbt.walkforward.traders import Trader
+from btcbt.windows import Windows
 
 
 def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None) -> FloatArray:
@@ -102,3 +107,49 @@ def _check(decision: object, label: str, origin: int) -> float:
             "expected a finite number in [-1, 1]"
         )
     return float(decision)  # type: ignore[arg-type]
+
+
+def decide_targets(
+    traders: Sequence[Trader], members: Mapping[str, Member], windows: Windows, progress: Progress
+) -> FloatArray:
+    """Ask every trader at every origin.
+
+    Parameters
+    ----------
+    traders : sequence of Trader
+        K traders.
+    members : mapping
+        The forecasters that they trade on, their forecasts stored.
+    windows : Windows
+        M origins.
+    progress : Progress
+        Who is told how far it is.
+
+    Returns
+    -------
+    float64 (M, K)
+        Targets.
+    """
+    targets = np.empty((len(windows), len(traders)), dtype=np.float64)
+    with progress.stage("decide", targets.size, unit="decisions") as advance, running(STRATEGY):
+        for column, trader in enumerate(traders):
+            member = None if trader.forecaster is None else members[trader.forecaster]
+            forecasts = _forecasts(member, windows, advance)
+            targets[:, column] = decide_all(trader.strategy, forecasts, name=trader.name)
+    return targets
+
+
+def _forecasts(member: Member | None, windows: Windows, advance: Advance) -> Iterator[Forecast]:
+    """What a strategy sees, origin by origin; without a forecaster there are no paths."""
+    if member is None:
+        none = np.empty((0, windows.horizon, len(CHANNELS)), dtype=np.float32)
+        for window in windows:
+            yield Forecast(window, none)
+        advance(len(windows))
+        return
+    row = 0
+    for batch in member.batches():
+        for paths in batch.paths:
+            yield Forecast(windows[row], paths)
+            row += 1
+        advance(len(batch))

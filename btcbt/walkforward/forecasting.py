@@ -2,110 +2,65 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from btcbt.config import ExecutorConfig, time_text
-from btcbt.errors import BtcbtError, CheckpointError
+from btcbt.config import ExecutorConfig, RunConfig, time_text
+from btcbt.errors import BtcbtError
 from btcbt.execution.clusters import ShardTask, forecast_shards_on
 from btcbt.execution.local import batch_size, forecast_in_order, processes
-from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
+from btcbt.progress import Progress
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.storage.forecasts import Digests, ForecastStore, Plan, fitted_digests, history_digests
-from btcbt.windows import Windows, contamination
-
-READ_BATCH = 168
+from btcbt.storage.forecasts import ShardWriter
+from btcbt.walkforward.interrupts import stop_between_shards
+from btcbt.walkforward.members import Member
 
 Advance = Callable[[int], None]
 Shards = Iterator[tuple[IntArray, ForecastBatch]]
 
 
-@dataclass(slots=True, eq=False)
-class Member:
-    """A forecaster of the run, and where its forecasts are."""
-
-    name: str
-    kind: str
-    forecaster: Forecaster
-    build: Callable[[], Forecaster]
-    windows: Windows
-    digests: Digests
-    column: str
-    key: str
-    meaning: Mapping[str, object]
-    store: ForecastStore
-    plan: Plan
-    labels: Any
-    traded: bool
-    computed: int = 0
-    provenance: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def work(self) -> tuple[str, Callable[[], Forecaster]]:
-        """What a worker is to build, and the name under which it may keep it.
-
-        Workers outlive a run. The key of the store is too short a name for them: it says nothing of refitted weights,
-        while the digests of the forecasts do. What is built is compared with what this process has, for a path may
-        lead to another checkpoint on another machine.
-        """
-        name = hashlib.sha256(self.key.encode())
-        name.update(self.windows.origins.tobytes())
-        name.update(self.digests.tobytes())
-        return name.hexdigest(), partial(_build_alike, self.build, dict(self.forecaster.identity()), self.name)
-
-
-def _build_alike(build: Callable[[], Forecaster], identity: Mapping[str, object], name: str) -> Forecaster:
-    forecaster = build()
-    if dict(forecaster.identity()) != identity:
-        raise CheckpointError(
-            f"forecaster '{name}': a worker reads other weights than the process that started it; "
-            "give all machines the same checkpoint under the same path"
-        )
-    return forecaster
-
-
-def label_and_digest(
-    forecaster: Forecaster, origins: IntArray, windows: Digests
-) -> tuple[NDArray[np.str_], Digests, str]:
-    """What each origin's fitted parts had looked at, and what its stored forecast must agree with.
+def forecast_missing(member: Member, base: Member | None, config: RunConfig, progress: Progress) -> Member:
+    """Forecast what the store lacks of a member, and store it shard by shard.
 
     Parameters
     ----------
-    forecaster : Forecaster
-    origins : int64 (M,)
-        All origins of the walk, ms UTC.
-    windows : void (M,)
-        Digests of their windows.
+    member : Member
+        Whose forecasts.
+    base : Member or None
+        The one that it is made from, its forecasts stored.
+    config : RunConfig
+        Gives the size of a shard and the engine.
+    progress : Progress
+        Who is told how far it is.
 
     Returns
     -------
-    labels : str (M,)
-        See `btcbt.windows.contamination`.
-    digests : void (M,)
-        Of its window; with the weights, if they were fitted for it; with all before, if the forecaster learns.
-    kind : str
-        ``window``, ``refit`` or ``history``: which of these.
+    Member
+        The same with nothing missing.
+
+    Raises
+    ------
+    Interrupted
+        If the process was asked to stop; whole shards are stored.
     """
-    labels = np.empty(len(origins), dtype="U11")
-    weights = [""] * len(origins)
-    for part in forecaster.parts(origins):
-        labels[part.rows] = contamination(origins[part.rows], part.ranges)
-        for row in part.rows.tolist():
-            weights[row] = part.weights
-    digests, kind = windows, "window"
-    if any(weights):
-        digests, kind = fitted_digests(windows, weights), "refit"
-    if isinstance(forecaster, Calibrated):
-        digests, kind = history_digests(origins, digests), "history"
-    return labels, digests, kind
+    origins, missing = member.windows.origins, member.plan.missing
+    with progress.stage(f"forecast {member.name}", len(origins), done=len(origins) - len(missing)) as advance:
+        if len(missing):
+            member.store.describe(member.meaning)
+            size = config.store.shard_size
+            shards = [missing[start : start + size] for start in range(0, len(missing), size)]
+            with stop_between_shards(progress) as stop, ShardWriter(member.store) as writer:
+                for rows, batch in forecast_shards(member, shards, config.executor, base, advance):
+                    writer.put(member.digests[rows], batch)
+                    stop()
+            plan = member.store.plan(origins, member.digests)
+            member = replace(member, computed=len(missing), plan=plan)
+    first = member.store.read(member.plan.part(slice(0, 1)), origins[:1], 1)
+    return replace(member, provenance=next(first).provenance)
 
 
 def forecast_shards(
@@ -184,7 +139,7 @@ def _calibrated(
 ) -> Shards:
     """Walk over the stored forecasts of the base from the first origin on, and hand over what is missing."""
     origins = member.windows.origins
-    batches = base.store.read(base.plan, origins, READ_BATCH)
+    batches = base.batches()
     walk = ((batch.provenance, paths) for batch in forecaster.follow(member.windows, batches) for paths in batch.paths)
     at = 0
     for rows in shards:

@@ -11,15 +11,18 @@ from typing import Any
 import joblib
 import numpy as np
 
-from btcbt.config import PortfolioConfig
+from btcbt.config import PortfolioConfig, RunConfig
 from btcbt.execution.local import on_processes
-from btcbt.metrics.placebos import Paths, Placebo, Source, make_placebos, summarise_placebos
+from btcbt.metrics.placebos import Paths, Placebo, Source, make_placebos, spooled, summarise_placebos
 from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
+from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray, Forecast
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.decisions import decide_together
+from btcbt.walkforward.members import Member
+from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 MIN_RUNS = 8
@@ -123,3 +126,37 @@ def _decide(candidates: Sequence[Candidate], windows: Windows, source: Source, p
 def _score(simulation: Simulation, column: int) -> float:
     ratio = sharpe_ratio(equity_returns(simulation.equity[:, column], simulation.initial_cash))
     return 0.0 if np.isnan(ratio) else ratio
+
+
+def placebo_numbers(
+    traders: Sequence[Trader],
+    members: Mapping[str, Member],
+    windows: Windows,
+    real: Simulation,
+    config: RunConfig,
+    progress: Progress,
+) -> dict[str, float]:
+    """Rank every strategy that trades on a forecast among placebo runs; see `run_placebos`."""
+    numbers: dict[str, float] = {}
+    for member in members.values() if config.placebos else ():
+        candidates = [Candidate(one.name, one.use, one.params) for one in traders if one.forecaster == member.name]
+        if not candidates:
+            continue
+        parts = (batch.paths for batch in member.batches())
+        stage = progress.stage(f"placebos {member.name}", config.placebos, unit="runs")
+        with spooled(parts, config.store.folder) as paths, stage as advance:
+            ranks = run_placebos(
+                candidates,
+                windows,
+                paths,
+                real,
+                config.portfolio,
+                runs=config.placebos,
+                stride=config.windows.stride,
+                seed=config.seed,
+                advance=advance,
+            )
+        numbers |= ranks
+        if not ranks:
+            progress.note("too few origins to shuffle them: no placebo was run")
+    return numbers

@@ -13,7 +13,7 @@ from btcbt.metrics import LossPanel, ScoreStream, against, confidence_sets, scor
 from btcbt.metrics.panel import past_volatility
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray
-from btcbt.walkforward.forecasting import READ_BATCH, Member
+from btcbt.walkforward.members import READ_BATCH, Member
 from btcbt.windows import Windows
 
 
@@ -81,7 +81,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
 def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> Iterator[LossPanel]:
     """The scores of each batch of stored forecasts that has an origin whose outcome is known."""
     start = 0
-    for batch in member.store.read(member.plan, windows.origins, READ_BATCH):
+    for batch in member.batches():
         rows = np.arange(start, start + len(batch))
         start += len(batch)
         known = windows.scored[rows]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from btcbt.audit import STAGES, Stages, audit_experiment
+from btcbt.audit import STAGE_NAMES, Stages, audit_experiment
 from btcbt.candles import make_candles, write_candles
 from btcbt.config import RunConfig
 from btcbt.walkforward import refits
@@ -176,7 +176,9 @@ def experiment(file, **changes):
 
 def assert_exact(report):
     """Every finding says where, what and by how much."""
-    assert [found.stage for found in report.findings] == sorted((f.stage for f in report.findings), key=STAGES.index)
+    assert [found.stage for found in report.findings] == sorted(
+        (f.stage for f in report.findings), key=STAGE_NAMES.index
+    )
     for found in report.findings:
         assert found.origin in report.origins or found.world in ("none", "noise", "gaps", "truncate")
         assert found.time <= found.origin or found.stage == "portfolio"
@@ -283,7 +285,7 @@ def test_honest_parts_pass(stages, candle_file):
 
 
 def reader(kind, file):
-    return {"reader": {"use": f"leaks:{kind}", "params": {"path": str(file)}}}
+    return {"reader": {"use": f"tests.contract.leaks:{kind}", "params": {"path": str(file)}}}
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +322,7 @@ OBJECTS = {"fresh": "new objects", "used": "objects that had seen the true futur
 def leak_table():
     """The table of `docs/audit.md`."""
     lines = ["| planted | caught at the stage | shows in |", "| --- | --- | --- |"]
-    for leak in sorted(LEAKS.values(), key=lambda leak: STAGES.index(leak.stage)):
+    for leak in sorted(LEAKS.values(), key=lambda leak: STAGE_NAMES.index(leak.stage)):
         lines.append(f"| {leak.what} | {leak.stage} | {OBJECTS[leak.objects]} |")
     return "\n".join(lines)
 
@@ -332,5 +334,5 @@ def test_the_documented_table_is_the_tested_one():
 
 
 def test_every_stage_has_a_planted_leak():
-    assert {leak.stage for leak in LEAKS.values()} == set(STAGES)
+    assert {leak.stage for leak in LEAKS.values()} == set(STAGE_NAMES)
     assert len(LEAKS) >= 15

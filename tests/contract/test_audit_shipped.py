@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import strategies
 import torch
 
+from btcbt import strategies
 from btcbt.audit import audit_experiment
 from btcbt.config import KINDS, RunConfig
 from btcbt.models.kronos import Kronos, KronosTokenizer
@@ -20,7 +20,7 @@ from btcbt.records import DataRange
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
 
-FILES = sorted(file for file in Path(strategies.__file__).parent.glob("*.py") if file.stem != "__init__")
+FILES = sorted(Path(strategies.__file__).parent.glob("[!_]*.py"))
 SPECIAL = {
     "kronos": {"device": "cpu"},
     "kronos_anchored": {"device": "cpu", "block": 4},
@@ -30,7 +30,7 @@ SPECIAL = {
 
 def find_uses():
     for file in FILES:
-        module = import_module(f"strategies.{file.stem}")
+        module = import_module(f"btcbt.strategies.{file.stem}")
         for name, value in vars(module).items():
             if inspect.isclass(value) and issubclass(value, Strategy) and value.__module__ == module.__name__:
                 yield f"{module.__name__}:{name}"

@@ -10,7 +10,7 @@ import btcbt
 from btcbt.config import load_config
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.models.kronos.training.start import begin
-from btcbt.walkforward.runner import make_traders
+from btcbt.walkforward.traders import make_traders
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.rglob("*.yaml"))

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from btcbt.audit import LIMITS, Stages, audit_experiment
-from btcbt.audit.findings import STAGES
 from btcbt.audit.tables import verdict
 from btcbt.config import RunConfig
 from btcbt.errors import CandleError
 from btcbt.records import Forecast
 from btcbt.strategies import Strategy
+from btcbt.walkforward.stages import STAGE_NAMES
 
 
 def experiment(**windows):
@@ -81,7 +81,7 @@ def test_a_part_that_raises_on_a_changed_future_has_looked_at_it(leaking_report)
     assert said["verdict"] == "looks ahead"
     assert said["stages"] == ["strategy"]
     assert said["listed"][0]["difference"] is None
-    assert set(said["stages"]) <= set(STAGES)
+    assert set(said["stages"]) <= set(STAGE_NAMES)
     text = printed(leaking_report)
     assert "looks ahead" in text
     assert "jumpy" in text

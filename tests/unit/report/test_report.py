@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from btcbt import progress
 from btcbt.config import BUY_AND_HOLD, PortfolioConfig
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, Candles, Window
-from btcbt.report import figures, progress, provenance
+from btcbt.report import figures
+from btcbt.walkforward import provenance
 from btcbt.walkforward.accounts import account_numbers, account_trials
 
 MakeWindows = Callable[..., list[Window]]

@@ -14,7 +14,7 @@ from btcbt.errors import BtcbtError, ConfigError, StrategyError
 from btcbt.forecasters.base import Forecaster
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, DataRange, ForecastBatch, Window
-from btcbt.walkforward import runner
+from btcbt.walkforward import forecasters, runner, traders
 
 START = 1_559_347_200_000  # 2019-06-01T00:00Z
 HOUR = 3_600_000
@@ -57,12 +57,12 @@ def config(root: Path, **changes: object) -> RunConfig:
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     """Stands where the experiment says drift."""
     forecaster = Echo(20, 3)
-    create = runner.create_forecaster
+    create = forecasters.create_forecaster
 
     def instead(part: object, windows: object, seed: int) -> Forecaster:
         return forecaster if getattr(part, "kind", "") == "drift" else create(part, windows, seed)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "create_forecaster", instead)
+    monkeypatch.setattr(forecasters, "create_forecaster", instead)
     return forecaster
 
 
@@ -162,7 +162,7 @@ def test_a_strategy_fails_before_the_first_forecast_is_paid_for(echo: Echo, tmp_
 def test_the_name_of_the_benchmark_is_not_for_others(tmp_path: Path) -> None:
     strategies = {"buy_and_hold": {"use": "flat"}}
     with pytest.raises(ConfigError, match=r"strategies\.buy_and_hold: the account of this name is what all others"):
-        runner.make_traders(config(tmp_path, strategies=strategies))
+        traders.make_traders(config(tmp_path, strategies=strategies))
 
 
 def test_a_changed_base_class_changes_the_digest_of_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_changed_base_class_changes_the_digest_of_a_strategy(tmp_path: Path, m
         (tmp_path / "base_of_own.py").write_text(f"from btcbt.strategies.base import Strategy\n\n\n{base}")
         for module in ("own", "base_of_own"):
             monkeypatch.delitem(sys.modules, module, raising=False)
-        digests.add(runner.source_sha256(load_strategy("own:Own", {})))
+        digests.add(traders.source_sha256(load_strategy("own:Own", {})))
     assert len(digests) == 2
 
 
@@ -187,10 +187,10 @@ def test_strategies_without_a_forecast_run_once(tmp_path: Path) -> None:
         "rule": {"use": "threshold"},
         "half": {"use": "threshold", "forecasters": ["b"]},
     }
-    traders = runner.make_traders(config(tmp_path, forecasters=forecasters, strategies=strategies))
-    assert [trader.name for trader in traders] == ["held", "rule@a", "rule@b", "half@b"]
-    assert [trader.forecaster for trader in traders] == [None, "a", "b", "b"]
-    assert len({id(trader.strategy) for trader in traders}) == 4
+    made = traders.make_traders(config(tmp_path, forecasters=forecasters, strategies=strategies))
+    assert [trader.name for trader in made] == ["held", "rule@a", "rule@b", "half@b"]
+    assert [trader.forecaster for trader in made] == [None, "a", "b", "b"]
+    assert len({id(trader.strategy) for trader in made}) == 4
 
 
 def test_progress_adds_up(echo: Echo, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from btcbt.errors import CheckpointError
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.records import Candles
 from btcbt.storage.forecasts import window_digests
-from btcbt.walkforward.forecasting import Member
+from btcbt.walkforward.members import Member
 from btcbt.windows import make_windows
 
 WALK = partial(RandomWalk, context=8, horizon=2, seed=1)
@@ -27,7 +27,17 @@ def make_member(candles: Candles, build: Callable[[], Any]) -> Member:
     rest: Any = dict.fromkeys(("meaning", "store", "plan", "labels"))
     digests = window_digests(windows)
     return Member(
-        "walk", "random_walk", WALK(n_paths=3), build, windows, digests, "window.8", "key", traded=True, **rest
+        "walk",
+        "random_walk",
+        WALK(n_paths=3),
+        build,
+        None,
+        windows,
+        digests,
+        "window.8",
+        "key",
+        configured=True,
+        **rest,
     )
 
 

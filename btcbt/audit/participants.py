@@ -1,0 +1,118 @@
+"""The forecasters and strategies of an experiment as the audit meets them: built for one history or for several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+from btcbt.config import RunConfig
+from btcbt.forecasters import Forecaster
+from btcbt.records import Candles, Float32Array, ForecastBatch, IntArray, Window
+from btcbt.walkforward.forecasters import Serving, build_forecasters, load_forecasters
+from btcbt.walkforward.refits import Refitter
+from btcbt.walkforward.stages import FORECAST, STRATEGY, Stages, running
+from btcbt.walkforward.traders import Trader, make_traders
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@runtime_checkable
+class Sequential(Protocol):
+    """A forecaster that corrects a `base` as outcomes become known, as `btcbt.forecasters.calibrated` does."""
+
+    base: Forecaster
+
+    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
+        """Correct a walk from its first origin on; `batches` are the base's forecasts for `windows`."""
+        ...
+
+
+class Participants:
+    """The forecasters and strategies of one or several histories, built by the functions that a run uses.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    stages : Stages
+        Its stages; those for forecasters and strategies take the place of the configured ones.
+    keep : bool
+        Whether those that were built for the first history serve all others, too. If not, all are built for
+        each history, but for the forecasters of a configuration: they know no history, and are costly. Those that
+        are refitted know it; their refits are found where the candles that went into them are the same.
+
+    Attributes
+    ----------
+    refitters : mapping of str to Refitter
+        What refits the forecasters of the last history asked for.
+    """
+
+    def __init__(self, config: RunConfig, stages: Stages, *, keep: bool = False) -> None:
+        self._config = config
+        self._stages = stages
+        self._keep = keep
+        self._forecasters: Mapping[str, Forecaster] | None = None
+        self._frozen: Mapping[str, Forecaster] = {}
+        self._traders: list[Trader] | None = None
+        self.refitters: Mapping[str, Refitter] = {}
+
+    def forecasters(self, candles: Candles, until: int | None = None) -> Mapping[str, Forecaster]:
+        """Forecasters by name.
+
+        Parameters
+        ----------
+        candles : Candles
+            The history, for those that know it.
+        until : int, optional
+            Refitted ones serve origins after this (ms UTC) with the weights of this one: what comes after it need not
+            be fit to learn from.
+        """
+        if self._forecasters is not None and self._keep:
+            return self._forecasters
+        if self._stages.forecasters is not None:
+            with running(FORECAST):
+                self._forecasters = self._stages.forecasters(candles)
+        elif self._forecasters is None or self.refitters:
+            loaded = load_forecasters(self._config, candles, self._stages.plan, self._frozen)
+            self._frozen, self.refitters = loaded.frozen, loaded.refitters
+            serving: dict[str, Serving] = {
+                name: partial(refitter.at, until=until) for name, refitter in loaded.refitters.items()
+            }
+            built = build_forecasters(self._config, loaded, serving)
+            self._forecasters = {name: forecaster for name, (forecaster, _) in built.items()}
+        return self._forecasters
+
+    def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
+        """Each strategy on each forecaster that it trades on, every one an object of its own."""
+        if self._traders is None or not self._keep:
+            with running(STRATEGY):
+                self._traders = self._new_traders(candles, forecasters)
+        return self._traders
+
+    def _new_traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
+        if self._stages.strategies is None:
+            return make_traders(self._config)
+        traders: list[Trader] = []
+        for forecaster in forecasters:
+            for name, strategy in self._stages.strategies(candles).items():
+                on = forecaster if strategy.uses_forecast else None
+                label = f"{name}@{forecaster}" if strategy.uses_forecast else name
+                if all(trader.name != label for trader in traders):
+                    traders.append(Trader(label, strategy, type(strategy).__qualname__, {}, on))
+        return traders
+
+
+def fill_times(orders: pd.DataFrame) -> IntArray:
+    """Times of the fills in a table of orders, ms UTC."""
+    return np.asarray(orders["time"].dt.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)
+
+
+def answer(forecaster: Forecaster, windows: Sequence[Window]) -> Float32Array:
+    """Ask for the forecasts of some windows, in calls of the size that the forecaster wants."""
+    step = forecaster.batch_size
+    parts = [forecaster.forecast(windows[i : i + step]).paths for i in range(0, len(windows), step)]
+    return np.concatenate(parts)

@@ -1,0 +1,125 @@
+"""The forecasters of an experiment: which, in what order, with which weights at which origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+from btcbt.config import CALIBRATED, RANDOM_WALK, ForecasterConfig, RandomWalkConfig, RunConfig
+from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.records import Candles, Refit
+from btcbt.walkforward.refits import Refitter, frozen_config, make_refitter
+from btcbt.walkforward.stages import FORECAST, Plan, running
+from btcbt.windows import plan_refits
+
+Serving = Callable[[int], Refit]
+"""Origin (ms UTC) to the refit that serves it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """The forecasters of an experiment before any refit.
+
+    Attributes
+    ----------
+    configs : mapping
+        Their configurations by name, in the order in which they forecast.
+    frozen : mapping
+        Those that depend on no other forecaster, with the weights that they start from.
+    refitters : mapping
+        What refits those that are refitted.
+    """
+
+    configs: Mapping[str, ForecasterConfig]
+    frozen: Mapping[str, Forecaster]
+    refitters: Mapping[str, Refitter]
+
+    @property
+    def context(self) -> int:
+        """Candles that the forecaster which looks back farthest needs before an origin.
+
+        Forecasters are compared at the same origins, so an origin must suit all of them.
+        """
+        return max(forecaster.context for forecaster in self.frozen.values())
+
+
+def forecasters_in_order(config: RunConfig) -> dict[str, ForecasterConfig]:
+    """The configured forecasters, a random walk among them.
+
+    The random walk comes first, since the others are compared with it; one that is made from another's forecasts
+    comes after it.
+    """
+    configs: dict[str, ForecasterConfig] = dict(config.forecasters)
+    if all(one.kind != RANDOM_WALK for one in configs.values()):
+        configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
+    names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].kind == CALIBRATED))
+    return {name: configs[name] for name in names}
+
+
+def load_forecasters(
+    config: RunConfig,
+    candles: Candles,
+    plan: Plan = plan_refits,
+    known: Mapping[str, Forecaster] = MappingProxyType({}),
+) -> Loaded:
+    """Load every forecaster with the weights that it starts from, and find what refits it.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    candles : Candles
+        Its history; refits are fitted on parts of it.
+    plan : callable
+        Which candles each refit is given.
+    known : mapping, optional
+        Forecasters, by name, that were loaded before for the same experiment and need not be loaded again.
+
+    Raises
+    ------
+    BtcbtError
+        If a checkpoint is missing, broken or does not fit.
+    """
+    configs = forecasters_in_order(config)
+    frozen: dict[str, Forecaster] = {}
+    refitters: dict[str, Refitter] = {}
+    with running(FORECAST):
+        for name, one in configs.items():
+            if one.kind == CALIBRATED:
+                continue
+            frozen[name] = known.get(name) or create_forecaster(frozen_config(one), config.windows, config.seed)
+            refitter = make_refitter(one, config, candles, frozen[name], plan)
+            if refitter is not None:
+                refitters[name] = refitter
+    return Loaded(configs, frozen, refitters)
+
+
+def build_forecasters(
+    config: RunConfig, loaded: Loaded, serving: Mapping[str, Serving]
+) -> dict[str, tuple[Forecaster, Callable[[], Forecaster]]]:
+    """Every forecaster as it forecasts, and how a worker process builds the same.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    loaded : Loaded
+        Its forecasters before any refit.
+    serving : mapping
+        The refits of those that are refitted.
+    """
+    built: dict[str, Forecaster] = {}
+    builders: dict[str, Callable[[], Forecaster]] = {}
+    with running(FORECAST):
+        for name, one in loaded.configs.items():
+            build = partial(create_forecaster, one, config.windows, config.seed)
+            if one.kind == CALIBRATED:
+                build = partial(build, dict(built))
+            elif name in serving:
+                build = partial(build, None, serving[name])
+            plain = name in loaded.frozen and name not in serving
+            built[name] = loaded.frozen[name] if plain else build()
+            builders[name] = build
+    return {name: (built[name], builders[name]) for name in built}

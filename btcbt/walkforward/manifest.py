@@ -1,0 +1,136 @@
+"""The manifest of a run: its digest, and where each of its numbers came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from btcbt.config import RunConfig, time_text
+from btcbt.storage.forecasts import NUMERICAL_VERSION
+from btcbt.storage.verdicts import stored_verdict
+from btcbt.walkforward.members import Member
+from btcbt.walkforward.provenance import code_version, git_commit, package_versions
+from btcbt.walkforward.refits import describe_refits
+from btcbt.walkforward.traders import Trader, source_sha256
+from btcbt.windows import Windows
+
+DIGEST_LENGTH = 16
+
+
+def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, str], traders: Sequence[Trader]) -> str:
+    """Name a run by all that it is made from, so that no run takes the place of a different one.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    candles_sha256 : str
+        Digest of its candles.
+    forecasts : mapping
+        The key of each forecaster's forecasts (`btcbt.storage.forecasts.forecast_key`) by its name.
+    traders : sequence of Trader
+        Its strategies.
+    """
+    content = {
+        "config": config.digest(),
+        "candles": candles_sha256,
+        "forecasts": dict(forecasts),
+        "strategies": {trader.name: source_sha256(trader.strategy) for trader in traders},
+        "code": code_version(),
+        "numerical_version": NUMERICAL_VERSION,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def make_manifest(
+    config: RunConfig,
+    digest: str,
+    windows: Windows,
+    members: Iterable[Member],
+    traders: Iterable[Trader],
+    seconds: Mapping[str, float],
+    started: datetime,
+) -> dict[str, Any]:
+    """What a run was made from and how long its stages took, as JSON values.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    digest : str
+        Of the run.
+    windows : Windows
+        Its origins and candles.
+    members, traders
+        Its forecasters and strategies.
+    seconds : mapping
+        Wall seconds by stage.
+    started : datetime
+        When it began, UTC.
+    """
+    candles, origins = windows.candles, windows.origins
+    return {
+        "name": config.name,
+        "digest": digest,
+        "config_digest": config.digest(),
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "candles": {
+            "path": config.candles.path,
+            "sha256": candles.sha256,
+            "interval": config.candles.interval,
+            "rows": len(candles),
+            "first": time_text(int(candles.open_time[0])),
+            "last": time_text(int(candles.open_time[-1])),
+        },
+        "origins": {
+            "eligible": len(windows),
+            "scored": int(np.count_nonzero(windows.scored)),
+            "skipped": dict(windows.skipped),
+            "first": time_text(int(origins[0])),
+            "last": time_text(int(origins[-1])),
+        },
+        "forecasters": {
+            member.name: _describe(member) | describe_refits(member.forecaster, origins) for member in members
+        },
+        "strategies": {
+            trader.name: {
+                "use": trader.use,
+                "params": dict(trader.params),
+                "forecaster": trader.forecaster,
+                "source_sha256": source_sha256(trader.strategy),
+            }
+            for trader in traders
+        },
+        "code": {"version": code_version(), "commit": git_commit(), "numerical_version": NUMERICAL_VERSION},
+        "audit": stored_verdict(config.store.folder, digest),
+        "packages": package_versions(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": {
+            **{stage: round(taken, 3) for stage, taken in seconds.items()},
+            "total": round((datetime.now(UTC) - started).total_seconds(), 3),
+        },
+    }
+
+
+def _describe(member: Member) -> dict[str, Any]:
+    return {
+        "kind": member.kind,
+        "key": member.key,
+        "context": member.forecaster.context,
+        "digests": member.column,
+        "n_paths": member.forecaster.n_paths,
+        "identity": dict(member.forecaster.identity()),
+        "traded": member.configured,
+        "labels": dict(Counter(str(label) for label in member.labels)),
+        "computed": member.computed,
+        "reused": len(member.labels) - member.computed,
+        "provenance": dict(member.provenance),
+    }

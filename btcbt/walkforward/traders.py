@@ -1,0 +1,88 @@
+"""Traders: the strategies of an experiment, each on each forecaster that it trades on."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from btcbt.config import BUY_AND_HOLD, RunConfig
+from btcbt.errors import ConfigError
+from btcbt.strategies import Strategy
+from btcbt.strategies.loading import load_strategy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trader:
+    """A strategy on the forecasts of one forecaster, or on none: a column of targets.
+
+    Attributes
+    ----------
+    name : str
+        ``strategy@forecaster``, or ``strategy`` if it uses no forecast.
+    strategy : Strategy
+        An object of its own.
+    use : str
+        How the experiment names its class.
+    params : mapping
+        Its parameters as the experiment gives them.
+    forecaster : str or None
+        Whose forecasts it trades on.
+    """
+
+    name: str
+    strategy: Strategy
+    use: str
+    params: Mapping[str, Any]
+    forecaster: str | None
+
+
+def make_traders(config: RunConfig) -> list[Trader]:
+    """Build every strategy, once for each forecaster that it trades on.
+
+    Raises
+    ------
+    StrategyError
+        If one cannot be imported or built.
+    ConfigError
+        If a strategy lacks the forecasters that it needs, or names some that it does not use.
+    """
+    traders = []
+    for name, chosen in config.strategies.items():
+        if name == BUY_AND_HOLD and chosen.use != BUY_AND_HOLD:
+            raise ConfigError(
+                f"strategies.{name}: the account of this name is what all others are measured against, so it is "
+                f"the strategy {BUY_AND_HOLD}, not {chosen.use}; choose another name"
+            )
+        strategy = load_strategy(chosen.use, chosen.params)
+        if not strategy.uses_forecast:
+            if chosen.forecasters is not None:
+                raise ConfigError(f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key")
+            traders.append(Trader(name, strategy, chosen.use, chosen.params, None))
+            continue
+        on = tuple(config.forecasters) if chosen.forecasters is None else chosen.forecasters
+        if not on:
+            raise ConfigError(f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'")
+        for forecaster in on:
+            # A new object for each, so that nothing is carried from one account to another.
+            own = load_strategy(chosen.use, chosen.params)
+            traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
+    return traders
+
+
+def source_sha256(strategy: Strategy) -> str:
+    """Digest of the files that a strategy's class and its bases are written in; empty where there are none.
+
+    Other modules that these import are not looked at: a helper that changes does not make another run.
+    """
+    content = b""
+    for name in dict.fromkeys(cls.__module__ for cls in type(strategy).__mro__):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        ours = name.partition(".")[0] in ("btcbt", *sys.stdlib_module_names)  # told apart by their versions
+        if ours or file is None or not Path(file).is_file():
+            continue
+        content += Path(file).read_bytes()
+    return hashlib.sha256(content).hexdigest() if content else ""
