@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -106,3 +107,11 @@ def locked_file(path: Path) -> Iterator[BinaryIO]:
         if fcntl is not None:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield file
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 (hex) of a regular file; empty for anything else."""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -9,31 +9,32 @@ their random numbers are keyed by the origin.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from btcbt.audit.participants import Participants
-from btcbt.audit.scenes import Scene
-from btcbt.audit.trace import Observation, attempt, decide, windows_at
-from btcbt.config import RunConfig
-from btcbt.records import Candles
+from btcbt.audit.scenes import Scene, windows_at
+from btcbt.audit.trace import Observation, attempt, decide
+from btcbt.audit.trail import Trails
+from btcbt.records import CHANNELS, Candles
 
 DISPLACED = "displaced"
 SHIFT_MS = 10_227 * 86_400_000
 
 
-def observe_displaced(
-    scene: Scene, truth: Sequence[Observation], config: RunConfig, participants: Participants
-) -> list[Observation]:
-    """Targets at the true origins, decided 28 years later on the true candles and paths."""
-    windows = windows_at(scene.windows, scene.question.asked)
-    paths = {one.component: one.values[-len(windows) :] for one in truth if one.field == "paths"}
-    true = scene.candles
+def observe_displaced(scene: Scene, participants: Participants, trails: Trails, horizon: int) -> list[Observation]:
+    """Decisions on the way to the origin, made 28 years later on the true candles and paths."""
+    true, question = scene.candles, scene.question
     later = Candles(true.open_time + SHIFT_MS, true.values, true.interval_ms, true.source, f"{true.sha256}:displaced")
+    paths = trails.paths(question.origin, participants.forecasters(true, question.origin))
+    windows = windows_at(scene.windows, question.trail)
     moved = [replace(window, open_time=window.open_time + SHIFT_MS) for window in windows]
+    none = np.empty((len(windows), 0, horizon, len(CHANNELS)), dtype=np.float32)
     found: list[Observation] = []
     for trader in participants.traders(later, tuple(paths)):
-        ask = partial(decide, trader, moved, paths, config.windows.horizon)
+        sampled = none if trader.forecaster is None else paths[trader.forecaster]
+        ask = partial(decide, trader, moved, sampled, question.holdings)
         found += attempt("strategy", trader.name, ask, scene=scene, strict=False)
     return [one if one.error else replace(one, times=one.times - SHIFT_MS) for one in found]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,29 +19,34 @@ import numpy as np
 from btcbt.audit import process
 from btcbt.audit.displaced import DISPLACED, observe_displaced
 from btcbt.audit.execution import check_fills, check_ledger
-from btcbt.audit.findings import AuditReport, Finding, in_order
+from btcbt.audit.findings import LOOK_AHEAD, RANDOMNESS, AuditReport, Finding, in_order
 from btcbt.audit.participants import Participants
-from btcbt.audit.process import AccessRecorder, Answers, new_process
+from btcbt.audit.process import AccessRecorder, Answers, new_process, user_modules
 from btcbt.audit.ranges import check_ranges, check_refits
 from btcbt.audit.sampling import draw_origins, edge_origins
-from btcbt.audit.scenes import Histories, Question, Scene
-from btcbt.audit.trace import PAST, Observation, compare, newest, observe, observe_past
+from btcbt.audit.scenes import TRAIL, Histories, Question, Scene
+from btcbt.audit.trace import DRAWN, PAST, Observation, compare, newest, observe, observe_past
+from btcbt.audit.trail import Trails
 from btcbt.audit.worlds import SHORT, WORLDS, known_at
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.config import RunConfig, load_config, time_text
 from btcbt.errors import CandleError
+from btcbt.files import file_digest
 from btcbt.forecasters import Forecaster
+from btcbt.forecasters.base import Part
 from btcbt.progress import Progress
 from btcbt.records import IntArray
 from btcbt.storage.forecasts import forecast_key
 from btcbt.walkforward.manifest import run_digest
 from btcbt.walkforward.provenance import code_version
 from btcbt.walkforward.refits import Refitter
-from btcbt.walkforward.stages import Stages
+from btcbt.walkforward.stages import STRATEGY, Stages
 
 SAMPLE = 18
 WIDE = 4
 """Times as many origins at which candles and windows alone are compared: that costs little."""
+KEPT = 3
+"""Decisions of each strategy at an audited origin that a verdict keeps: flat, long and short."""
 PROCESS_ROWS = 2048
 """Newest candles before an origin that are compared across processes."""
 _WIDE_WORLDS = ("noise", "gaps", SHORT)
@@ -102,6 +110,11 @@ class _Audit:
         self.findings: list[Finding] = []
         self.comparisons: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.unjudged: list[str] = []
+        self.undeclared: list[str] = []
+        self.unstable: set[str] = set()
+        self.stateful: set[str] = set()
+        self.files: dict[str, str] = {}
         self.truth: dict[int, list[Observation]] = {}
 
     def run(self, *, fresh_process: bool) -> AuditReport:
@@ -112,11 +125,17 @@ class _Audit:
         self.histories.reach = max(forecaster.context for forecaster in forecasters.values())
         origins = self._draw()
         questions = [self._question(origin) for origin in origins.tolist()]
-        with self._elsewhere(questions, wanted=fresh_process) as answers:
+        with TemporaryDirectory(prefix="btcbt-audit-") as scratch:
+            trails, private = (Path(scratch, name) for name in ("trails", "private"))
+            for folder in (trails, private):
+                folder.mkdir()
+            self.trails = Trails(trails)
             self._execution()
-            subject = self._walk(questions, used)
-            self._wide(origins)
-            self._compare_process(answers)
+            self._truth(questions, used)
+            with self._elsewhere(questions, private, wanted=fresh_process) as answers:
+                subject = self._walk(questions, used)
+                self._wide(origins)
+                self._compare_process(answers, used)
         return AuditReport(
             findings=in_order(self.findings),
             origins=tuple(origins.tolist()),
@@ -128,6 +147,10 @@ class _Audit:
             seed=self.seed,
             seconds=time.perf_counter() - began,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            unjudged=tuple(dict.fromkeys(self.unjudged)),
+            undeclared=tuple(dict.fromkeys(self.undeclared)),
+            files=self.files,
+            decisions=tuple(self._decisions(questions)),
         )
 
     def _draw(self) -> IntArray:
@@ -156,34 +179,64 @@ class _Audit:
             self.findings += found
 
     def _labels(self, forecasters: Mapping[str, Forecaster], refitters: Mapping[str, Refitter]) -> None:
-        origins, interval = self.histories.windows.origins, self.histories.candles.interval_ms
+        origins = self.histories.windows.origins
         for name, refitter in refitters.items():
             late = check_refits(name, refitter, origins)
             self.comparisons["split"] += not late
             self.findings += late
         for name, forecaster in forecasters.items():
-            found, notes = check_ranges(name, forecaster, origins, interval, self.stages.label)
-            self.comparisons["split"] += not found
-            self.findings += found
-            self.notes += notes
+            self._check_label(name, forecaster.parts(origins))
+
+    def _check_label(self, name: str, parts: Iterable[Part]) -> None:
+        origins, interval = self.histories.windows.origins, self.histories.candles.interval_ms
+        found, notes = check_ranges(name, parts, origins, interval, self.stages.label)
+        self.comparisons["split"] += not found
+        self.findings += found
+        self.notes += notes
 
     # -- changed futures ------------------------------------------------------------------------------
 
-    def _walk(self, questions: Sequence[Question], used: Participants) -> dict[str, Any]:
-        """The truth first; then objects that saw it, and others that did not, in changed worlds."""
-        fresh = Participants(self.config, self.stages)
+    def _truth(self, questions: Sequence[Question], used: Participants) -> None:
+        """What every part does on the true history, by forecasters that go on to see the future, and new strategies.
+
+        Everything is asked twice. What answers otherwise the second time follows chance, or what it was asked before:
+        it is named for that, and not compared with its answers on changed histories.
+        """
         forecasters = used.forecasters(self.histories.candles)
         self._labels(forecasters, used.refitters)
-        with self.progress.stage("audit", len(questions) * (3 + len(WORLDS)), unit="scenes") as advance:
+        with self.progress.stage("audit the true history", len(questions), unit="scenes") as advance:
             for question in questions:
                 scene = self.histories.true(question)
-                later = observe(scene, self.config, self.stages, used, strict=True)
+                self.trails.write(scene, forecasters)
+                ask = partial(observe, scene, self.config, self.stages, used, self.trails)
+                later = ask(traders=self._new_participants(), strict=True)
                 self.truth[question.origin] = [*observe_past(scene), *later]
+                again = ask(traders=self._new_participants())
+                self._compare(later, again, question, "none", "repeated", RANDOMNESS)
+                self._note_state([one for one in later if one.stage == STRATEGY], ask())
                 advance(1)
+
+    def _note_state(self, decided: Sequence[Observation], by_used: Sequence[Observation]) -> None:
+        """A strategy that was asked before and decides otherwise keeps state: only new objects of it are compared."""
+        for one in compare(decided, by_used, 0, "none", "used", left_out=self.unstable):
+            if isinstance(one, Finding):
+                self.stateful.add(one.component)
+                self.notes.append(
+                    f"'{one.component}' keeps state: what it decides depends on what it was asked before, so it is "
+                    f"judged on the last {TRAIL} origins before an audited one, from a new object"
+                )
+
+    def _new_participants(self) -> Participants:
+        return Participants(self.config, self.stages)
+
+    def _walk(self, questions: Sequence[Question], used: Participants) -> dict[str, Any]:
+        """Changed futures: objects that saw the true one, and others that did not."""
+        fresh = self._new_participants()
+        with self.progress.stage("audit", len(questions) * (2 + len(WORLDS)), unit="scenes") as advance:
             for question in reversed(questions):
                 self._meet(question, process.WORLD, used, "used")
                 advance(1)
-            subject = self._subject(forecasters, used)
+            subject = self._subject(used.forecasters(self.histories.candles), used)
             for question in questions:
                 self._displace(question, fresh)
                 advance(1)
@@ -191,6 +244,20 @@ class _Audit:
                     self._meet(question, world, fresh, "fresh")
                     advance(1)
         return subject
+
+    def _decisions(self, questions: Sequence[Question]) -> Iterator[Mapping[str, Any]]:
+        """What each strategy decided at the audited origins with some drawn holdings."""
+        for question in questions:
+            for one in self.truth[question.origin]:
+                if one.field == DRAWN and one.component not in self.stateful:
+                    for holding, target in list(zip(question.holdings, one.values.tolist(), strict=True))[-KEPT:]:
+                        yield {
+                            "trader": one.component,
+                            "origin": question.origin,
+                            "weight": holding.weight,
+                            "candles_held": holding.candles_held,
+                            "target": target,
+                        }
 
     def _subject(self, forecasters: Mapping[str, Forecaster], participants: Participants) -> dict[str, Any]:
         true = self.histories
@@ -223,14 +290,18 @@ class _Audit:
             return
         # What follows from another past proves nothing more.
         if self._compare(expected[: len(past)], past, question, world, objects):
-            later = observe(scene, self.config, self.stages, participants)
+            try:
+                later = observe(scene, self.config, self.stages, participants, self.trails)
+            except Exception as error:  # noqa: BLE001 - a part of the user's, on a history that he never meant
+                self._unjudged("a part", f"could not be built on a changed history '{world}'", error)
+                return
             self._compare(expected[len(past) :], later, question, world, objects)
 
     def _displace(self, question: Question, participants: Participants) -> None:
         """Let strategies decide on the true candles in another year."""
-        truth = self.truth[question.origin]
-        got = observe_displaced(self.histories.true(question), truth, self.config, participants)
-        decided = [one for one in truth if one.stage == "strategy"]
+        scene = self.histories.true(question)
+        got = observe_displaced(scene, participants, self.trails, self.config.windows.horizon)
+        decided = [one for one in self.truth[question.origin] if one.stage == STRATEGY]
         self._compare(decided, got, question, DISPLACED, "fresh")
 
     def _wide(self, drawn: IntArray) -> None:
@@ -259,9 +330,13 @@ class _Audit:
         try:
             return self.histories.changed(question, world)
         except Exception as error:  # noqa: BLE001 - a part of the user's, on a history that he never meant
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            self.notes.append(f"no changed history '{world}' at some origins, its preparation raised {text}")
+            self._unjudged("the preparation of candles", f"raised on a changed history '{world}'", error)
             return None
+
+    def _unjudged(self, part: str, what: str, error: Exception) -> None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self.unjudged.append(part)
+        self.notes.append(f"{part} {what} at some origins ({text}), so it was not judged there")
 
     def _expected(self, truth: list[Observation], question: Question, world: str) -> list[Observation]:
         """The truth; where the range ends at the origin, with the true windows of such a range."""
@@ -274,13 +349,22 @@ class _Audit:
         return [*past, *truth[len(past) :]]
 
     def _compare(
-        self, expected: list[Observation], got: list[Observation], question: Question, world: str, objects: str
+        self,
+        expected: list[Observation],
+        got: list[Observation],
+        question: Question,
+        world: str,
+        objects: str,
+        kind: str = LOOK_AHEAD,
     ) -> bool:
         """Compare and count; whether all was equal."""
         before = len(self.findings)
-        for one in compare(expected, got, question.origin, world, objects):
+        left_out = self.unstable | (self.stateful if objects == "used" else set())
+        for one in compare(expected, got, question.origin, world, objects, kind, left_out):
             if isinstance(one, Finding):
                 self.findings.append(one)
+                if kind == RANDOMNESS:
+                    self.unstable.add(one.component)
             else:
                 self.comparisons[one] += 1
         return len(self.findings) == before
@@ -288,52 +372,77 @@ class _Audit:
     # -- the fresh process ----------------------------------------------------------------------------
 
     @contextmanager
-    def _elsewhere(self, questions: Sequence[Question], *, wanted: bool) -> Iterator[Future[Answers] | None]:
+    def _elsewhere(
+        self, questions: Sequence[Question], private: Path, *, wanted: bool
+    ) -> Iterator[Future[Answers] | None]:
         if not wanted:
             self.notes.append("no fresh process was asked for: what outlives an object may hide a leak")
             yield None
             return
-        with new_process() as pool:
-            job = pool.submit(answer_elsewhere, self.config, self.stages, self.seed, self.histories.reach, questions)
+        with new_process(private) as pool:
+            reach = self.histories.reach
+            job = pool.submit(answer_elsewhere, self.config, self.stages, self.seed, reach, questions, self.trails)
             try:
                 yield job
             finally:
                 job.cancel()
 
-    def _compare_process(self, job: Future[Answers] | None) -> None:
+    def _compare_process(self, job: Future[Answers] | None, used: Participants) -> None:
         if job is None:
             return
-        answers, accesses = job.result()
-        for origin, observed in answers.items():
+        answers = job.result()
+        for origin, observed in answers.observed.items():
             truth = newest(self.truth[origin], PROCESS_ROWS)
             self._compare(truth, observed, self._question(origin), process.WORLD, "process")
-        first, own = min(answers), _candle_file(self.config.candles.path)
-        for access in sorted(accesses, key=lambda one: (one.stage, one.what)):
-            if access.what != own and not access.connection:
-                self.notes.append(f"{access.by} ({access.stage}) reads {access.what}, which the audit cannot change")
+        self.files = answers.files
+        first, own = min(answers.observed), _candle_file(self.config.candles.path)
+        declared = self._declared(used)
+        for access in sorted(answers.accesses, key=lambda one: (one.stage, one.what)):
+            if access.what == own or access.connection:
+                detail = f"{access.by} opens {access.what}"
+                found = (access.stage, access.by, "file", first, first, "none", "process", float("inf"), detail)
+                self.findings.append(Finding(*found))
                 continue
-            detail = f"{access.by} opens {access.what}"
-            found = Finding(access.stage, access.by, "file", first, first, "none", "process", float("inf"), detail)
-            self.findings.append(found)
+            self.files[access.what] = file_digest(Path(access.what))
+            if access.component in declared or access.file in declared:
+                continue
+            self.undeclared.append(access.component or access.by)
+            self.notes.append(
+                f"{access.component or access.stage} ({access.by}) reads {access.what}, which the audit cannot change; "
+                "declare what went into it by a method data_ranges()"
+            )
+
+    def _declared(self, used: Participants) -> set[str]:
+        """Names and source files of the parts that declare what they have looked at; their labels are checked."""
+        origins, declared = self.histories.windows.origins, set[str]()
+        for name, forecaster in used.forecasters(self.histories.candles).items():
+            if forecaster.data_ranges() is not None:
+                declared |= {name, inspect.getfile(type(forecaster))}
+        for trader in used.traders(self.histories.candles, ()):
+            ranges = trader.strategy.data_ranges()
+            if ranges is not None:
+                declared |= {trader.name, inspect.getfile(type(trader.strategy))}
+                self._check_label(trader.name, [Part(np.arange(len(origins)), "", ranges)])
+        return declared
 
 
 def answer_elsewhere(
-    config: RunConfig, stages: Stages, seed: int, reach: int, questions: Sequence[Question]
+    config: RunConfig, stages: Stages, seed: int, reach: int, questions: Sequence[Question], trails: Trails
 ) -> Answers:
     """What a fresh process makes of changed histories, by origin, and what its parts opened meanwhile."""
     recorder = AccessRecorder()
     recorder.install()
     histories, participants = Histories(config, stages, seed), Participants(config, stages)
     histories.reach = reach
-    answers: dict[int, list[Observation]] = {}
+    observed: dict[int, list[Observation]] = {}
     for question in questions:
         with recorder.recording():
             scene = histories.changed(question, process.WORLD)
-            answers[question.origin] = [
+            observed[question.origin] = [
                 *newest(observe_past(scene), PROCESS_ROWS),
-                *observe(scene, config, stages, participants),
+                *observe(scene, config, stages, participants, trails),
             ]
-    return answers, recorder.seen
+    return Answers(observed, recorder.seen, user_modules())
 
 
 def _candle_file(path: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from btcbt.config import time_text
 from btcbt.walkforward.stages import STAGE_NAMES
+
+LOOK_AHEAD, RANDOMNESS = "looks ahead", "not reproducible"
+"""What is wrong: it knows what came later, or it answers the same question otherwise when it is asked again."""
+CLEAN, UNDECLARED, UNJUDGED = "clean", "undeclared", "not judged"
+"""Nothing is wrong; a part reads a file and does not declare what went into it; a part could not be run."""
 
 MAX_LISTED = 50
 
@@ -42,11 +47,14 @@ class Finding:
     world : str
         How the candles after the origin were changed, or ``none``.
     objects : str
-        ``fresh`` objects, ``used`` ones that had seen the true future before, or those of a fresh ``process``.
+        ``fresh`` objects, ``repeated`` ones (the same question again on the true history), ``used`` ones that had
+        seen the true future before, or those of a fresh ``process``.
     difference : float
         Largest absolute difference; inf where a value is missing, is not a number, or an error was raised.
     detail : str
         Where in the field, and both values.
+    kind : str
+        ``looks ahead`` or ``not reproducible``.
     """
 
     stage: str
@@ -58,11 +66,13 @@ class Finding:
     objects: str
     difference: float
     detail: str
+    kind: str = LOOK_AHEAD
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values; an infinite difference becomes None."""
         finite = self.difference < float("inf")
         return {
+            "kind": self.kind,
             "stage": self.stage,
             "component": self.component,
             "field": self.field,
@@ -101,6 +111,16 @@ class AuditReport:
         Wall time.
     finished : str
         When, ISO 8601, UTC.
+    unjudged : tuple of str
+        Parts that raised where nothing but the future was changed before they were asked anything.
+    undeclared : tuple of str
+        Parts that read files without declaring what went into those.
+    files : mapping of str to str
+        Files that are neither of this package nor of an installed one and that parts were imported from or opened,
+        with their SHA-256: the verdict holds as long as they are the same.
+    decisions : tuple of mapping
+        Decisions of every strategy at the audited origins with drawn holdings (``trader``, ``origin`` in ms UTC,
+        ``weight``, ``candles_held``, ``target``): the verdict holds for a run that decides the same.
     """
 
     findings: tuple[Finding, ...]
@@ -113,11 +133,23 @@ class AuditReport:
     seed: int
     seconds: float
     finished: str
+    unjudged: tuple[str, ...] = ()
+    undeclared: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    decisions: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The worst that was found; ``clean`` alone means that nothing looks ahead."""
+        kinds = {finding.kind for finding in self.findings}
+        if kinds:
+            return next(kind for kind in (LOOK_AHEAD, RANDOMNESS) if kind in kinds)
+        return UNDECLARED if self.undeclared else UNJUDGED if self.unjudged else CLEAN
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether nothing was found and all was judged."""
+        return self.verdict == CLEAN
 
     @property
     def caught_at(self) -> str | None:
@@ -127,7 +159,7 @@ class AuditReport:
     def as_json(self) -> dict[str, Any]:
         """The verdict as JSON values, as it is stamped into the manifest of a run."""
         return {
-            "verdict": "clean" if self.clean else "looks ahead",
+            "verdict": self.verdict,
             "findings": len(self.findings),
             "stages": sorted({f.stage for f in self.findings}, key=STAGE_NAMES.index),
             "origins": len(self.origins),
@@ -138,6 +170,10 @@ class AuditReport:
             "finished": self.finished,
             "subject": dict(self.subject),
             "notes": list(self.notes),
+            "unjudged": list(self.unjudged),
+            "undeclared": list(self.undeclared),
+            "files": dict(self.files),
+            "decisions": [dict(one) for one in self.decisions],
             "limits": list(LIMITS),
             "listed": [finding.as_json() for finding in self.findings[:MAX_LISTED]],
         }

@@ -4,13 +4,14 @@ State that outlives an object (a module's global, a class attribute, a cache) hi
 made within one process: what was kept from the true history answers for the changed one. A new process that
 meets a changed history first has nothing else to remember.
 
-While parts of the user's run there, files and connections that they open through Python are noted.
+While parts of the user's run there, files and connections that they open through Python are recorded.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,24 +19,52 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from btcbt.audit.trace import Observation
+from btcbt.files import file_digest
 from btcbt.walkforward.stages import running_stage
 
 WORLD = "noise"
 """The changed history that the process meets."""
-_DATA = frozenset({".parquet", ".csv", ".feather", ".arrow", ".h5", ".hdf5", ".npy", ".npz", ".db", ".sqlite"})
+_CODE = frozenset({".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth"})
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/")
+_KEPT_VARIABLES = (
+    *("PATH", "LANG", "LC_", "TZ", "PYTHON", "VIRTUAL_ENV", "LD_", "DYLD_", "SYSTEMROOT", "COVERAGE"),
+    *("CUDA", "HF_", "OMP_", "MKL_", "OPENBLAS", "NUMBA_", "KMP_"),
+)
+_PRIVATE_FOLDERS = (
+    *("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"),
+    *("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Something that a part opened: a file (its full path) or a connection."""
+    """Something that a part opened.
+
+    Attributes
+    ----------
+    what : str
+        The full path of a file, or a connection.
+    stage, component : str
+        When: the stage, and which part of it, if that is known.
+    file, line : str, int
+        The innermost line that is neither of this package nor of an installed one.
+    connection : bool
+    """
 
     what: str
     stage: str
-    by: str
+    component: str
+    file: str
+    line: int
     connection: bool = False
+
+    @property
+    def by(self) -> str:
+        """The line as messages name it."""
+        return f"{Path(self.file).name}:{self.line}"
 
 
 @dataclass(slots=True)
@@ -59,15 +88,14 @@ class AccessRecorder:
             self.active = False
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record an event of the interpreter if it opens a data file or a connection."""
+        """Record an event of the interpreter if a part of the user's opens a file or a connection."""
         if not self.active or event not in ("open", "socket.connect", "sqlite3.connect"):
             return
         self.active = False  # looking at it may open files, too
         try:
-            what = self._name(event, arguments)
-            if what:
-                by = _caller(sys._getframe(1))
-                self.seen.add(Access(what, running_stage(), by, event == "socket.connect"))
+            what, caller = self._name(event, arguments), _caller(sys._getframe(1))
+            if what and caller:
+                self.seen.add(Access(what, *running_stage(), *caller, event == "socket.connect"))
         finally:
             self.active = True
 
@@ -79,24 +107,54 @@ class AccessRecorder:
         if not isinstance(place, str | bytes | os.PathLike):
             return ""
         path = Path(os.fsdecode(place))
-        return str(path.resolve()) if path.suffix.lower() in _DATA else ""
+        resolved = str(path.resolve())
+        if path.suffix.lower() == ".parquet":  # candles that ship with the package are data, too
+            return resolved
+        code = path.suffix.lower() in _CODE or _ours(resolved) or resolved.startswith(_SYSTEM)
+        return "" if code or path.is_dir() else resolved
 
 
-def _caller(frame: FrameType | None) -> str:
-    """The innermost line that is neither of this package nor of an installed one, up to where the audit called it."""
+def _ours(file: str) -> bool:
+    """Whether a file belongs to this package, to an installed one, or to Python."""
+    return "site-packages" in file or file.startswith((str(Path(__file__).parents[1]), "<", sys.base_prefix))
+
+
+def _caller(frame: FrameType | None) -> tuple[str, int] | None:
+    """The innermost line of the user's, up to where the audit called it; None if there is none."""
     audit = str(Path(__file__).parent)
-    ours = (str(Path(__file__).parents[1]), "<", sys.base_prefix)
     while frame is not None and not frame.f_code.co_filename.startswith(audit):
-        file = frame.f_code.co_filename
-        if not file.startswith(ours) and "site-packages" not in file:
-            return f"{Path(file).name}:{frame.f_lineno}"
+        if not _ours(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
-    return "btcbt"
+    return None
 
 
-def new_process() -> ProcessPoolExecutor:
-    """One worker that shares nothing with this process but the code on disk."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+def user_modules() -> dict[str, str]:
+    """Source files of imported modules that are neither of this package nor installed, with their SHA-256."""
+    files = {str(getattr(module, "__file__", None) or "<none>") for module in list(sys.modules.values())}
+    return {file: file_digest(Path(file)) for file in sorted(files) if not _ours(file) and Path(file).is_file()}
 
 
-Answers = tuple[dict[int, list[Observation]], set[Access]]
+def new_process(private: Path) -> ProcessPoolExecutor:
+    """One worker that shares nothing with this process but the code and the data on disk.
+
+    Home, caches and scratch files are in an empty folder of its own, and variables of the environment that neither
+    Python nor its numerical libraries need are not there: what a part has put aside it does not find.
+    """
+    hub = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_make_private, initargs=(str(private), hub))
+
+
+def _make_private(folder: str, hub: str) -> None:
+    for name in [name for name in os.environ if not name.startswith(_KEPT_VARIABLES)]:
+        del os.environ[name]
+    os.environ |= dict.fromkeys(_PRIVATE_FOLDERS, folder) | {"HF_HOME": hub}
+    tempfile.tempdir = None
+
+
+class Answers(NamedTuple):
+    """What a fresh process found: observations by origin, what its parts opened, and the files behind them."""
+
+    observed: dict[int, list[Observation]]
+    accesses: set[Access]
+    files: dict[str, str]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.audit.findings import Finding
 from btcbt.config import time_text
-from btcbt.forecasters import Forecaster
+from btcbt.forecasters.base import Part
 from btcbt.records import DataRange, IntArray
 from btcbt.walkforward.refits import Refitter
 from btcbt.walkforward.stages import Label
@@ -18,7 +18,7 @@ from btcbt.windows import embargo_ms
 
 
 def check_ranges(
-    name: str, forecaster: Forecaster, origins: IntArray, interval_ms: int, label: Label
+    name: str, parts: Iterable[Part], origins: IntArray, interval_ms: int, label: Label
 ) -> tuple[list[Finding], list[str]]:
     """Look for origins that are called clean although a fitted part had looked at candles at or after them.
 
@@ -35,19 +35,18 @@ def check_ranges(
     findings: list[Finding] = []
     notes: list[str] = []
     counts: Counter[str] = Counter()
-    for fitted in forecaster.parts(origins):
+    for fitted in parts:
         served = origins[fitted.rows]
         labels = np.asarray(label(served, fitted.ranges))
         counts.update(str(one) for one in labels if one != "clean")
         findings += _called_clean(name, served, labels, fitted.ranges, interval_ms)
         if _undeclared(fitted.ranges):
             notes.append(
-                f"forecaster '{name}': what its weights were fitted on is not declared (in full), so they are not "
-                "proven"
+                f"'{name}': what its fitted parts have looked at is not declared (in full), so they are not proven"
             )
     if counts:
         which = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))
-        notes.append(f"forecaster '{name}': of {len(origins):,} origins not clean, and labelled so: {which}")
+        notes.append(f"'{name}': of {len(origins):,} origins not clean, and labelled so: {which}")
     return findings, notes
 
 

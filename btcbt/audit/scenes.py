@@ -10,7 +10,7 @@ import numpy as np
 
 from btcbt.audit.worlds import BROKEN, SHORT, change_future
 from btcbt.config import RunConfig, WindowsConfig
-from btcbt.records import Candles, FloatArray, IntArray
+from btcbt.records import Candles, FloatArray, Holding, IntArray, Window
 from btcbt.walkforward.stages import Stages
 from btcbt.windows import Windows
 
@@ -20,6 +20,12 @@ COMPANIONS = 1
 """Later origins of the same call: a forecaster that mixes the windows of a batch shows itself."""
 ACCOUNT = 48
 """Origins, up to the audited one, over which the accounts run."""
+TRAIL = 100
+"""Origins, up to the audited one, at which strategies decide: exits, stops and warm-ups show on the way."""
+MAX_CANDLES_HELD = 200
+"""Of a drawn holding."""
+AT_THE_END = 12
+"""More holdings that are drawn for the audited origin itself."""
 PROBES = ("probe long", "probe both")
 """Accounts of random targets, so that there are fills to compare whatever the strategies do."""
 
@@ -32,12 +38,14 @@ class Question:
     ----------
     origin : int
         ms UTC; what follows it is changed.
-    asked, learned, companions, account : int64
+    asked, learned, companions, account, trail : int64
         Origins of the true history: the last `TAIL` up to `origin`; for forecasters that learn as they go, those
         and some before them, whose outcomes are known in part and in full; the next `COMPANIONS` after it; and the
-        last `ACCOUNT` up to it.
+        last `ACCOUNT` up to it; and the last `TRAIL` up to it, at which strategies decide.
     probes : float64 (len(account), len(PROBES))
         Targets of the probes.
+    holdings : tuple of Holding
+        A drawn holding for each origin of `trail`, and more for its last; see `draw_holdings`.
     """
 
     origin: int
@@ -45,7 +53,9 @@ class Question:
     learned: IntArray
     companions: IntArray
     account: IntArray
+    trail: IntArray
     probes: FloatArray
+    holdings: tuple[Holding, ...]
 
     @classmethod
     def at(cls, origin: int, windows: Windows, seed: int) -> Question:
@@ -61,7 +71,31 @@ class Question:
         before = [true[(true >= origin - 2 * span) & (true <= origin - span)][-1:] for span in ago]
         first = true[true >= origin - 2 * windows.horizon * windows.candles.interval_ms][:1]
         learned = np.unique(np.concatenate([first, *before, asked]))
-        return cls(origin, asked, learned, companions, account, probes)
+        trail = true[max(stop - TRAIL, 0) : stop]
+        return cls(origin, asked, learned, companions, account, trail, probes, draw_holdings(trail, seed))
+
+
+def draw_holdings(origins: IntArray, seed: int) -> tuple[Holding, ...]:
+    """Draw a holding for each origin, and `AT_THE_END` more for the last one, keyed by seed and origin.
+
+    Flat, long and short take turns. The candle after the last origin is the first that is changed, so what a rule does
+    with it must show there, whatever it holds.
+    """
+    drawn = []
+    for turn, origin in enumerate([*origins.tolist(), *origins[-1:].tolist() * AT_THE_END]):
+        rng = np.random.Generator(np.random.Philox(key=[seed + 1, (origin + turn) % 2**64]))
+        weight, held = rng.uniform(0.05, 1), rng.integers(MAX_CANDLES_HELD)
+        drawn.append(Holding(float((0.0, 1.0, -1.0)[turn % 3] * weight), int(held)))
+    return tuple(drawn)
+
+
+def windows_at(windows: Windows, origins: IntArray) -> list[Window]:
+    """The windows of those origins that there are."""
+    rows = np.searchsorted(windows.origins, origins)
+    inside = np.minimum(rows, max(len(windows.origins) - 1, 0))
+    if not len(windows.origins):
+        return []
+    return [windows[int(row)] for row in inside[windows.origins[inside] == origins]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

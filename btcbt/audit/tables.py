@@ -29,13 +29,16 @@ def _head(report: AuditReport) -> Text:
     text = Text()
     text.append(report.name, style="bold")
     text.append(f"  {len(report.origins):,} of {report.eligible:,} origins audited in {report.seconds:.0f} s: ")
-    if report.clean:
-        text.append("clean", style="bold green")
-        text.append("\nNothing known, forecast, decided or filled by then changed with what came after it.")
-    else:
+    text.append(report.verdict, style="bold green" if report.clean else "bold red")
+    if report.findings:
         count = f"{len(report.findings):,} finding" + "s" * (len(report.findings) > 1)
-        text.append("looks ahead", style="bold red")
         text.append(f"\n{count}, the first at the stage '{report.caught_at}'.")
+    else:
+        text.append("\nNothing known, forecast, decided or filled by then changed with what came after it.")
+    if report.undeclared:
+        text.append(f"\nReads files without declaring what went into them: {', '.join(report.undeclared)}.")
+    if report.unjudged:
+        text.append(f"\nCould not be run on some changed histories: {', '.join(report.unjudged)}.")
     return text
 
 
@@ -60,16 +63,23 @@ def _findings(report: AuditReport) -> Table:
         counts[key] += 1
         if key not in worst or finding.difference > worst[key].difference:
             worst[key] = finding
-    table = Table(title="What looks ahead: the largest difference of each field", title_justify="left")
+    table = Table(title="What was found: the largest difference of each field", title_justify="left")
     table.title_style = "bold"
-    for column in ("stage", "part", "field", "origin", "future", "objects"):
+    for column in ("what", "stage", "part", "field", "origin", "future", "objects"):
         table.add_column(column, overflow="fold")
     table.add_column("difference", justify="right")
     table.add_column("times", justify="right")
     table.add_column("where")
     for key, finding in list(worst.items())[:MAX_ROWS]:
         size = f"{finding.difference:.4g}" if math.isfinite(finding.difference) else "–"
-        cells = (finding.stage, finding.component, finding.field, time_text(finding.origin), finding.world)
+        cells = (
+            finding.kind,
+            finding.stage,
+            finding.component,
+            finding.field,
+            time_text(finding.origin),
+            finding.world,
+        )
         where = finding.detail if finding.time == finding.origin else f"{time_text(finding.time)}: {finding.detail}"
         table.add_row(*map(Text, (*cells, finding.objects, size, f"{counts[key]:,}", where)))
     if len(worst) > MAX_ROWS:

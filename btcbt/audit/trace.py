@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.audit.findings import Finding
+from btcbt.audit.findings import LOOK_AHEAD, Finding
 from btcbt.audit.participants import Participants, Sequential, answer, fill_times
-from btcbt.audit.scenes import PROBES, Scene
+from btcbt.audit.scenes import PROBES, Scene, windows_at
+from btcbt.audit.trail import Trails
 from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
-from btcbt.records import CHANNELS, Forecast, ForecastBatch, IntArray, Window
-from btcbt.walkforward.decisions import decide_all
+from btcbt.records import CHANNELS, Forecast, ForecastBatch, Holding, IntArray, Window
+from btcbt.walkforward.decisions import decide_all, decide_from
 from btcbt.walkforward.refits import Refitter
 from btcbt.walkforward.stages import Stages, running
 from btcbt.walkforward.traders import Trader
-from btcbt.windows import Windows
 
 PAST = ("candles", "windows")
 """Stages before anything is forecast."""
+DRAWN = "target from a drawn holding"
 _PATH_AXES = ("path", "step")
 
 
@@ -72,9 +73,18 @@ def newest(observations: Iterable[Observation], rows: int) -> list[Observation]:
 
 
 def observe(
-    scene: Scene, config: RunConfig, stages: Stages, participants: Participants, *, strict: bool = False
+    scene: Scene,
+    config: RunConfig,
+    stages: Stages,
+    participants: Participants,
+    trails: Trails,
+    *,
+    traders: Participants | None = None,
+    strict: bool = False,
 ) -> list[Observation]:
     """Run every later stage up to the origin of the scene.
+
+    The forecasters are those of `participants`, the strategies those of `traders` (of `participants` if left out).
 
     What a part of the user's raises becomes an observation, for it did not raise on the true history; with
     `strict`, which is for that one, it goes on to the caller.
@@ -94,13 +104,31 @@ def observe(
         found += [replace(one, needs=base) for one in made]
     # Of a forecaster that learns, the later of its two observations counts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
+    on_the_way = trails.paths(question.origin, forecasters)
+    trail = windows_at(scene.windows, question.trail)
     decided = []
-    for trader in participants.traders(scene.candles, tuple(forecasters)):
+    for trader in (traders or participants).traders(scene.candles, tuple(forecasters)):
         if trader.forecaster is None or trader.forecaster in paths:
-            ask = partial(decide, trader, windows, paths, config.windows.horizon)
-            decided += run("strategy", trader.name, ask)
-    accounts = partial(_accounts, scene, config, stages, [one for one in decided if not one.error])
-    return [*found, *decided, *run("portfolio", "", accounts)]
+            sampled = _joined(trader, on_the_way, paths, config.windows.horizon, len(question.trail))
+            decided += run("strategy", trader.name, partial(decide, trader, trail, sampled, question.holdings))
+    targets = [one for one in decided if one.field == "target"]
+    return [*found, *decided, *run("portfolio", "", partial(_accounts, scene, config, stages, targets))]
+
+
+def _joined(
+    trader: Trader,
+    on_the_way: Mapping[str, NDArray[Any]],
+    newest_paths: Mapping[str, NDArray[Any]],
+    horizon: int,
+    count: int,
+) -> NDArray[Any]:
+    """Paths (count, S, H, 6) of the trail: those on the way, and at its end those of the history at hand."""
+    if trader.forecaster is None:
+        return np.empty((count, 0, horizon, len(CHANNELS)), dtype=np.float32)
+    paths = np.array(on_the_way[trader.forecaster])
+    last = newest_paths[trader.forecaster][-count:]
+    paths[-len(last) :] = last
+    return paths
 
 
 def attempt(
@@ -108,7 +136,7 @@ def attempt(
 ) -> list[Observation]:
     """Do a stage's work; what a part of the user's raises becomes an observation, unless `strict`."""
     try:
-        with running(stage):
+        with running(stage, component):
             return work()
     except Exception as error:
         if strict:
@@ -118,9 +146,17 @@ def attempt(
 
 
 def compare(
-    truth: Sequence[Observation], other: Sequence[Observation], origin: int, world: str, objects: str
+    truth: Sequence[Observation],
+    other: Sequence[Observation],
+    origin: int,
+    world: str,
+    objects: str,
+    kind: str = LOOK_AHEAD,
+    left_out: Iterable[str] = (),
 ) -> Iterator[Finding | str]:
     """Compare two records bit for bit.
+
+    What differs is a finding of `kind`. The components `left_out`, and what follows from them, are not judged.
 
     Yields
     ------
@@ -130,9 +166,9 @@ def compare(
     """
     answers = {(o.stage, o.component, o.field): o for o in other}
     errors = {(o.stage, o.component): o for o in other if o.error}
-    tainted: set[str] = set()
+    tainted = set(left_out)
     for expected in truth:
-        if tainted & {*PAST, *expected.needs, _forecaster(expected)}:
+        if tainted & {*PAST, *expected.needs, _forecaster(expected)} or expected.component in left_out:
             tainted.add(expected.component)
             continue
         got = answers.get((expected.stage, expected.component, expected.field))
@@ -149,7 +185,7 @@ def compare(
         tainted.add(expected.component)
         time, size, field, detail = found
         stage = expected.stage if got is None or not got.error else got.stage
-        yield Finding(stage, expected.component, field, origin, time, world, objects, size, detail)
+        yield Finding(stage, expected.component, field, origin, time, world, objects, size, detail, kind)
 
 
 def difference(expected: Observation, got: Observation | None) -> tuple[int, float, str, str] | None:
@@ -218,15 +254,6 @@ def _windows(scene: Scene) -> Iterator[Observation]:
         yield Observation("windows", "windows", "values", scene.question.asked, values, ("candle", "channel"))
 
 
-def windows_at(windows: Windows, origins: IntArray) -> list[Window]:
-    """The windows of those origins that there are."""
-    rows = np.searchsorted(windows.origins, origins)
-    inside = np.minimum(rows, max(len(windows.origins) - 1, 0))
-    if not len(windows.origins):
-        return []
-    return [windows[int(row)] for row in inside[windows.origins[inside] == origins]]
-
-
 def _refits(name: str, refitter: Refitter, scene: Scene) -> list[Observation]:
     """What the refits that serve the asked origins are made from: their keys, as bytes."""
     numbers = sorted({refitter.number(origin) for origin in scene.question.learned.tolist()})
@@ -288,17 +315,20 @@ def _companions(last: Window, scene: Scene) -> Iterator[Window]:
 
 
 def decide(
-    trader: Trader, windows: Sequence[Window], paths: Mapping[str, NDArray[Any]], horizon: int
+    trader: Trader, windows: Sequence[Window], paths: NDArray[Any], holdings: Sequence[Holding]
 ) -> list[Observation]:
-    """Ask a strategy at the last origins of its forecaster's paths."""
-    none = np.empty((len(windows), 0, horizon, len(CHANNELS)), dtype=np.float32)
-    sampled = none if trader.forecaster is None else paths[trader.forecaster].copy()
-    sampled.flags.writeable = False
-    asked = [Forecast(window, one) for window, one in zip(windows, sampled, strict=True)]
-    targets = decide_all(trader.strategy, asked, name=trader.name)
+    """Ask a strategy at every origin of a trail, along the way from flat, and again with drawn holdings."""
+    asked = [Forecast(window, one) for window, one in zip(windows, paths, strict=True)]
     origins = np.array([forecast.origin for forecast in asked], dtype=np.int64)
     needs = () if trader.forecaster is None else (trader.forecaster,)
-    return [Observation("strategy", trader.name, "target", origins, targets, (), needs)]
+    targets = decide_all(trader.strategy, asked, name=trader.name)
+    more = len(holdings) - len(asked)
+    again = [*asked, *asked[-1:] * more]
+    drawn = decide_from(trader.strategy, again, holdings, trader.name)
+    return [
+        Observation("strategy", trader.name, "target", origins, targets, (), needs),
+        Observation("strategy", trader.name, DRAWN, np.append(origins, [origins[-1]] * more), drawn, (), needs),
+    ]
 
 
 def _accounts(scene: Scene, config: RunConfig, stages: Stages, decided: Sequence[Observation]) -> list[Observation]:
@@ -309,7 +339,8 @@ def _accounts(scene: Scene, config: RunConfig, stages: Stages, decided: Sequence
     targets = np.full((len(account), len(PROBES) + len(decided)), np.nan)
     targets[:, : len(PROBES)] = scene.question.probes
     for column, one in enumerate(decided, start=len(PROBES)):
-        targets[-len(one.values) :, column] = one.values
+        known = one.values[-len(account) :]
+        targets[-len(known) :, column] = known
     names = [*PROBES, *(one.component for one in decided)]
     # With or without its last decision, an account runs for one stride after the one before.
     until = int(account[-2] + np.diff(account).min())

@@ -31,17 +31,17 @@ def audit_command(
     progress = Progress() if quiet else (BarProgress if errors.is_terminal else PlainProgress)(errors)
     with guarded(errors, f"python -m btcbt audit {experiment}", kept="an audit starts anew"):
         from btcbt.audit import audit_experiment
+        from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict
         from btcbt.config import load_config
-        from btcbt.storage.verdicts import keep_verdict
-        from btcbt.walkforward.provenance import git_commit
 
         config = load_config(experiment)
         report = audit_experiment(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
         out.print(verdict(report))
-        what = {**report.as_json(), "commit": git_commit()}
-        stamped = keep_verdict(config.store.folder, config.name, report.subject["run"], what)
+        stamped, stale = keep_report(report, config)
     where = f"stamped into {stamped}" if stamped else "kept: the next run of this experiment carries it"
+    if stale:
+        where = f"not about {stamped}: {stale}; run the experiment again"
     out.print(f"The verdict is {where}.", markup=False, highlight=False, soft_wrap=True)
     if not report.clean:
         raise typer.Exit(LOOKS_AHEAD)

@@ -20,7 +20,9 @@ AUDIT_FILE = "audit.json"
 _STAMPED = ("verdict", "findings", "stages", "origins", "eligible", "seed", "finished", "commit")
 
 
-def keep_verdict(root: Path, name: str, digest: str, verdict: Mapping[str, Any]) -> Path | None:
+def keep_verdict(
+    root: Path, name: str, digest: str, verdict: Mapping[str, Any], stale: str | None = None
+) -> Path | None:
     """Keep a verdict for runs to come, and stamp the run that is there.
 
     Parameters
@@ -31,6 +33,8 @@ def keep_verdict(root: Path, name: str, digest: str, verdict: Mapping[str, Any])
         Of the experiment, and of the run that it makes.
     verdict : mapping
         JSON values.
+    stale : str, optional
+        Why it is not about the run that is there, if it is not.
 
     Returns
     -------
@@ -51,29 +55,32 @@ def keep_verdict(root: Path, name: str, digest: str, verdict: Mapping[str, Any])
             return None
         manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
         _write(folder / AUDIT_FILE, verdict)
-        _write(manifest_file, {**manifest, "audit": _stamp(verdict)})
+        _write(manifest_file, {**manifest, "audit": stamp(verdict, stale)})
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder}: the verdict cannot be kept ({error}); audit again") from None
     return folder
 
 
 def stored_verdict(root: Path, digest: str) -> dict[str, Any] | None:
-    """What the newest audit of the experiment with this run digest said, as it goes into a manifest.
+    """What the newest audit of the experiment with this run digest said.
 
     None if it was never audited, or if what it left cannot be read.
     """
     try:
-        return _stamp(json.loads(_kept(root, digest).read_text(encoding="utf-8")))
+        verdict = json.loads(_kept(root, digest).read_text(encoding="utf-8"))
+        stamp(verdict, None)
+        return {"files": dict(verdict["files"]), "decisions": list(verdict["decisions"]), **verdict}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def stamp(verdict: Mapping[str, Any], stale: str | None) -> dict[str, Any]:
+    """A verdict as it goes into a manifest; ``stale`` says why it is not about the run, None if it is."""
+    return {**{key: verdict[key] for key in _STAMPED}, "stale": stale}
+
+
 def _kept(root: Path, digest: str) -> Path:
     return root / STORE_FOLDER / "audits" / f"{digest}.json"
-
-
-def _stamp(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: verdict[key] for key in _STAMPED}
 
 
 def _write(file: Path, value: object) -> None:

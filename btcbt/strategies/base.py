@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from btcbt.records import Forecast, Holding
+from btcbt.records import DataRange, Forecast, Holding
 
 
 class Params(BaseModel):
@@ -64,3 +65,11 @@ class Strategy(ABC):
             Fraction of equity to hold from the next candle's open, in [-1, 1]. Return
             ``holding.weight`` to leave the position as it is (no order is sent then).
         """
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Candles that anything it loads or was fitted on has looked at; None (the default) if it does not say.
+
+        A strategy that reads a file (fitted weights, a table of thresholds) declares here what went into that file; the
+        audit calls it undeclared if it does not.
+        """
+        return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from btcbt.errors import StrategyError
 from btcbt.progress import Advance, Progress
-from btcbt.records import CHANNELS, FloatArray, Forecast, Holding
+from btcbt.records import CHANNELS, FloatArray, Forecast, Holding, Window
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import describe, explain, utc
 from btcbt.walkforward.members import Member
@@ -67,9 +67,27 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
         if previous is not None and forecast.origin <= previous:
             raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
         previous = forecast.origin
+        own = isolated(forecast)
         for holder in holders:
-            holder.decide(forecast)
+            holder.decide(own)
     return np.array([holder.targets for holder in holders], dtype=np.float64)
+
+
+def decide_from(
+    strategy: Strategy, forecasts: Iterable[Forecast], holdings: Iterable[Holding], name: str
+) -> FloatArray:
+    """Ask a strategy at each origin with a given holding, whatever it decided before; else as `decide_all`."""
+    asked = zip(forecasts, holdings, strict=True)
+    return np.array([_ask(strategy, name, isolated(one), holding) for one, holding in asked], dtype=np.float64)
+
+
+def isolated(forecast: Forecast) -> Forecast:
+    """The same forecast in arrays of its own: a view would lead a strategy to the candles after the origin."""
+    window = forecast.window
+    times, values, paths = window.open_time.copy(), window.values.copy(), forecast.paths.copy()
+    for one in (times, values, paths):
+        one.setflags(write=False)
+    return Forecast(Window(times, values, window.interval_ms), paths)
 
 
 class _Holder:
@@ -85,20 +103,21 @@ class _Holder:
         if not self.targets:
             self.since = origin
         held = (origin - self.since) // forecast.window.interval_ms
-        try:
-            decision = self.strategy.decide(forecast, Holding(weight=self.weight, candles_held=held))
-        except StrategyError as error:
-            raise StrategyError(f"strategy '{self.label}' at {utc(origin)}: {error}") from error
-        except Exception as error:
-            raise StrategyError(f"strategy '{self.label}' failed at {utc(origin)}: {explain(error)}") from error
-        target = _check(decision, self.label, origin)
+        target = _ask(self.strategy, self.label, forecast, Holding(weight=self.weight, candles_held=held))
         if np.sign(target) != np.sign(self.weight):
             self.since = origin
         self.targets.append(target)
         self.weight = target
 
 
-def _check(decision: object, label: str, origin: int) -> float:
+def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -> float:
+    origin = forecast.origin
+    try:
+        decision: object = strategy.decide(forecast, holding)
+    except StrategyError as error:
+        raise StrategyError(f"strategy '{label}' at {utc(origin)}: {error}") from error
+    except Exception as error:
+        raise StrategyError(f"strategy '{label}' failed at {utc(origin)}: {explain(error)}") from error
     number = isinstance(decision, int | float | np.integer | np.floating) and not isinstance(decision, bool)
     # Not `abs(x) > 1`: a NaN must fail the comparison.
     if not number or not -1.0 <= decision <= 1.0:  # type: ignore[operator]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from btcbt.config import RunConfig, time_text
+from btcbt.records import Float32Array
 from btcbt.storage.forecasts import NUMERICAL_VERSION
-from btcbt.storage.verdicts import stored_verdict
+from btcbt.storage.verdicts import stamp, stored_verdict
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.refits import describe_refits
+from btcbt.walkforward.stamp import outdated
 from btcbt.walkforward.traders import Trader, source_sha256
 from btcbt.windows import Windows
 
@@ -53,8 +55,8 @@ def make_manifest(
     config: RunConfig,
     digest: str,
     windows: Windows,
-    members: Iterable[Member],
-    traders: Iterable[Trader],
+    members: Sequence[Member],
+    traders: Sequence[Trader],
     seconds: Mapping[str, float],
     started: datetime,
 ) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def make_manifest(
             for trader in traders
         },
         "code": {"version": code_version(), "commit": git_commit(), "numerical_version": NUMERICAL_VERSION},
-        "audit": stored_verdict(config.store.folder, digest),
+        "audit": _audit(config, digest, windows, {one.name: one for one in members}, traders),
         "packages": package_versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {
@@ -118,6 +120,22 @@ def make_manifest(
             "total": round((datetime.now(UTC) - started).total_seconds(), 3),
         },
     }
+
+
+def _audit(
+    config: RunConfig, digest: str, windows: Windows, members: Mapping[str, Member], traders: Sequence[Trader]
+) -> dict[str, Any] | None:
+    """The stamp of the newest audit of this experiment, with the reason if it is not about this run."""
+    verdict = stored_verdict(config.store.folder, digest)
+    if verdict is None:
+        return None
+
+    def paths(name: str, row: int) -> Float32Array:
+        member = members[name]
+        part = member.plan.part(slice(row, row + 1))
+        return next(member.store.read(part, windows.origins[row : row + 1], 1)).paths[0]
+
+    return stamp(verdict, outdated(verdict["files"], verdict["decisions"], traders, windows, paths))
 
 
 def _describe(member: Member) -> dict[str, Any]:

@@ -176,7 +176,9 @@ def _write(
         runs.write_json(folder / "metrics.json", numbers)
 
         def write_manifest() -> None:
-            content = make_manifest(config, digest, windows, members.values(), traders, clock.seconds, clock.started)
+            content = make_manifest(
+                config, digest, windows, list(members.values()), traders, clock.seconds, clock.started
+            )
             runs.write_json(folder / "manifest.json", content)
 
         write_manifest()

@@ -41,22 +41,25 @@ Simulate = Callable[[Candles, IntArray, FloatArray, Sequence[str], PortfolioConf
 Label = Callable[[IntArray, Sequence[DataRange] | None], NDArray[np.str_]]
 Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
 
-_running: list[str] = []
+_running: list[tuple[str, str]] = []
 
 
 @contextmanager
-def running(stage: str) -> Iterator[None]:
-    """Say that a stage runs in this block, in whatever thread; stages do not run side by side in one process."""
-    _running.append(stage)
+def running(stage: str, component: str = "") -> Iterator[None]:
+    """Say that a stage, or one part of it, runs in this block, in whatever thread.
+
+    Stages do not run side by side in one process.
+    """
+    _running.append((stage, component))
     try:
         yield
     finally:
         _running.pop()
 
 
-def running_stage() -> str:
-    """The stage that runs now, the innermost one; the first if none has begun."""
-    return _running[-1] if _running else CANDLES
+def running_stage() -> tuple[str, str]:
+    """The stage that runs now, the innermost one, and which part of it; the first stage if none has begun."""
+    return _running[-1] if _running else (CANDLES, "")
 
 
 def read(config: CandlesConfig) -> Candles:

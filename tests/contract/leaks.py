@@ -469,18 +469,6 @@ class TunedOnTest(Base):
         return float(np.clip(0.5 + 100 * self.level, -1, 1))
 
 
-class LooksBehindTheView(Strategy):
-    """A window is a view; numpy tells what it is a view of."""
-
-    uses_forecast = False
-
-    def decide(self, forecast, holding):
-        whole = forecast.window.values
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        return float(np.clip(np.nan_to_num(np.log(whole[-1, CLOSE] / forecast.last_close)), -1, 1))
-
-
 class FileParams(Params):
     """Where the candles lie."""
 

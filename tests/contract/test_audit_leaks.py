@@ -106,7 +106,7 @@ FORECASTERS = {
     "DriftOfEverything": Leak("a model fitted on the whole file", "forecast"),
     "NearestFeature": Leak("features joined by nearest time", "forecast"),
     "BatchNormalised": Leak("normalisation over a batch that holds later windows", "forecast"),
-    "CountsCalls": Leak("an answer that depends on earlier calls", "forecast", objects="used"),
+    "CountsCalls": Leak("an answer that depends on earlier calls", "forecast", objects="repeated"),
     "CachedByIndex": Leak("features of the whole history cached by row", "forecast", objects="process"),
     "SeesOutcome": Leak("a calibrator that sees the current outcome", "calibration"),
     "LearnsTooEarly": Leak("a calibrator wired to candles from after the origin", "calibration"),
@@ -114,8 +114,7 @@ FORECASTERS = {
 }
 STRATEGIES = {
     "TunedOnTest": Leak("a threshold tuned on the test range", "strategy"),
-    "LooksBehindTheView": Leak("a strategy that looks behind the view that is its window", "strategy"),
-    "Remembers": Leak("a strategy that remembers what an earlier pass showed it", "strategy", objects="used"),
+    "Remembers": Leak("a strategy that remembers what an earlier pass showed it", "strategy", objects="repeated"),
     "KeepsGlobal": Leak("a strategy that keeps the candles in a global", "strategy"),
 }
 # These show in a fresh process alone, and have one each.
@@ -316,7 +315,7 @@ def test_a_strategy_that_looks_candles_up_by_date_does_not_find_them_in_another_
     assert {found.world for found in report.findings} == {"displaced"}
 
 
-OBJECTS = {"fresh": "new objects", "used": "objects that had seen the true future", "process": "a fresh process alone"}
+OBJECTS = {"fresh": "new objects", "repeated": "the same question again", "process": "a fresh process alone"}
 
 
 def leak_table():

@@ -1,6 +1,6 @@
 """`run` itself: the same experiment on a changed future stores the same past, bit for bit.
 
-The audit composes the stages by itself; this holds the runner's own wiring to the same standard.
+This holds the whole of a run, store and executors included, to the standard of the audit.
 """
 
 from __future__ import annotations

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 
-from btcbt.audit.process import Access, AccessRecorder
+import btcbt
+from btcbt.audit.process import Access, AccessRecorder, new_process
 
 
 @pytest.fixture
@@ -45,4 +49,19 @@ def test_nothing_is_noted_before_and_after(recorder):
 
 
 def test_an_access_is_one_however_often_it_is_made():
-    assert len({Access("/a.csv", "strategy", "mine.py:3"), Access("/a.csv", "strategy", "mine.py:3")}) == 1
+    one = ("/a.csv", "strategy", "rule", "mine.py", 3)
+    assert len({Access(*one), Access(*one)}) == 1
+
+
+def test_files_of_the_system_and_of_packages_are_not_a_users(recorder):
+    with recorder.recording():
+        for file in (np.__file__, "/proc/self/status", btcbt.__file__):
+            recorder.hear("open", (file, "r", 0))
+    assert not recorder.seen
+
+
+def test_a_fresh_process_has_a_home_of_its_own_and_no_variable_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("BTCBT_TEST_SECRET", "1")
+    with new_process(tmp_path) as pool:
+        found = pool.submit(os.path.expandvars, "$HOME $TMPDIR $BTCBT_TEST_SECRET").result()
+    assert found == f"{tmp_path} {tmp_path} $BTCBT_TEST_SECRET"

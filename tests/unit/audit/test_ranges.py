@@ -27,7 +27,7 @@ def clean(origins, ranges):
 
 
 def check(ranges, label=contamination):
-    return check_ranges("x", fitted(ranges), ORIGINS, HOUR_MS, label)
+    return check_ranges("x", fitted(ranges).parts(ORIGINS), ORIGINS, HOUR_MS, label)
 
 
 @pytest.mark.parametrize("end", [99, 100])

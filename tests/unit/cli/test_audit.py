@@ -20,16 +20,17 @@ store: {root: runs}
 """
 LEAK = """
 import numpy as np
+from btcbt.candles import read_candles
 from btcbt.strategies import Strategy
+
+CANDLES = read_candles("bundled:BTCUSD_1h")
 
 class Peeks(Strategy):
     uses_forecast = False
 
     def decide(self, forecast, holding):
-        whole = forecast.window.values
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        return float(np.nan_to_num(np.clip(whole[-1, 3] / 1e5, 0, 1)))
+        ahead = np.searchsorted(CANDLES.open_time, forecast.origin)
+        return float(ahead < len(CANDLES) and CANDLES.values[ahead, 3] > forecast.last_close)
 """
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from btcbt.errors import StoreError
-from btcbt.storage.verdicts import keep_verdict, stored_verdict
+from btcbt.storage.verdicts import keep_verdict, stamp, stored_verdict
 
 VERDICT = {
     "verdict": "clean",
@@ -18,16 +18,22 @@ VERDICT = {
     "seed": 0,
     "finished": "2024-01-01T00:00:00+00:00",
     "commit": None,
+    "files": {},
+    "decisions": [],
     "listed": [],
     "notes": ["something"],
 }
-STAMP = {key: value for key, value in VERDICT.items() if key not in ("listed", "notes")}
+STAMP = {key: value for key, value in VERDICT.items() if key not in ("listed", "notes", "files", "decisions")}
+STAMP |= {"stale": None}
 
 
 def test_a_verdict_is_kept_for_runs_to_come(tmp_path):
     assert stored_verdict(tmp_path, "abc") is None
     assert keep_verdict(tmp_path, "walk", "abc", VERDICT) is None
-    assert stored_verdict(tmp_path, "abc") == STAMP
+    kept = stored_verdict(tmp_path, "abc")
+    assert kept == VERDICT
+    assert stamp(kept, None) == STAMP
+    assert stamp(kept, "helper.py has changed")["stale"] == "helper.py has changed"
     assert stored_verdict(tmp_path, "def") is None
     assert not (tmp_path / "walk").exists()
 

@@ -1,0 +1,64 @@
+"""A verdict kept for runs to come, and stamped into the run that is there if that one decided the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from btcbt.audit.findings import AuditReport
+from btcbt.config import RunConfig
+from btcbt.errors import StoreError
+from btcbt.storage.runs import Run, load_run
+from btcbt.storage.verdicts import keep_verdict
+from btcbt.walkforward.provenance import git_commit
+from btcbt.walkforward.stages import Stages
+from btcbt.walkforward.stamp import Decision, decisions_of_run, outdated
+from btcbt.walkforward.traders import make_traders
+from btcbt.windows import Windows
+
+
+def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, str | None]:
+    """Keep what an audit said.
+
+    Returns
+    -------
+    Path or None
+        The run that was stamped; None if there is none yet.
+    str or None
+        Why the verdict is not about that run, if it is not.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    root, digest = config.store.folder, report.subject["run"]
+    verdict = {**report.as_json(), "commit": git_commit()}
+    stale = None
+    if (root / config.name / digest / "manifest.json").is_file():
+        stale = _outdated(load_run(root / config.name / digest), report, config)
+    return keep_verdict(root, config.name, digest, verdict, stale), stale
+
+
+def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
+    stages = Stages()
+    candles = stages.prepared(stages.raw(config.candles))
+    context = max(entry["context"] for entry in run.manifest["forecasters"].values())
+    windows = stages.windows(candles, config.windows, context)
+    stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}
+    try:
+        decided = list(_decisions(run, report, windows))
+    except KeyError as error:
+        raise StoreError(f"{run.directory}: its table of targets lacks {error}; run the experiment again") from None
+    return outdated(
+        report.files, decided, make_traders(config), windows, lambda name, row: stored[name].paths(row, row + 1)[0]
+    )
+
+
+def _decisions(run: Run, report: AuditReport, windows: Windows) -> Iterator[Decision]:
+    targets, asked = run.targets(), np.array(report.origins, dtype=np.int64)
+    for name in dict.fromkeys(one["trader"] for one in report.decisions):
+        values = targets[name].to_numpy(dtype=np.float64)
+        yield from decisions_of_run(name, windows.origins, values, windows.candles.interval_ms, asked)
