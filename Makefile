@@ -13,7 +13,7 @@ FULL := $(VENV)/.installed-dev
 install: $(LIGHT)
 
 # torch on its own first, so that pip's configuration decides which build (CPU or CUDA) everything else sees.
-# Bytecode only of what a run imports: pip would compile six times as much.
+# Bytecode only of what a run imports: pip would compile five times as much.
 $(LIGHT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --no-compile torch
