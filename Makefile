@@ -1,32 +1,43 @@
-# Two commands matter: `make run` and `make test`. Both install what they need into .venv first.
+# Two commands matter: `make run` and `make test`. Each installs what it needs into .venv first: `run` what a user
+# needs, `test` also the checkers, the test tools and every extra.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+IMPORTED := arch, btcbt.forecasters.kronos, btcbt.report.figures, btcbt.walkforward.runner, vectorbt
+LIGHT := $(VENV)/.installed
+FULL := $(VENV)/.installed-dev
 
 .PHONY: install run test format bench proof clean
 
-install: $(STAMP)
+install: $(LIGHT)
 
-$(STAMP): pyproject.toml constraints.txt
+# torch on its own first, so that pip's configuration decides which build (CPU or CUDA) everything else sees.
+# Bytecode only of what a run imports: pip would compile five times as much.
+$(LIGHT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $(STAMP)
+	$(PIP) --no-compile torch
+	$(PIP) --no-compile --editable .
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import $(IMPORTED)"
+	touch $(LIGHT)
+
+$(FULL): $(LIGHT)
+	$(PIP) --editable ".[dev]"
+	touch $(FULL)
 
 run: install
 	$(BIN)/python -m btcbt run experiments/walkforward.yaml
 
 # Statistics and tiny networks gain nothing from threads inside a test process, so each worker gets one.
 test: export OMP_NUM_THREADS = 1
-test: install
+test: $(FULL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 -m "not proof" --cov --cov-report=term:skip-covered
 
-format: install
+format: $(FULL)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -36,7 +47,7 @@ bench: install
 	$(BIN)/python benchmarks/forecast_speed.py
 	$(BIN)/python benchmarks/training_speed.py --keep-memory
 
-proof: install
+proof: $(FULL)
 	$(BIN)/python -m pytest -m proof -s
 
 clean:
