@@ -404,7 +404,7 @@ class _Audit:
                 self.findings.append(Finding(*found))
                 continue
             self.files[access.what] = file_digest(Path(access.what))
-            if access.component in declared or access.file in declared:
+            if (access.component or access.file) in declared:
                 continue
             self.undeclared.append(access.component or access.by)
             self.notes.append(
