@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.candles import read_candles
 from btcbt.config import (
-    CALIBRATED,
     RANDOM_WALK,
     CandlesConfig,
     PortfolioConfig,
@@ -22,9 +21,9 @@ from btcbt.config import (
 )
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.portfolio import Simulation, simulate
-from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
+from btcbt.records import Candles, DataRange, Float32Array, FloatArray, IntArray, Window
 from btcbt.strategies import Strategy
-from btcbt.walkforward.refits import Plan, Refitter, frozen_config, make_refitter
+from btcbt.walkforward.refits import Plan, Refitter, make_refitter
 from btcbt.walkforward.runner import Trader, make_traders
 from btcbt.windows import Windows, contamination, make_windows, plan_refits
 
@@ -89,17 +88,6 @@ class Stages:
         return raw if self.prepare is None else self.prepare(raw)
 
 
-@runtime_checkable
-class Sequential(Protocol):
-    """A forecaster that corrects a `base` as outcomes become known, as `btcbt.forecasters.calibrated` does."""
-
-    base: Forecaster
-
-    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
-        """Correct a walk from its first origin on; `batches` are the base's forecasts for `windows`."""
-        ...
-
-
 class Cast:
     """The forecasters and strategies of one or several histories.
 
@@ -153,12 +141,12 @@ class Cast:
         if all(chosen.kind != RANDOM_WALK for chosen in configs.values()):
             configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
         built: dict[str, Forecaster] = {}
-        for name in sorted(configs, key=lambda name: configs[name].kind == CALIBRATED):
-            if configs[name].kind == CALIBRATED:
+        for name in sorted(configs, key=lambda name: configs[name].based_on is not None):
+            if configs[name].based_on is not None:
                 built[name] = create_forecaster(configs[name], run.windows, run.seed, built)
                 continue
             if name not in self._loaded:
-                self._loaded[name] = create_forecaster(frozen_config(configs[name]), run.windows, run.seed)
+                self._loaded[name] = create_forecaster(configs[name].without_refit(), run.windows, run.seed)
             built[name] = self._loaded[name]
             refitter = make_refitter(configs[name], run, candles, built[name], self._stages.plan)
             if refitter is not None:

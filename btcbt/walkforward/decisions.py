@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from btcbt.config import time_text
 from btcbt.errors import StrategyError
+from btcbt.messages import describe, explain
 from btcbt.records import FloatArray, Forecast, Holding
 from btcbt.strategies import Strategy
-from btcbt.strategies.loading import describe, explain, utc
 
 
 def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None) -> FloatArray:
@@ -56,18 +57,18 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
     float64 (K, M)
         Targets of each.
     """
-    holders = [_Holder(strategy, label) for label, strategy in strategies.items()]
+    accounts = [_Account(strategy, label) for label, strategy in strategies.items()]
     previous: int | None = None
     for forecast in forecasts:
         if previous is not None and forecast.origin <= previous:
             raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
         previous = forecast.origin
-        for holder in holders:
-            holder.decide(forecast)
-    return np.array([holder.targets for holder in holders], dtype=np.float64)
+        for account in accounts:
+            account.decide(forecast)
+    return np.array([account.targets for account in accounts], dtype=np.float64)
 
 
-class _Holder:
+class _Account:
     """A strategy, what it holds and since when, and all that it has decided."""
 
     def __init__(self, strategy: Strategy, label: str) -> None:
@@ -83,9 +84,9 @@ class _Holder:
         try:
             decision = self.strategy.decide(forecast, Holding(weight=self.weight, candles_held=held))
         except StrategyError as error:
-            raise StrategyError(f"strategy '{self.label}' at {utc(origin)}: {error}") from error
+            raise StrategyError(f"strategy '{self.label}' at {time_text(origin)}: {error}") from error
         except Exception as error:
-            raise StrategyError(f"strategy '{self.label}' failed at {utc(origin)}: {explain(error)}") from error
+            raise StrategyError(f"strategy '{self.label}' failed at {time_text(origin)}: {explain(error)}") from error
         target = _check(decision, self.label, origin)
         if np.sign(target) != np.sign(self.weight):
             self.since = origin
@@ -98,7 +99,7 @@ def _check(decision: object, label: str, origin: int) -> float:
     # Not `abs(x) > 1`: a NaN must fail the comparison.
     if not number or not -1.0 <= decision <= 1.0:  # type: ignore[operator]
         raise StrategyError(
-            f"strategy '{label}' at {utc(origin)}: decide returned {describe(decision)}; "
+            f"strategy '{label}' at {time_text(origin)}: decide returned {describe(decision)}; "
             "expected a finite number in [-1, 1]"
         )
     return float(decision)  # type: ignore[arg-type]

@@ -30,7 +30,6 @@ import pyarrow as pa
 from btcbt.candles import read_candles
 from btcbt.config import (
     BUY_AND_HOLD,
-    CALIBRATED,
     LEDGER_FILE,
     RANDOM_WALK,
     STORE_FOLDER,
@@ -43,6 +42,8 @@ from btcbt.config import (
 from btcbt.errors import CandleError, ConfigError, StoreError
 from btcbt.files import in_use
 from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.forecasters.registry import check_forecaster
+from btcbt.loading import source_sha256
 from btcbt.metrics.placebos import spooled
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
@@ -58,10 +59,10 @@ from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.accounts import account_numbers, account_trials
 from btcbt.walkforward.decisions import decide_all
-from btcbt.walkforward.forecasting import READ_BATCH, Member, forecast_shards, label_and_digest
+from btcbt.walkforward.forecasting import READ_BATCH, Member, forecast_shards, label_and_digest, try_out
 from btcbt.walkforward.placebos import Candidate, run_placebos
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
-from btcbt.walkforward.refits import Refitter, describe_refits, frozen_config, make_refits, make_refitter
+from btcbt.walkforward.refits import Refitter, describe_refits, make_refits, make_refitter
 from btcbt.walkforward.scoring import score_forecasts
 from btcbt.walkforward.selection import keep_returns, kept_returns, selection_numbers
 from btcbt.windows import make_windows
@@ -157,6 +158,7 @@ class _Walk:
 
     def _walk(self) -> Run:
         self._make_members()
+        try_out(self.members)
         for member in self.members:
             with self.clock(f"forecast {member.name}"):
                 self._forecast(member)
@@ -186,16 +188,19 @@ class _Walk:
         if all(c.kind != RANDOM_WALK for c in configs.values()):
             configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
         # The random walk comes first: the others are compared with it.
-        # One that is calibrated comes last: it needs the forecasts of its base.
-        names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].kind == CALIBRATED))
+        # One that is based on another comes last: it needs the forecasts of its base.
+        names = sorted(
+            configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].based_on is not None)
+        )
         self.configs = {name: configs[name] for name in names}
         make_windows(self.candles, self.config.windows)  # a wrong range shows before weights are read
         self.loaded: dict[str, Forecaster] = {}
         self.refitters: dict[str, Refitter] = {}
         for name, config in self.configs.items():
-            if config.kind == CALIBRATED:
+            if config.based_on is not None:
+                check_forecaster(config)
                 continue
-            self.loaded[name] = create_forecaster(frozen_config(config), self.config.windows, self.config.seed)
+            self.loaded[name] = create_forecaster(config.without_refit(), self.config.windows, self.config.seed)
             refitter = make_refitter(config, self.config, self.candles, self.loaded[name])
             if refitter is not None:
                 refitter.check()
@@ -212,7 +217,7 @@ class _Walk:
         for name, config in self.configs.items():
             build: Callable[[], Forecaster]
             build = partial(create_forecaster, config, self.config.windows, self.config.seed)
-            if config.kind == CALIBRATED:
+            if config.based_on is not None:
                 build = partial(build, {member.name: member.forecaster for member in self.members})
             if name in self.refitters:
                 with self.clock(f"refit {name}"):
@@ -262,7 +267,7 @@ class _Walk:
                 member.store.describe(member.meaning)
                 size = self.config.store.shard_size
                 shards = [missing[start : start + size] for start in range(0, len(missing), size)]
-                base = next((m for m in self.members if m.forecaster is getattr(member.forecaster, "base", None)), None)
+                base = next((m for m in self.members if m.forecaster is member.forecaster.base), None)
                 with _stop_between_shards(self.progress) as stop, ShardWriter(member.store) as writer:
                     for rows, batch in forecast_shards(member, shards, self.config.executor, base, advance):
                         writer.put(member.digests[rows], batch)
@@ -312,8 +317,7 @@ class _Walk:
     def _trials(self, simulation: Simulation, targets: FloatArray) -> tuple[list[Trial], str]:
         """Leave this run's configurations in the ledger; all ever tried on these candles, and the candles' digest.
 
-        What was decided when is part of a configuration: origins depend on the longest context of all forecasters, and
-        decisions on modules that the strategy's own file imports.
+        What was decided when is part of a configuration: origins depend on the longest context of all forecasters.
         """
         keys = {member.name: member.key for member in self.members}
         origins = self.windows.origins.tobytes()
@@ -321,7 +325,7 @@ class _Walk:
             trader.name: {
                 "strategy": trader.use,
                 "params": trader.strategy.params.model_dump(mode="json"),
-                "source_sha256": source_sha256(trader.strategy),
+                "source_sha256": source_sha256(type(trader.strategy)),
                 "forecasts": keys.get(trader.forecaster or ""),
                 "windows": {"context": self.windows.context, "stride": self.config.windows.stride},
                 "portfolio": self.config.portfolio.model_dump(mode="json"),
@@ -437,7 +441,7 @@ class _Walk:
                     "use": trader.use,
                     "params": dict(trader.params),
                     "forecaster": trader.forecaster,
-                    "source_sha256": source_sha256(trader.strategy),
+                    "source_sha256": source_sha256(type(trader.strategy)),
                 }
                 for trader in self.traders
             },
@@ -474,7 +478,7 @@ def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, s
         "config": config.digest(),
         "candles": candles_sha256,
         "forecasts": dict(forecasts),
-        "strategies": {trader.name: source_sha256(trader.strategy) for trader in traders},
+        "strategies": {trader.name: source_sha256(type(trader.strategy)) for trader in traders},
         "code": code_version(),
         "numerical_version": NUMERICAL_VERSION,
     }
@@ -515,21 +519,6 @@ def make_traders(config: RunConfig) -> list[Trader]:
             own = load_strategy(chosen.use, chosen.params)
             traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
     return traders
-
-
-def source_sha256(strategy: Strategy) -> str:
-    """Digest of the files that a strategy's class and its bases are written in; empty where there are none.
-
-    Other modules that these import are not looked at: a helper that changes does not make another run.
-    """
-    content = b""
-    for name in dict.fromkeys(cls.__module__ for cls in type(strategy).__mro__):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        ours = name.partition(".")[0] in ("btcbt", *sys.stdlib_module_names)  # told apart by their versions
-        if ours or file is None or not Path(file).is_file():
-            continue
-        content += Path(file).read_bytes()
-    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _describe(member: Member) -> dict[str, Any]:
