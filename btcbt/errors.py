@@ -1,6 +1,6 @@
 """One exception tree. Each error says what, where, what was found, what was expected, and what to do.
 
-`BtcbtError` and its children are the user's to mend: the command line prints the message and exits with
+`BtcbtError` and its children are the user's to fix: the command line prints the message and exits with
 `exit_code`, without a traceback. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class BtcbtError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can fix."""
 
     exit_code = 2
 
@@ -26,7 +26,11 @@ class CheckpointError(BtcbtError):
 
 
 class StrategyError(BtcbtError):
-    """A strategy cannot be imported or built, or decides on something that is no target."""
+    """A strategy cannot be imported or built, or decides on something that is not a target."""
+
+
+class ForecasterError(BtcbtError):
+    """A forecaster cannot be imported or built, or returns something that is not a forecast."""
 
 
 class StoreError(BtcbtError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from btcbt.config import RunConfig
 from btcbt.forecasters import Forecaster
-from btcbt.records import Candles, Float32Array, ForecastBatch, IntArray, Window
+from btcbt.records import Candles, Float32Array, IntArray, Window
 from btcbt.walkforward.forecasters import Serving, build_forecasters, load_forecasters
 from btcbt.walkforward.refits import Refitter
 from btcbt.walkforward.stages import FORECAST, STRATEGY, Stages, running
@@ -18,17 +18,6 @@ from btcbt.walkforward.traders import Trader, make_traders
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@runtime_checkable
-class Sequential(Protocol):
-    """A forecaster that corrects a `base` as outcomes become known, as `btcbt.forecasters.calibrated` does."""
-
-    base: Forecaster
-
-    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
-        """Correct a walk from its first origin on; `batches` are the base's forecasts for `windows`."""
-        ...
 
 
 class Participants:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.audit.findings import LOOK_AHEAD, Finding
-from btcbt.audit.participants import Participants, Sequential, answer, fill_times
+from btcbt.audit.participants import Participants, answer, fill_times
 from btcbt.audit.scenes import PROBES, Scene, windows_at
 from btcbt.audit.trail import Trails
 from btcbt.config import RunConfig, time_text
@@ -100,7 +100,7 @@ def observe(
         found += run("refit", name, partial(_refits, name, refitter, scene))
     for name, forecaster in forecasters.items():
         made = run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
-        base = tuple(other for other, one in forecasters.items() if one is getattr(forecaster, "base", None))
+        base = tuple(other for other, one in forecasters.items() if one is forecaster.base)
         found += [replace(one, needs=base) for one in made]
     # Of a forecaster that learns, the later of its two observations counts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
@@ -275,8 +275,8 @@ def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> It
 
 def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> list[Observation]:
     """Scaling, where a forecaster tells it, and paths; of one that learns, those of its base and its own."""
-    axes, learns = (*_PATH_AXES, "channel"), isinstance(forecaster, Sequential)
-    base = forecaster.base if isinstance(forecaster, Sequential) else forecaster
+    axes, learns = (*_PATH_AXES, "channel"), forecaster.base is not None
+    base = forecaster.base or forecaster
     origins = scene.question.learned if learns else scene.question.asked
     windows = windows_at(scene.windows.with_context(forecaster.context), origins)
     asked = [*windows, *_companions(windows[-1], scene)]
@@ -285,7 +285,7 @@ def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> 
         *_scaling(name, base, windows),
         Observation("forecast", name, "paths", origins, paths[: len(windows)], axes),
     ]
-    if isinstance(forecaster, Sequential):
+    if learns:
         batch = ForecastBatch(np.array([window.origin for window in asked], dtype=np.int64), paths)
         work = partial(_calibrate, name, forecaster, asked, batch, origins)
         found += attempt("calibration", name, work, scene=scene, strict=strict)
@@ -293,7 +293,7 @@ def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> 
 
 
 def _calibrate(
-    name: str, forecaster: Sequential, windows: Sequence[Window], batch: ForecastBatch, origins: IntArray
+    name: str, forecaster: Forecaster, windows: Sequence[Window], batch: ForecastBatch, origins: IntArray
 ) -> list[Observation]:
     paths = np.concatenate([one.paths for one in forecaster.follow(windows, [batch])])
     return [Observation("calibration", name, "paths", origins, paths[: len(origins)], (*_PATH_AXES, "channel"))]

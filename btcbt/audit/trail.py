@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.audit.participants import Sequential, answer
+from btcbt.audit.participants import answer
 from btcbt.audit.scenes import Scene, windows_at
 from btcbt.forecasters import Forecaster
 from btcbt.records import Float32Array, ForecastBatch
@@ -51,7 +51,7 @@ class Trails:
 
 def _paths(forecaster: Forecaster, scene: Scene) -> Float32Array:
     windows = windows_at(scene.windows.with_context(forecaster.context), scene.question.trail)
-    if not isinstance(forecaster, Sequential):
+    if forecaster.base is None:
         return answer(forecaster, windows)
     origins = np.array([window.origin for window in windows], dtype=np.int64)
     batch = ForecastBatch(origins, answer(forecaster.base, windows))

@@ -30,6 +30,10 @@ def predict_command(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id of a tokenizer or pair, if it is apart.")
     ] = None,
+    forecaster: Annotated[
+        str | None,
+        typer.Option(help="Another one: a kind such as garch, module:Class, FILE.py:Class, or EXPERIMENT.yaml:NAME."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Keys the random numbers.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 1 spreads the paths, below 1 narrows them.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 for all.")] = 0,
@@ -44,9 +48,9 @@ def predict_command(
     """Sample the next candles after the newest of a file: CSV, JSON and a picture."""
     out, errors = console(), console(stderr=True)
     with guarded(errors, f"python -m btcbt predict {candles}", "nothing is half written"):
-        from btcbt.workflows.predict import kronos_config, predict
+        from btcbt.workflows.predict import kronos_config, named_forecaster, predict
 
-        forecaster = kronos_config(
+        config = kronos_config(
             n_paths=paths,
             checkpoint=checkpoint,
             tokenizer=tokenizer,
@@ -63,7 +67,7 @@ def predict_command(
             context=context,
             horizon=horizon,
             seed=seed,
-            forecaster=forecaster,
+            forecaster=config if forecaster is None else named_forecaster(forecaster, paths),
             output=output,
         )
     out.print(_table(made))

@@ -5,32 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from btcbt.config.forecasters import RANDOM_WALK, ForecasterConfig, RefitConfig
 from btcbt.config.types import (
-    Duration,
     Interval,
     Name,
     Place,
     Section,
     Time,
+    Use,
     interval_ms,
     is_url,
     parse_root,
     time_text,
 )
 from btcbt.errors import ConfigError
+from btcbt.messages import first_problem
 
-MAX_FORECAST_BYTES = 1 << 28
-MAX_BATCH = 1 << 16
-"""Most windows of a step of a fit."""
 STORE_FOLDER = "store"
 REFITS_FOLDER = "refits"
 LEDGER_FILE = "trials.jsonl"
-RANDOM_WALK = "random_walk"
-CALIBRATED = "calibrated"
 BUY_AND_HOLD = "buy_and_hold"
 """The strategy that all others are compared with, and its account."""
 
@@ -62,152 +59,16 @@ class WindowsConfig(Section):
         return self
 
 
-class PathForecasterConfig(Section):
-    """What every forecaster that samples paths has."""
-
-    n_paths: int = Field(30, ge=1, le=100_000)
-    batch_size: int | Literal["auto"] = "auto"
-
-    @model_validator(mode="after")
-    def _batch(self) -> Self:
-        if isinstance(self.batch_size, int) and self.batch_size < 1:
-            raise ValueError(f"batch_size {self.batch_size} is below 1; give a positive number or 'auto'")
-        return self
-
-
-class RefitConfig(Section):
-    """Fine-tune a checkpoint inside the walk-forward, again and again, on candles before the origins that it serves.
-
-    The first fit serves the first origin of the range and those after it, until `every` is over and the next one does;
-    without `every` there is one, which is frozen from then on. Each is fitted on `train_window`, and the best of its
-    weights are chosen on the `select_window` after that; both end `embargo` before the first origin that is served,
-    and as much lies between them. An epoch is as many batches as there are training windows over `batch_size`.
-    """
-
-    every: Duration | None = None
-    train_window: Duration = "8760h"
-    select_window: Duration = "720h"
-    embargo: Duration | None = None
-    """Context and horizon together, if left out."""
-    cumulative: bool = False
-    """Whether each fit goes on from the weights of the one before; all begin with the checkpoint's if not."""
-    steps: int | None = Field(None, ge=1, le=10_000_000)
-    epochs: float | None = Field(None, gt=0, le=10_000)
-    tokenizer_steps: int = Field(0, ge=0, le=10_000_000)
-    """Steps of the tokenizer before those of the model; 0 keeps it as it is."""
-    select_every: int | None = Field(None, ge=1)
-    """Steps between looks at the selection range; an eighth of all if left out."""
-    batch_size: int = Field(16, ge=1, le=MAX_BATCH)
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    mirror: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**63)
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either 'steps' or 'epochs', so that it is said how long to fit")
-        return self
-
-
-class KronosConfig(PathForecasterConfig):
-    """Kronos, the transformer that samples candles.
-
-    `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
-    the latter case `tokenizer` names the folder or hub id of the tokenizer, or of a pair that holds it.
-    """
-
-    kind: Literal["kronos"] = "kronos"
-    checkpoint: Place = "kronos-nano"
-    tokenizer: Place | None = None
-    temperature: float = Field(1.0, gt=0, le=100)
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    clip: float = Field(5.0, gt=0)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    sampling: Literal["independent", "systematic"] = "independent"
-    overflow: Literal["recompute", "refuse"] = "recompute"
-    max_context: int | None = Field(None, ge=2, le=1 << 16)
-    """Tokens that the model attends to; that of the published size of its shape (512 for others) if left out."""
-    refit: RefitConfig | None = None
-
-
-class AnchoredKronosConfig(KronosConfig):
-    """Kronos with one scaling for all hours of a block, a different and cheaper forecast.
-
-    The scaling is fitted on the `context` candles before the block's first origin, and the context grows from there to
-    context + block - 1 candles. Blocks lie on the grid of `block` intervals since the epoch (days, for 24 hours).
-    """
-
-    kind: Literal["kronos_anchored"]  # type: ignore[assignment]
-    block: int = Field(24, ge=1, le=1024)
-
-
-class RandomWalkConfig(PathForecasterConfig):
-    """No drift; hourly returns (with their whole candle) drawn from the context with replacement."""
-
-    kind: Literal["random_walk"]
-
-
-class DriftConfig(PathForecasterConfig):
-    """The random walk plus the context's mean return."""
-
-    kind: Literal["drift"]
-
-
-class EwmaVolatilityConfig(PathForecasterConfig):
-    """Gaussian steps whose variance is an exponential mean of squared returns (RiskMetrics, 1996)."""
-
-    kind: Literal["ewma_volatility"]
-    decay: float = Field(0.97, gt=0, lt=1)
-
-
-class GarchConfig(PathForecasterConfig):
-    """GARCH(1,1) with Student t innovations, fitted on each window (Bollerslev, 1987)."""
-
-    kind: Literal["garch"]
-
-
-class CalibratedConfig(Section):
-    """The forecaster named `base`, its paths widened, narrowed and shifted by what became of its earlier ones.
-
-    A log scale moves by at least one of `rates` for each independent outcome outside of an interval; which of them
-    is learned.
-    """
-
-    kind: Literal["calibrated"]
-    base: Name
-    rates: tuple[Annotated[float, Field(ge=0, le=0.1)], ...] = Field((0.005, 0.01, 0.02), min_length=1, strict=False)
-
-
-ForecasterConfig = Annotated[
-    KronosConfig
-    | AnchoredKronosConfig
-    | RandomWalkConfig
-    | DriftConfig
-    | EwmaVolatilityConfig
-    | GarchConfig
-    | CalibratedConfig,
-    Field(discriminator="kind"),
-]
-KINDS = tuple(
-    str(get_args(part.model_fields["kind"].annotation)[0]) for part in get_args(get_args(ForecasterConfig)[0])
-)
-"""What a forecaster can be."""
-
-
 class StrategyConfig(Section):
     """A strategy and its parameters.
 
-    `use` is the short name of one that ships with the package, say ``threshold``, or ``module:Class``.
+    `use` is the short name of one that ships with the package, say ``threshold``, or names one of the user's own by
+    ``module:Class`` or ``path/to/file.py:Class``.
 
     `forecasters` names those that it trades on; all of them if left out.
     """
 
-    use: str = Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")
+    use: Use
     params: dict[str, Any] = Field(default_factory=dict)
     forecasters: tuple[str, ...] | None = Field(None, strict=False)
 
@@ -267,7 +128,7 @@ def store_root(place: str) -> str:
     try:
         return StoreConfig(root=place).root
     except ValidationError as error:
-        raise ConfigError(f"the store's root: {error.errors(include_url=False)[0]['msg']}") from None
+        raise ConfigError(f"the store's root: {first_problem(error).text}") from None
 
 
 class ExecutorConfig(Section):
@@ -325,17 +186,14 @@ class RunConfig(Section):
                     f"strategy '{name}' trades on {sorted(unknown)}, but the forecasters are {sorted(self.forecasters)}"
                 )
         for name, forecaster in self.forecasters.items():
-            if isinstance(forecaster, CalibratedConfig):
-                self._check_base(name, forecaster.base)
-                continue
-            if isinstance(forecaster, KronosConfig) and forecaster.refit is not None:
-                self._check_refit(name, forecaster.refit)
-            size = forecaster.n_paths * self.windows.horizon * 24  # six float32 a candle
-            if size > MAX_FORECAST_BYTES:
-                raise ValueError(
-                    f"forecaster '{name}': n_paths {forecaster.n_paths} x horizon {self.windows.horizon} "
-                    f"makes {size:,} bytes an origin, more than {MAX_FORECAST_BYTES:,}; lower one of them"
-                )
+            if forecaster.based_on is not None:
+                self._check_base(name, forecaster.based_on)
+            if forecaster.schedule is not None:
+                self._check_refit(name, forecaster.schedule)
+            try:
+                forecaster.check_size(self.windows.horizon)
+            except ValueError as error:
+                raise ValueError(f"forecaster '{name}': {error}") from None
         return self
 
     def _check_refit(self, name: str, refit: RefitConfig) -> None:
@@ -349,14 +207,16 @@ class RunConfig(Section):
                 )
 
     def _check_base(self, name: str, base: str) -> None:
-        known = sorted(key for key, value in self.forecasters.items() if not isinstance(value, CalibratedConfig))
+        known = sorted(key for key, value in self.forecasters.items() if value.based_on is None)
         if base not in known:
-            raise ValueError(f"forecaster '{name}': its base '{base}' is none of {known}; name one of them")
+            raise ValueError(
+                f"forecaster '{name}': base '{base}' is not one of {known}, those that have no base themselves"
+            )
 
     def digest(self) -> str:
         """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted.
 
-        What changes speed and place alone (`store`, `executor`, batch sizes) is left out.
+        What changes speed and location alone (`store`, `executor`, batch sizes) is left out.
         """
         tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
 """Where a store may lie besides a folder, and what may follow a ``?`` there."""
 _DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
+_USE = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -92,8 +93,16 @@ def parse_root(value: str) -> str:
     return value
 
 
+def _parse_use(value: str) -> str:
+    if not _USE.fullmatch(value):
+        raise ValueError("a short name, 'module:Class' or 'path/to/file.py:Class' is expected")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_parse_name)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
+Use = Annotated[Place, AfterValidator(_parse_use)]
+"""Names a strategy or a forecaster; see `btcbt.loading`."""
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Duration = Annotated[str, AfterValidator(_parse_duration)]
 Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]

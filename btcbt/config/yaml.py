@@ -15,9 +15,11 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from btcbt.config.experiment import KINDS, RunConfig
+from btcbt.config.experiment import RunConfig
+from btcbt.config.forecasters import BRANCHES
 from btcbt.config.types import Section, is_url
 from btcbt.errors import ConfigError
+from btcbt.messages import first_problem, short
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
@@ -114,25 +116,19 @@ def _plain(node: Any) -> Any:
 
 def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
     """One line for the first problem: file, line, key, what was found, what to do."""
-    problems = error.errors(include_url=False)
-    # A wrong key is the likeliest cause of a missing one, so it is reported first.
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where, line, node = _locate(tree, first["loc"], missing=first["type"] == "missing")
+    problem = first_problem(error)
+    where, line, node = _locate(tree, problem.loc, missing=problem.kind == "missing")
     key = _excerpt(".".join(where))
     place = f"{path}:{line}" if where else f"{path}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{place}: unknown key '{key}'; remove it or correct its spelling{more}"
-    if first["type"] == "missing":
-        return f"{place}: '{key}' is missing; add it{more}"
-    if first["type"] == "union_tag_not_found":
-        return f"{place}: '{key}.kind' is missing; give one of {', '.join(KINDS)}{more}"
-    message = _excerpt(first["msg"].removeprefix("Value error, "))
+    if problem.kind == "unknown":
+        return f"{place}: unknown key '{key}'; remove it or correct its spelling{problem.more}"
+    if problem.kind == "missing":
+        return f"{place}: '{key}' is missing; add it{problem.more}"
     secret = isinstance(node, str) and is_url(node)  # may hold a password
     shown = isinstance(node, str | int | float | date | None) and not secret
-    got = f", got {_short(node)}" if shown else ""
+    got = f", got {short(node)}" if shown else ""
     key = f"'{key}': " if key else ""
-    return f"{place}: {key}{message[0].lower() + message[1:]}{got}{more}"
+    return f"{place}: {key}{_excerpt(problem.text)}{got}{problem.more}"
 
 
 def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
@@ -146,7 +142,7 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
             line = node.lc.item(key)[0] + 1
             node = node[key]
-        elif not missing or key in KINDS:
+        elif not missing or key in BRANCHES:
             continue  # the branch of a union: part of pydantic's location, not of the file
         where.append(str(key))
     return where, line, node
@@ -156,10 +152,3 @@ def _excerpt(text: str) -> str:
     """A line of a message, whatever a file holds that it repeats: printable and not long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _short(value: object) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

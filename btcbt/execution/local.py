@@ -20,6 +20,7 @@ import joblib
 import numpy as np
 
 from btcbt.errors import BtcbtError
+from btcbt.forecasters.asking import ask, out_of_memory
 from btcbt.forecasters.base import Forecaster
 from btcbt.records import ForecastBatch, Window
 
@@ -125,7 +126,9 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
     )
     done = False
     try:
-        yield from in_order(partial(pool.submit, function), lambda future: future.result(), tasks, AHEAD * workers)
+        # A pool may have been started when the current directory was another one; paths are relative to this one's.
+        submit = partial(pool.submit, _in_folder, os.getcwd(), function)
+        yield from in_order(submit, lambda future: future.result(), tasks, AHEAD * workers)
         done = True
     except BrokenProcessPool:
         raise BtcbtError(
@@ -135,6 +138,11 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
     finally:
         if not done:
             pool.shutdown(kill_workers=True)
+
+
+def _in_folder(folder: str, function: Callable[[Task], Answer], task: Task) -> Answer:
+    os.chdir(folder)
+    return function(task)
 
 
 def _end_with(parent: int) -> None:
@@ -166,6 +174,8 @@ def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> Forec
 
     Raises
     ------
+    ForecasterError
+        If what it returns is not their forecast; see `btcbt.forecasters.asking.ask`.
     BtcbtError
         If there is not memory enough for a single origin.
     """
@@ -175,10 +185,10 @@ def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> Forec
         size = min(_limits.get(forecaster, len(windows)), len(windows) - done)
         # The handler is left before the next try, for a traceback keeps the arrays of the failed one.
         try:
-            parts.append(forecaster.forecast(windows[done : done + size]))
+            parts.append(ask(forecaster, windows[done : done + size]))
             failed = False
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             failed = True
         if not failed:
@@ -191,7 +201,7 @@ def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> Forec
             )
         _limits[forecaster] = size // 2
         _free_cached()
-        log.warning("out of memory with a batch of %d origins; going on with %d", size, size // 2)
+        log.warning("out of memory with a batch of %d origins; continuing with %d", size, size // 2)
     return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
@@ -232,11 +242,6 @@ def one_thread(forecaster: Forecaster) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of this machine or of a device; torch raises a RuntimeError for either."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
 
 
 def _free_cached() -> None:

@@ -1,14 +1,21 @@
-"""The Forecaster protocol: what a walk-forward asks of a model."""
+"""The Forecaster protocol: the base class that a user subclasses, and what a walk-forward asks of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel
 
-from btcbt.records import DataRange, ForecastBatch, IntArray, Window
+from btcbt.config import WindowsConfig
+from btcbt.errors import ForecasterError
+from btcbt.forecasters.candle_paths import candles_from_closes
+from btcbt.loading import Params, source_sha256
+from btcbt.randomness import uniforms
+from btcbt.records import DataRange, FloatArray, ForecastBatch, IntArray, Refit, Window
 
 
 class Part(NamedTuple):
@@ -19,7 +26,7 @@ class Part(NamedTuple):
     rows : int64
         Which of the origins asked about.
     weights : str
-        Digest of what was fitted for them alone; empty if the forecaster's identity says it all.
+        Digest of what was fitted for them alone; empty if the forecaster's identity holds it.
     ranges : sequence of DataRange, or None
         As `Forecaster.data_ranges`, of these parts.
     """
@@ -31,6 +38,36 @@ class Part(NamedTuple):
 
 class Forecaster(ABC):
     """Turns windows of known candles into sampled futures.
+
+    A forecaster is a class in any importable file. Its parameters are the class attribute `Params`, so that an
+    experiment is validated before anything runs::
+
+        import numpy as np
+        from btcbt.forecasters import Forecaster, Params
+
+        class MineParams(Params):
+            volatility: float = 0.01
+
+        class Mine(Forecaster):
+            Params = MineParams
+
+            def forecast(self, windows):
+                last = self.history(windows)[:, -1, 3]                   # (B,), the last closes
+                moves = 2 * self.uniforms(windows)[..., 0] - 1           # (B, S, H)
+                walk = np.cumsum(self.params.volatility * moves, axis=2)
+                return self.batch(windows, last[:, None, None] * np.exp(walk))
+
+            def data_ranges(self):
+                return ()  # nothing is fitted outside of the window
+
+    and an experiment names it: ``forecasters: {mine: {use: "my_forecasters:Mine", params: {volatility: 0.02}}}``.
+
+    Parameters
+    ----------
+    params : Params, optional
+        Validated parameters; the defaults of `Params` if left out.
+    context, horizon, n_paths, seed : int
+        See the attributes.
 
     Attributes
     ----------
@@ -44,14 +81,26 @@ class Forecaster(ABC):
         Keys the random numbers (`btcbt.randomness.uniforms`).
     """
 
+    Params: type[Params] = Params
+
+    params: Any
+    """An instance of `Params`."""
+    base: Forecaster | None = None
+    """The forecaster whose forecasts this one is made from (`Postprocessor`); None if it makes its own."""
+    version: int = 1
+    """Raise it whenever equal windows, parameters and seed give other paths than before for a reason that neither the
+    source nor the parameters show, say a file of weights that was replaced."""
     single_threaded: bool = False
     """True if a forecast is slow and does best on one core: several processes then share the work."""
 
-    def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int) -> None:
+    def __init__(self, params: BaseModel | None = None, *, context: int, horizon: int, n_paths: int, seed: int) -> None:
+        self.params = self.Params() if params is None else params
         self.context = context
         self.horizon = horizon
         self.n_paths = n_paths
         self.seed = seed
+
+    # -- what a user writes ---------------------------------------------------------------------------
 
     @abstractmethod
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
@@ -65,26 +114,219 @@ class Forecaster(ABC):
         Returns
         -------
         ForecastBatch
-            ``paths`` (B, S, H, 6); the paths of an origin do not depend on the other windows of the call.
+            ``paths`` float32 (B, S, H, 6); the paths of an origin do not depend on the other windows of the call.
+            `batch` makes one.
         """
 
-    @abstractmethod
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Candles that fitted parts have looked at; empty if nothing was fitted, None if that is unknown.
+
+        None unless it is overridden: origins are then labelled ``unknown``, never ``clean``.
+        """
+        return None
+
     def identity(self) -> Mapping[str, object]:
         """Everything but the candles that determines a forecast, as JSON values.
 
-        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It
-        holds content (digests of weights), not names or places.
+        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It holds content
+        (digests of source and weights), not names or paths of files. One that reads weights from files adds their
+        digests: ``{**super().identity(), "weights": digest}``.
+
+        Raises
+        ------
+        ForecasterError
+            If the class has no file, so that its source cannot be digested.
         """
+        source = source_sha256(type(self))
+        if not source:
+            raise ForecasterError(
+                f"forecaster {type(self).__name__}: there is no file with its source to digest, so its forecasts "
+                "cannot be told from those of another; move the class into a file, or define identity()"
+            )
+        return {
+            "kind": "user",
+            "class": type(self).__qualname__,
+            "version": self.version,
+            "source_sha256": source,
+            "params": self.params.model_dump(mode="json"),
+            "context": self.context,
+            "horizon": self.horizon,
+            "n_paths": self.n_paths,
+            "seed": self.seed,
+        }
 
     @property
     def batch_size(self) -> int:
-        """How many origins to hand over in one call; speed and memory alone depend on it."""
+        """How many origins to pass in one call; only speed and memory depend on it."""
         return 64
 
-    def data_ranges(self) -> Sequence[DataRange] | None:
-        """Candles that fitted parts have looked at; empty if nothing was fitted, None if that is unknown."""
-        return ()
+    # -- what helps to write it -----------------------------------------------------------------------
+
+    def history(self, windows: Sequence[Window]) -> FloatArray:
+        """The candles of windows as one array, float64 (B, T, 6), a copy.
+
+        Raises
+        ------
+        ValueError
+            If a window does not have `context` candles.
+        """
+        history = np.empty((len(windows), self.context, 6), dtype=np.float64)
+        for row, window in zip(history, windows, strict=True):
+            if window.values.shape != row.shape:
+                raise ValueError(f"a window has values {window.values.shape}; expected {row.shape}")
+            row[:] = window.values
+        return history
+
+    def uniforms(self, windows: Sequence[Window]) -> FloatArray:
+        """Two uniform numbers in [0, 1) for each step of each path, float64 (B, S, H, 2).
+
+        They depend on seed, origin, path and step alone (`btcbt.randomness.uniforms`), so that paths drawn from them
+        do not depend on batch size, order or process. `batch` uses the second to turn closes into candles.
+        """
+        return uniforms(self.seed, origins_of(windows), self.n_paths, self.horizon)
+
+    def batch(self, windows: Sequence[Window], paths: ArrayLike, **provenance: str) -> ForecastBatch:
+        """A batch of sampled paths, to be returned by `forecast`.
+
+        Parameters
+        ----------
+        windows : sequence of Window
+            Those that were asked about.
+        paths : array (B, S, H, 6) or (B, S, H)
+            Sampled candles, or closes alone, of any float type. Closes become candles with the shape and the volume
+            of past candles of the window, drawn with replacement (`candle_paths.candles_from_closes`).
+        provenance : str
+            What to note of them in the run's manifest.
+        """
+        sampled = np.asarray(paths)
+        if sampled.ndim == 3:
+            sampled = candles_from_closes(self.history(windows), sampled, self.uniforms(windows)[..., 1])
+        noted = {"forecaster": type(self).__name__, **provenance}
+        with np.errstate(over="ignore"):  # what becomes infinite is reported with its origin
+            return ForecastBatch(origins_of(windows), sampled.astype(np.float32), noted)
+
+    # -- what the walk-forward asks, and built-in forecasters answer ----------------------------------
+
+    @classmethod
+    def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
+        """Build from a part of an experiment.
+
+        Parameters
+        ----------
+        config : ForecasterSection
+            Of the schema that names this class.
+        windows : WindowsConfig
+            Gives the context and the horizon.
+        seed : int
+            Keys the random numbers.
+        base : Forecaster, optional
+            The forecaster that the configuration is based on.
+        """
+        raise TypeError(f"{cls.__name__} is not built from a schema of its own")
+
+    @classmethod
+    def from_refit(cls, config: Any, windows: WindowsConfig, seed: int, refit: Refit) -> Self:
+        """Build with the weights of a refit, otherwise as `from_config`."""
+        raise TypeError(f"{cls.__name__} cannot be refitted")
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
         """Group origins by the fitted parts that forecast them: all together, unless it is refitted as time passes."""
         yield Part(np.arange(len(origins), dtype=np.int64), "", self.data_ranges())
+
+    def refits(self, origins: IntArray) -> tuple[Refit, ...]:
+        """The refits that serve some origins, each once; empty if it is not refitted."""
+        return ()
+
+    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
+        """Make forecasts from those of `base`; see `Postprocessor.follow`."""
+        raise TypeError(f"{type(self).__name__} has no base to follow")
+
+
+class Postprocessor(Forecaster):
+    """A forecaster that is made from the forecasts of another one, its `base`, in order of time.
+
+    An experiment names the base: ``{use: "my_forecasters:Mine", base: kronos}``. Origins cannot be shared out, for each
+    may depend on those before it; the base's forecasts are read from the store.
+
+    Parameters
+    ----------
+    base : Forecaster
+        Whose forecasts to use; it has no base itself.
+    params : Params, optional
+        As of `Forecaster`.
+    """
+
+    base: Forecaster
+
+    def __init__(self, base: Forecaster, params: BaseModel | None = None) -> None:
+        if base.base is not None:
+            raise TypeError(f"{type(base).__name__} is made from the forecasts of another; use its base")
+        super().__init__(params, context=base.context, horizon=base.horizon, n_paths=base.n_paths, seed=base.seed)
+        self.base = base
+
+    @abstractmethod
+    def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
+        """Forecast a walk from its first origin on.
+
+        Parameters
+        ----------
+        windows : iterable of Window
+            Of every origin of the walk, in order of time.
+        batches : iterable of ForecastBatch
+            The base's forecasts for them, in batches of any size.
+
+        Yields
+        ------
+        ForecastBatch
+            One for each batch. The paths of an origin may depend on what came before it, and not on how the walk was
+            cut into batches.
+        """
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        """Forecast some windows, in order of time, from a fresh start.
+
+        Unlike with other forecasters the paths of an origin may depend on the windows before it in the call; a walk
+        whose base forecasts exist already uses `follow`.
+
+        Returns
+        -------
+        ForecastBatch
+            ``paths`` (B, S, H, 6).
+        """
+        step = self.base.batch_size
+        parts = (self.base.forecast(windows[start : start + step]) for start in range(0, len(windows), step))
+        batches = list(self.follow(windows, parts))
+        return ForecastBatch(
+            np.concatenate([batch.origins for batch in batches]),
+            np.concatenate([batch.paths for batch in batches]),
+            batches[-1].provenance,
+        )
+
+    def identity(self) -> Mapping[str, object]:
+        """As of `Forecaster`, and the base's identity.
+
+        The origins from which it learned are not part of it; see `btcbt.storage.forecasts.history_digests`.
+        """
+        return {**super().identity(), "base": dict(self.base.identity())}
+
+    @property
+    def batch_size(self) -> int:
+        """That of the base."""
+        return self.base.batch_size
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Those of the base; override it if more was fitted than what each origin's past allows."""
+        return self.base.data_ranges()
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """Those of the base."""
+        return self.base.parts(origins)
+
+    def refits(self, origins: IntArray) -> tuple[Refit, ...]:
+        """Those of the base."""
+        return self.base.refits(origins)
+
+
+def origins_of(windows: Sequence[Window]) -> IntArray:
+    """Origins (B,) of windows, ms UTC."""
+    return np.array([window.origin for window in windows], dtype=np.int64)

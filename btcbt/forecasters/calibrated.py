@@ -1,15 +1,16 @@
-"""A forecaster that corrects another one by what became of its earlier forecasts."""
+"""A forecaster that corrects another one by how its earlier forecasts turned out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.forecasters.base import Forecaster, Part
+from btcbt.config import WindowsConfig
+from btcbt.forecasters.base import Forecaster, Postprocessor
 from btcbt.forecasters.conformal import Adjustment, Calibration, Layout, Rates, Skeleton, adjust
 from btcbt.records import (
     AMOUNT,
@@ -18,11 +19,9 @@ from btcbt.records import (
     LOW,
     OPEN,
     VOLUME,
-    DataRange,
     Float32Array,
     FloatArray,
     ForecastBatch,
-    IntArray,
     Window,
 )
 
@@ -31,7 +30,7 @@ _CHUNK = 64  # origins whose paths are stretched at once: bounds the float64 cop
 _SMALLEST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
-class Calibrated(Forecaster):
+class Calibrated(Postprocessor):
     """Widens, narrows and shifts the paths of another forecaster, step by step and channel by channel.
 
     Prices are calibrated as logarithms, volume as ``log(1 + volume / mean volume of the origin's paths)``, each by
@@ -56,35 +55,17 @@ class Calibrated(Forecaster):
     """
 
     kind: ClassVar[str] = "calibrated"
-    version: ClassVar[int] = 1
-    """Raised whenever the same windows and paths give other numbers than before."""
 
     def __init__(self, base: Forecaster, rates: Rates | None = None) -> None:
-        if isinstance(base, Calibrated):
-            raise TypeError("a calibrated forecaster is not calibrated again; calibrate its base")
-        super().__init__(context=base.context, horizon=base.horizon, n_paths=base.n_paths, seed=base.seed)
-        self.base = base
+        super().__init__(base)
         self.rates = rates or Rates()
 
-    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
-        """Walk over some windows, in order of time, from a fresh start.
-
-        Unlike with other forecasters the paths of an origin depend on the windows before it in the call; a walk
-        whose base forecasts exist already uses `follow`.
-
-        Returns
-        -------
-        ForecastBatch
-            ``paths`` (B, S, H, 6).
-        """
-        step = self.base.batch_size
-        parts = (self.base.forecast(windows[start : start + step]) for start in range(0, len(windows), step))
-        batches = list(self.follow(windows, parts))
-        return ForecastBatch(
-            np.concatenate([batch.origins for batch in batches]),
-            np.concatenate([batch.paths for batch in batches]),
-            batches[-1].provenance,
-        )
+    @classmethod
+    def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
+        """Build from a part of an experiment; see `Forecaster.from_config`."""
+        if base is None:
+            raise ValueError("a calibrated forecaster needs its base")
+        return cls(base, Rates(floors=config.rates))
 
     def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
         """Calibrate a walk from its first origin on.
@@ -125,19 +106,6 @@ class Calibrated(Forecaster):
         rates = {name: getattr(self.rates, name) for name in Rates.__dataclass_fields__}
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}
         return {"kind": self.kind, "version": self.version, "rates": rates, "base": dict(self.base.identity())}
-
-    @property
-    def batch_size(self) -> int:
-        """That of the base."""
-        return self.base.batch_size
-
-    def data_ranges(self) -> Sequence[DataRange] | None:
-        """Those of the base: calibration itself learns from candles before each origin alone."""
-        return self.base.data_ranges()
-
-    def parts(self, origins: IntArray) -> Iterator[Part]:
-        """Those of the base."""
-        return self.base.parts(origins)
 
 
 class _Walk:

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from btcbt.forecasters.baseline import Baseline, candles_from_returns, log_returns, normal_quantile
+from btcbt.forecasters.baseline import Baseline, log_returns, normal_quantile
+from btcbt.forecasters.candle_paths import candles_from_returns
 from btcbt.records import Float32Array, FloatArray
 
 DEFAULT_DECAY = 0.97

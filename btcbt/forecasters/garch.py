@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 from scipy.special import digamma, gammaln, stdtrit
 
-from btcbt.forecasters.baseline import Baseline, candles_from_returns, log_returns
+from btcbt.forecasters.baseline import Baseline, log_returns
+from btcbt.forecasters.candle_paths import candles_from_returns
 from btcbt.forecasters.ewma_volatility import DEFAULT_DECAY, EwmaVolatility
 from btcbt.records import Float32Array, FloatArray
 
@@ -36,7 +37,7 @@ class Garch(Baseline):
     (Bollerslev, 1986 and 1987), fitted by maximum likelihood on the window's returns alone. The variance of
     each path then follows its own shocks. Half the variance is taken off each log return, which keeps the
     expected price at the last close up to terms of fourth order; a shock moves the log price by `MAX_SHOCK`
-    at most. Candles are dressed as in `EwmaVolatility`.
+    at most. Candles are made from the returns as in `EwmaVolatility`.
 
     A window that cannot be fitted (constant closes, fewer than `MIN_RETURNS` returns, an optimiser that does
     not converge) gets the paths of `EwmaVolatility` with its default decay. ``provenance["fallbacks"]``

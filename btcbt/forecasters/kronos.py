@@ -11,7 +11,7 @@ import torch
 
 from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig, time_text
 from btcbt.errors import CandleError, CheckpointError, ConfigError
-from btcbt.forecasters.base import Forecaster
+from btcbt.forecasters.base import Forecaster, origins_of
 from btcbt.models.kronos.checkpoints.files import weights_digest
 from btcbt.models.kronos.checkpoints.locate import find_model, find_tokenizer, pair_ranges
 from btcbt.models.kronos.inference.calendar import stamps
@@ -19,7 +19,7 @@ from btcbt.models.kronos.inference.generate import PathGenerator
 from btcbt.models.kronos.inference.predictor import TOO_LARGE, find_extreme, resolve_device
 from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw
 from btcbt.models.kronos.inference.scaling import Scaling
-from btcbt.models.kronos.network.model import Kronos
+from btcbt.models.kronos.network.model import CALENDAR, Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS
 from btcbt.randomness import systematic, uniforms
@@ -131,8 +131,10 @@ class KronosForecaster(Forecaster):
         )
 
     @classmethod
-    def from_config(cls, config: KronosConfig, windows: WindowsConfig, seed: int) -> Self:
-        """Build from a part of an experiment.
+    def from_config(
+        cls, config: KronosConfig, windows: WindowsConfig, seed: int, base: Forecaster | None = None
+    ) -> Self:
+        """Build from a part of an experiment; see `Forecaster.from_config`.
 
         Raises
         ------
@@ -162,7 +164,28 @@ class KronosForecaster(Forecaster):
         )
 
     @classmethod
-    def _extra(cls, config: KronosConfig) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+    def from_refit(cls, config: KronosConfig, windows: WindowsConfig, seed: int, refit: Refit) -> Self:
+        """Build with the weights of a refit.
+
+        Raises
+        ------
+        CheckpointError
+            If they are not those that the refit is known by.
+        """
+        part = config.model_copy(update={"checkpoint": refit.folder, "tokenizer": None, "refit": None})
+        forecaster = cls.from_config(part, windows, seed)
+        if forecaster.weights != refit.weights:
+            raise CheckpointError(f"{refit.folder}: its weights are not those that were fitted; delete it, run again")
+        return forecaster
+
+    @property
+    def calendar(self) -> tuple[str, ...]:
+        """The calendar tables that its weights use: one that is zero was never trained, and stays so in a refit."""
+        tables = self.checkpoint.model.time_emb.tables()
+        return tuple(name for (name, _), table in zip(CALENDAR, tables, strict=True) if bool(table.any()))
+
+    @classmethod
+    def _extra(cls, config: KronosConfig) -> dict[str, Any]:
         """Arguments of a subclass's own."""
         return {}
 
@@ -179,7 +202,7 @@ class KronosForecaster(Forecaster):
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window; see `Forecaster.forecast`."""
-        origins = _origins(windows)
+        origins = origins_of(windows)
         context, scaling = _scale(windows, len(windows[0].values))
         times = np.stack([np.concatenate((w.open_time, w.future_open_time(self.horizon))) for w in windows])
         scaled = self.generator.generate(
@@ -259,22 +282,6 @@ class KronosForecaster(Forecaster):
         }
 
 
-def load_refit(config: KronosConfig, windows: WindowsConfig, seed: int, refit: Refit) -> KronosForecaster:
-    """The forecaster of a configuration with the weights of a refit.
-
-    Raises
-    ------
-    CheckpointError
-        If they are not those that the refit is known by.
-    """
-    cls = AnchoredKronos if isinstance(config, AnchoredKronosConfig) else KronosForecaster
-    part = config.model_copy(update={"checkpoint": refit.folder, "tokenizer": None, "refit": None})
-    forecaster = cls.from_config(part, windows, seed)
-    if forecaster.weights != refit.weights:
-        raise CheckpointError(f"{refit.folder}: its weights are not those that were fitted; delete it and run again")
-    return forecaster
-
-
 class AnchoredKronos(KronosForecaster):
     """Kronos with one scaling and one prefill for all origins of a block.
 
@@ -313,7 +320,7 @@ class AnchoredKronos(KronosForecaster):
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window; windows of one block share its scaling and prefill."""
-        origins = _origins(windows)
+        origins = origins_of(windows)
         interval = windows[0].interval_ms if len(windows) else 1
         blocks, steps = origins // (self.block * interval), origins // interval % self.block
         paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
@@ -384,10 +391,6 @@ def _possible(paths: Float32Array, last: Float32Array) -> Float32Array:
     floor = np.zeros((*last.shape[:-1], 1, 1, len(CHANNELS)), dtype=np.float32)
     floor[..., :VOLUME] = 1e-6 * last[..., None, None, CLOSE, None]
     return np.maximum(paths, floor)
-
-
-def _origins(windows: Sequence[Window]) -> IntArray:
-    return np.array([window.origin for window in windows], dtype=np.int64)
 
 
 def _trained_context(model: Kronos) -> int:

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from btcbt.forecasters.baseline import Baseline, pick, to_paths
+from btcbt.forecasters.baseline import Baseline
+from btcbt.forecasters.candle_paths import pick, to_paths
 from btcbt.records import CLOSE, VOLUME, Float32Array, FloatArray
 
 

@@ -50,7 +50,7 @@ class Refitted(Forecaster):
     Parameters
     ----------
     base : Forecaster
-        The forecaster that is refitted, with the weights that it begins with.
+        The forecaster that is refitted, with its starting weights.
     serving : callable
         Origin (ms UTC) to the refit that serves it.
     load : callable
@@ -98,13 +98,17 @@ class Refitted(Forecaster):
         return self.frozen.batch_size
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """What the weights that it begins with have looked at; those of each period are in `parts`."""
+        """What its starting weights have looked at; those of each period are in `parts`."""
         return self.frozen.data_ranges()
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
         """One for each refit that serves any of the origins."""
         for rows, refit in self._groups(origins):
             yield Part(rows, refit.weights, refit.ranges)
+
+    def refits(self, origins: IntArray) -> tuple[Refit, ...]:
+        """The refits that serve some origins, each once."""
+        return tuple(dict.fromkeys(self.serving(origin) for origin in origins.tolist()))
 
     def _groups(self, origins: IntArray) -> Iterator[tuple[IntArray, Refit]]:
         groups: dict[Refit, list[int]] = {}

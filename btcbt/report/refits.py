@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from btcbt.config import KronosConfig
 from btcbt.storage.runs import Run
 
 NONE = "–"
@@ -18,12 +17,12 @@ def twins(run: Run) -> Iterator[tuple[str, str]]:
 
     Calibrated ones are left out: what they add is another question.
     """
-    kronos = {name: one for name, one in run.config.forecasters.items() if isinstance(one, KronosConfig)}
-    for name in sorted(kronos, key=lambda name: kronos[name].refit is not None):
-        for other, theirs in kronos.items():
-            ours = kronos[name]
-            alike = (ours.checkpoint, ours.tokenizer) == (theirs.checkpoint, theirs.tokenizer)
-            if alike and ours.refit is not None and f"forecast.{name}.against.{other}.energy_bps.skill" in run.metrics:
+    fitted = {name: one for name, one in run.config.forecasters.items() if one.starts_from is not None}
+    for name in sorted(fitted, key=lambda name: fitted[name].schedule is not None):
+        for other, theirs in fitted.items():
+            ours = fitted[name]
+            alike = ours.schedule is not None and ours.starts_from == theirs.starts_from
+            if alike and f"forecast.{name}.against.{other}.energy_bps.skill" in run.metrics:
                 yield name, other
 
 

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.config import BUY_AND_HOLD, AnchoredKronosConfig
+from btcbt.config import BUY_AND_HOLD
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.storage.runs import Run
@@ -101,13 +101,8 @@ def _confidence_set(run: Run) -> list[Text]:
 
 
 def _other_kinds(run: Run) -> list[Text]:
-    """Names the forecasts whose context is anchored: they are others than those that the table seems to show."""
-    forecasters = run.config.forecasters
-    blocks = {name: f.block for name, f in forecasters.items() if isinstance(f, AnchoredKronosConfig)}
-    return [
-        Text(f"{name}: anchored context, one scaling for blocks of {block} origins; not the per-origin forecast")
-        for name, block in blocks.items()
-    ]
+    """What readers of the table must know of single forecasters."""
+    return [Text(f"{name}: {one.remark}") for name, one in run.config.forecasters.items() if one.remark]
 
 
 def _label(labels: Mapping[str, int]) -> str:

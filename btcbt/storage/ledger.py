@@ -6,7 +6,9 @@ run leaves a line in a file beside the runs, which is only ever appended to::
 
     {"checksum": "...", "trial": {"id": "...", "name": "threshold@kronos", "sharpe": 0.01, ...}}
 
-A configuration is known by the digest of all that it is made of, so running it again adds nothing. A line is
+A configuration is known by the digest of all that it is made of, so running it again adds nothing. What goes into
+that digest has a version (`VERSION`). A line of an earlier version is still read and counted; only where an account
+of this version has the same scores on the same candles to the last bit, both are taken for one trial. A line is
 written in one piece and synced, under a lock where the system has one; the checksum finds lines that were cut
 off or altered, which are named in a warning and skipped.
 """
@@ -18,6 +20,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -32,6 +35,9 @@ try:
 except ImportError:  # Windows: two processes at once may write the same trial twice, which readers forgive
     fcntl = None  # type: ignore[assignment]
 
+VERSION = 2
+"""Of trial identities; the same configuration has another one under each version. 2: built-in strategies have short
+names (``threshold`` for ``strategies.threshold:Threshold``), the digest of a user's source covers what it imports."""
 _CHECKSUM_BYTES = 8
 
 log = logging.getLogger(__name__)
@@ -57,6 +63,8 @@ class Trial:
         Candles.
     skew, kurtosis : float
         Of the returns per candle; the kurtosis of a normal distribution is 3. NaN as `sharpe`.
+    version : int
+        Of the identity; see `VERSION`.
     """
 
     id: str
@@ -70,11 +78,18 @@ class Trial:
     n: int
     skew: float
     kurtosis: float
+    version: int = VERSION
+
+    @property
+    def account(self) -> tuple[object, ...]:
+        """What it traded on and how it fared: equal for one configuration, whatever version its identity has."""
+        scores = (None if math.isnan(one) else one for one in (self.sharpe, self.skew, self.kurtosis))
+        return (self.stretch, self.start, self.end, self.n, *scores)
 
 
 def trial_id(made_of: Mapping[str, object]) -> str:
     """Digest (32 hex digits) of what a configuration is made of, as JSON values."""
-    text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"version": VERSION, **made_of}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -129,12 +144,16 @@ class Ledger:
                     os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be written ({error.strerror}); make room or mend its rights"
+                f"{self.file}: the trial ledger cannot be written ({error.strerror}); make room or fix its permissions"
             ) from None
         return len(new)
 
     def trials(self) -> list[Trial]:
-        """Every trial, in the order in which they were first recorded.
+        """Every trial once, in the order in which they were first recorded.
+
+        An identity of an earlier version cannot be made again from its line, which holds no configuration. So each
+        trial of this version stands for one of an earlier version whose `Trial.account` is equal. Two configurations
+        of an earlier version whose accounts are equal remain two trials until both have been run again.
 
         Raises
         ------
@@ -147,12 +166,12 @@ class Ledger:
             return []
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be read ({error.strerror}); mend its rights"
+                f"{self.file}: the trial ledger cannot be read ({error.strerror}); fix its permissions"
             ) from None
         first: dict[str, Trial] = {}
         for trial in self._parse(content, warn=True):
             first.setdefault(trial.id, trial)
-        return list(first.values())
+        return _without_predecessors(first.values())
 
     def related(self, trials: Sequence[Trial]) -> list[Trial]:
         """Every trial on the candles of some others: the same stretch, or an overlapping one of the same file."""
@@ -176,6 +195,19 @@ class Ledger:
                 log.warning("%s:%d: a damaged line of the trial ledger; its trial is not counted", self.file, number)
 
 
+def _without_predecessors(trials: Iterable[Trial]) -> list[Trial]:
+    """Leave out one trial of an earlier version for each of this version that has the same account."""
+    every = list(trials)
+    again = Counter(trial.account for trial in every if trial.version == VERSION)
+    kept = []
+    for trial in every:
+        if trial.version != VERSION and again[trial.account] > 0:
+            again[trial.account] -= 1
+        else:
+            kept.append(trial)
+    return kept
+
+
 def _line(trial: Trial) -> bytes:
     tree = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(trial).items()}
     return json.dumps({"checksum": _checksum(tree), "trial": tree}, allow_nan=False).encode() + b"\n"
@@ -186,7 +218,10 @@ def _read(line: bytes) -> Trial | None:
     try:
         record = json.loads(line)
         tree = record["trial"]
-        if record["checksum"] != _checksum(tree) or set(tree) != {field.name for field in fields(Trial)}:
+        if record["checksum"] != _checksum(tree):
+            return None
+        tree = {"version": 1, **tree}  # lines of the first version do not name it
+        if set(tree) != {field.name for field in fields(Trial)}:
             return None
         numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in ("sharpe", "skew", "kurtosis")}
         return Trial(**{**tree, **numbers})

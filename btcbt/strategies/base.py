@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from btcbt.loading import Params
 from btcbt.records import DataRange, Forecast, Holding
 
-
-class Params(BaseModel):
-    """Base of a strategy's parameters: closed (unknown keys are errors), frozen, finite numbers only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+__all__ = ["Params", "Strategy"]
 
 
 class Strategy(ABC):
@@ -42,6 +39,9 @@ class Strategy(ABC):
 
     Params: type[Params] = Params
 
+    params: Any
+    """An instance of `Params`."""
+
     uses_forecast: ClassVar[bool] = True
     """False if `decide` looks at the window alone: it then runs once, and gets no paths (S = 0)."""
 
@@ -57,7 +57,7 @@ class Strategy(ABC):
         forecast : Forecast
             The known candles and the sampled futures.
         holding : Holding
-            The target in hand.
+            What it holds.
 
         Returns
         -------

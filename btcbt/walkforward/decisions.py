@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from btcbt.config import time_text
 from btcbt.errors import StrategyError
+from btcbt.messages import describe, explain
 from btcbt.progress import Advance, Progress
 from btcbt.records import CHANNELS, FloatArray, Forecast, Holding, Window
 from btcbt.strategies import Strategy
-from btcbt.strategies.loading import describe, explain, utc
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.stages import STRATEGY, running
 from btcbt.walkforward.traders import Trader
@@ -61,16 +62,16 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
     float64 (K, M)
         Targets of each.
     """
-    holders = [_Holder(strategy, label) for label, strategy in strategies.items()]
+    accounts = [_Account(strategy, label) for label, strategy in strategies.items()]
     previous: int | None = None
     for forecast in forecasts:
         if previous is not None and forecast.origin <= previous:
             raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
         previous = forecast.origin
         own = isolated(forecast)
-        for holder in holders:
-            holder.decide(own)
-    return np.array([holder.targets for holder in holders], dtype=np.float64)
+        for account in accounts:
+            account.decide(own)
+    return np.array([account.targets for account in accounts], dtype=np.float64)
 
 
 def decide_from(
@@ -90,7 +91,7 @@ def isolated(forecast: Forecast) -> Forecast:
     return Forecast(Window(times, values, window.interval_ms), paths)
 
 
-class _Holder:
+class _Account:
     """A strategy, what it holds and since when, and all that it has decided."""
 
     def __init__(self, strategy: Strategy, label: str) -> None:
@@ -115,14 +116,14 @@ def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -
     try:
         decision: object = strategy.decide(forecast, holding)
     except StrategyError as error:
-        raise StrategyError(f"strategy '{label}' at {utc(origin)}: {error}") from error
+        raise StrategyError(f"strategy '{label}' at {time_text(origin)}: {error}") from error
     except Exception as error:
-        raise StrategyError(f"strategy '{label}' failed at {utc(origin)}: {explain(error)}") from error
+        raise StrategyError(f"strategy '{label}' failed at {time_text(origin)}: {explain(error)}") from error
     number = isinstance(decision, int | float | np.integer | np.floating) and not isinstance(decision, bool)
     # Not `abs(x) > 1`: a NaN must fail the comparison.
     if not number or not -1.0 <= decision <= 1.0:  # type: ignore[operator]
         raise StrategyError(
-            f"strategy '{label}' at {utc(origin)}: decide returned {describe(decision)}; "
+            f"strategy '{label}' at {time_text(origin)}: decide returned {describe(decision)}; "
             "expected a finite number in [-1, 1]"
         )
     return float(decision)  # type: ignore[arg-type]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from btcbt.config import CALIBRATED, RANDOM_WALK, ForecasterConfig, RandomWalkConfig, RunConfig
+from btcbt.config import RANDOM_WALK, ForecasterConfig, RandomWalkConfig, RunConfig
 from btcbt.forecasters import Forecaster, create_forecaster
+from btcbt.forecasters.registry import check_forecaster
 from btcbt.records import Candles, Refit
-from btcbt.walkforward.refits import Refitter, frozen_config, make_refitter
+from btcbt.walkforward.refits import Refitter, make_refitter
 from btcbt.walkforward.stages import FORECAST, Plan, running
 from btcbt.windows import plan_refits
 
@@ -54,7 +55,7 @@ def forecasters_in_order(config: RunConfig) -> dict[str, ForecasterConfig]:
     configs: dict[str, ForecasterConfig] = dict(config.forecasters)
     if all(one.kind != RANDOM_WALK for one in configs.values()):
         configs[RANDOM_WALK] = RandomWalkConfig(kind="random_walk")
-    names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].kind == CALIBRATED))
+    names = sorted(configs, key=lambda name: (configs[name].kind != RANDOM_WALK, configs[name].based_on is not None))
     return {name: configs[name] for name in names}
 
 
@@ -87,9 +88,10 @@ def load_forecasters(
     refitters: dict[str, Refitter] = {}
     with running(FORECAST):
         for name, one in configs.items():
-            if one.kind == CALIBRATED:
+            if one.based_on is not None:
+                check_forecaster(one)
                 continue
-            frozen[name] = known.get(name) or create_forecaster(frozen_config(one), config.windows, config.seed)
+            frozen[name] = known.get(name) or create_forecaster(one.without_refit(), config.windows, config.seed)
             refitter = make_refitter(one, config, candles, frozen[name], plan)
             if refitter is not None:
                 refitters[name] = refitter
@@ -115,7 +117,7 @@ def build_forecasters(
     with running(FORECAST):
         for name, one in loaded.configs.items():
             build = partial(create_forecaster, one, config.windows, config.seed)
-            if one.kind == CALIBRATED:
+            if one.based_on is not None:
                 build = partial(build, dict(built))
             elif name in serving:
                 build = partial(build, None, serving[name])

@@ -1,23 +1,24 @@
-"""The forecasts that a run lacks: shard by shard, on the engine that the experiment names."""
+"""The forecasts that a run lacks: shard by shard, on the executor that the experiment names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
-from btcbt.config import ExecutorConfig, RunConfig, time_text
-from btcbt.errors import BtcbtError
+from btcbt.config import USER, ExecutorConfig, RunConfig, time_text
+from btcbt.errors import ForecasterError
 from btcbt.execution.clusters import ShardTask, forecast_shards_on
 from btcbt.execution.local import batch_size, forecast_in_order, processes
-from btcbt.forecasters.calibrated import Calibrated
+from btcbt.forecasters.asking import AnswerError, ask, check_batch, explained
 from btcbt.progress import Progress
-from btcbt.records import Float32Array, ForecastBatch, IntArray
+from btcbt.records import ForecastBatch, IntArray
 from btcbt.storage.forecasts import ShardWriter
 from btcbt.walkforward.interrupts import stop_between_shards
-from btcbt.walkforward.members import Member
+from btcbt.walkforward.members import READ_BATCH, Member
 
 Advance = Callable[[int], None]
 Shards = Iterator[tuple[IntArray, ForecastBatch]]
@@ -81,21 +82,40 @@ def forecast_shards(
     advance : callable
         Told how many origins were done.
     """
-    if isinstance(member.forecaster, Calibrated):
-        # Each of its forecasts follows from those before it, so there is nothing to share out.
-        if base is None:
-            raise ValueError(f"the base of '{member.name}' is needed")
-        yield from _calibrated(member, member.forecaster, base, shards, advance)
-    elif executor.kind == "local":
-        yield from _here(member, shards, executor.workers, advance)
-    else:
-        tasks = (_task(member, rows) for rows in shards)
-        key, build = member.work
-        batches = forecast_shards_on(executor, tasks, key=key, build=build)
-        for rows, batch in zip(shards, batches, strict=True):
-            _check(member.name, batch, member.windows.origins[rows])
-            advance(len(rows))
-            yield rows, batch
+    with _named(member.name):
+        if member.forecaster.base is not None:
+            # Each of its forecasts follows from those before it, so there is nothing to share out.
+            if base is None:
+                raise ValueError(f"the base of '{member.name}' is needed")
+            yield from _followed(member, base, shards, advance)
+        elif executor.kind == "local":
+            yield from _here(member, shards, executor.workers, advance)
+        else:
+            yield from _elsewhere(member, shards, executor, advance)
+
+
+def try_out(members: Iterable[Member]) -> None:
+    """Ask each forecaster of the user's own for the first origin that it lacks, before any forecast is paid for.
+
+    Raises
+    ------
+    ForecasterError
+        If one fails, or what it returns is not a forecast.
+    """
+    for member in members:
+        missing = member.plan.missing
+        if member.kind == USER and member.forecaster.base is None and len(missing):
+            with _named(member.name):
+                ask(member.forecaster, [member.windows[int(missing[0])]])
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which forecaster an error is."""
+    try:
+        yield
+    except AnswerError as error:
+        raise ForecasterError(f"forecaster '{name}' at {error}") from error.__cause__
 
 
 def _task(member: Member, rows: IntArray) -> ShardTask:
@@ -125,22 +145,29 @@ def _here(member: Member, shards: Sequence[IntArray], workers: int | None, advan
         done = 0
         for part in shard:
             batch = next(batches)
-            paths[done : done + len(part)] = _check(member.name, batch, origins[part])
+            paths[done : done + len(part)] = batch.paths
             provenance = batch.provenance
             done += len(part)
             advance(len(part))
         yield rows, ForecastBatch(origins[rows], paths, provenance)
     for _ in batches:  # to its end, which leaves the processes to the next forecaster
-        raise ValueError(f"forecaster '{member.name}' answered for more origins than it was asked for")
+        raise ValueError(f"more batches than were asked for came back for '{member.name}'")
 
 
-def _calibrated(
-    member: Member, forecaster: Calibrated, base: Member, shards: Sequence[IntArray], advance: Advance
-) -> Shards:
-    """Walk over the stored forecasts of the base from the first origin on, and hand over what is missing."""
+def _elsewhere(member: Member, shards: Sequence[IntArray], executor: ExecutorConfig, advance: Advance) -> Shards:
+    """Shards that other processes or machines forecast."""
+    tasks = (_task(member, rows) for rows in shards)
+    key, build = member.work
+    batches = forecast_shards_on(executor, tasks, key=key, build=build)
+    for rows, batch in zip(shards, batches, strict=True):
+        advance(len(rows))
+        yield rows, batch
+
+
+def _followed(member: Member, base: Member, shards: Sequence[IntArray], advance: Advance) -> Shards:
+    """Walk over the stored forecasts of the base from the first origin on, and yield what is missing."""
     origins = member.windows.origins
-    batches = base.batches()
-    walk = ((batch.provenance, paths) for batch in forecaster.follow(member.windows, batches) for paths in batch.paths)
+    walk = ((batch.provenance, paths) for batch in _checked_walk(member, base) for paths in batch.paths)
     at = 0
     for rows in shards:
         paths = np.empty((len(rows), *member.store.shape), dtype=np.float32)
@@ -151,14 +178,18 @@ def _calibrated(
         yield rows, ForecastBatch(origins[rows], paths, provenance)
 
 
-def _check(name: str, batch: ForecastBatch, origins: IntArray) -> Float32Array:
-    """The paths of a batch, if they are the asked ones and made of numbers."""
-    if not np.array_equal(batch.origins, origins):
-        raise ValueError(f"forecaster '{name}' answered for other origins than it was asked for")
-    good = np.isfinite(batch.paths).all(axis=(1, 2, 3))
-    if not good.all():
-        raise BtcbtError(
-            f"forecaster '{name}' at {time_text(int(origins[~good][0]))}: a sampled candle is not finite; "
-            "check its checkpoint and the candles before that time"
-        )
-    return batch.paths
+def _checked_walk(member: Member, base: Member) -> Iterator[ForecastBatch]:
+    """What a forecaster makes of the forecasts of its base, batch by batch."""
+    forecaster, origins = member.forecaster, member.windows.origins
+    asked = [origins[start : start + READ_BATCH] for start in range(0, len(origins), READ_BATCH)]
+    with explained(forecaster, asked[0]):
+        made = iter(forecaster.follow(member.windows, base.batches()))
+    for part in asked:
+        with explained(forecaster, part):
+            batch = next(made, None)
+        if batch is None:
+            raise AnswerError(
+                f"{time_text(int(part[0]))}: follow() yielded nothing; expected one batch for each batch of its base"
+            )
+        check_batch(forecaster, batch, part)
+        yield batch

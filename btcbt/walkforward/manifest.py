@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from btcbt.config import RunConfig, time_text
+from btcbt.loading import source_sha256
 from btcbt.records import Float32Array
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.verdicts import stamp, stored_verdict
@@ -19,7 +20,7 @@ from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.refits import describe_refits
 from btcbt.walkforward.stamp import outdated
-from btcbt.walkforward.traders import Trader, source_sha256
+from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 DIGEST_LENGTH = 16
@@ -43,7 +44,7 @@ def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, s
         "config": config.digest(),
         "candles": candles_sha256,
         "forecasts": dict(forecasts),
-        "strategies": {trader.name: source_sha256(trader.strategy) for trader in traders},
+        "strategies": {trader.name: source_sha256(type(trader.strategy)) for trader in traders},
         "code": code_version(),
         "numerical_version": NUMERICAL_VERSION,
     }
@@ -107,7 +108,7 @@ def make_manifest(
                 "use": trader.use,
                 "params": dict(trader.params),
                 "forecaster": trader.forecaster,
-                "source_sha256": source_sha256(trader.strategy),
+                "source_sha256": source_sha256(type(trader.strategy)),
             }
             for trader in traders
         },
@@ -133,7 +134,8 @@ def _audit(
     def paths(name: str, row: int) -> Float32Array:
         member = members[name]
         part = member.plan.part(slice(row, row + 1))
-        return next(member.store.read(part, windows.origins[row : row + 1], 1)).paths[0]
+        batch = next(member.store.read(part, windows.origins[row : row + 1], 1))
+        return np.asarray(batch.paths[0])
 
     return stamp(verdict, outdated(verdict["files"], verdict["decisions"], traders, windows, paths))
 

@@ -10,10 +10,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.config import STORE_FOLDER, CalibratedConfig, RunConfig
+from btcbt.config import STORE_FOLDER, RunConfig
 from btcbt.errors import CheckpointError
 from btcbt.forecasters import Forecaster
-from btcbt.forecasters.calibrated import Calibrated
 from btcbt.records import ForecastBatch, IntArray
 from btcbt.storage.forecasts import (
     Digests,
@@ -108,8 +107,8 @@ def _build_alike(build: Callable[[], Forecaster], identity: Mapping[str, object]
     forecaster = build()
     if dict(forecaster.identity()) != identity:
         raise CheckpointError(
-            f"forecaster '{name}': a worker reads other weights than the process that started it; "
-            "give all machines the same checkpoint under the same path"
+            f"forecaster '{name}': a worker reads other weights or source than the process that started it; "
+            "give all machines the same files under the same paths"
         )
     return forecaster
 
@@ -167,7 +166,7 @@ def make_members(
             kind=chosen.kind,
             forecaster=forecaster,
             build=build,
-            base=chosen.base if isinstance(chosen, CalibratedConfig) else None,
+            base=chosen.based_on,
             windows=own,
             digests=digests,
             column=f"window.{forecaster.context}" if kind == "window" else f"{kind}.{name}",
@@ -214,6 +213,6 @@ def label_and_digest(
     digests, kind = windows, "window"
     if any(weights):
         digests, kind = fitted_digests(windows, weights), "refit"
-    if isinstance(forecaster, Calibrated):
+    if forecaster.base is not None:
         digests, kind = history_digests(origins, digests), "history"
     return labels, digests, kind

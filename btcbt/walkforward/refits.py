@@ -1,10 +1,10 @@
 """Refits inside the walk-forward: a checkpoint fine-tuned on the candles before the origins that it then serves.
 
-A refit is made of the weights that it begins with, the candles of its ranges, and a recipe. The digest of these is its
+A refit is made of its starting weights, the candles of its ranges, and a recipe. The digest of these is its
 key and its folder's name, ``<root>/store/refits/<key>/``: an experiment that is run again, or for longer, finds it
 there. The fit is given a copy of those candles and nothing else, so nothing else can be in it.
 
-A folder appears when it is whole; one that a killed process left behind under another name is gone on with.
+A folder appears when it is whole; a fit that was killed is resumed from what it left under another name.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args
+from typing import Any, BinaryIO, NamedTuple, cast, get_args
 
 import numpy as np
 
 from btcbt.config import (
     REFITS_FOLDER,
     STORE_FOLDER,
-    ForecasterConfig,
+    ForecasterSection,
     Interval,
     KronosConfig,
     RefitConfig,
@@ -41,12 +41,11 @@ from btcbt.config import (
 from btcbt.errors import CheckpointError, StoreError
 from btcbt.files import sync_folder, temporary_name, write_whole
 from btcbt.forecasters import Forecaster
-from btcbt.forecasters.calibrated import Calibrated
-from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, load_refit, pair_digest
-from btcbt.forecasters.refitted import Refitted, Served
+from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, pair_digest
+from btcbt.forecasters.refitted import Served
+from btcbt.forecasters.registry import refitted
 from btcbt.models.kronos.checkpoints.card import selection_losses
 from btcbt.models.kronos.checkpoints.files import read_json
-from btcbt.models.kronos.network.model import CALENDAR
 from btcbt.models.kronos.training.finetune import finetune
 from btcbt.models.kronos.training.recipe import FinetuneConfig, Optimizer, Span, Start
 from btcbt.models.kronos.training.state import ForeignFitError
@@ -65,7 +64,7 @@ REFIT_NUMERICS = 1
 MODEL_CURVE = "model_loss.csv"
 _LOOKS = 8
 _HISTORY = "history"
-"""What recipes call the candles: a fit goes on when their file has another name."""
+"""What recipes call the candles: a fit is resumed even if their file has another name."""
 _PLACES = ("name", "candles", "start", "output", "save_every", "device")
 
 Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
@@ -73,8 +72,8 @@ Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
 log = logging.getLogger(__name__)
 
 
-class _Beginning(NamedTuple):
-    """The networks that a fit begins with: where they are, and their digest."""
+class _StartingWeights(NamedTuple):
+    """The networks that a fit starts from: where they are, and their digest."""
 
     model: str
     tokenizer: str | None
@@ -101,7 +100,7 @@ class Refitter:
     candles : Candles
         The history; a fit is given the part that its period allows.
     frozen : KronosForecaster
-        The forecaster with the weights that it begins with.
+        The forecaster with its starting weights.
     folder : Path
         Where refits are kept.
     plan : callable
@@ -165,7 +164,7 @@ class Refitter:
         CandleError
             If it has not enough candles.
         CheckpointError
-            If its loss is no number.
+            If its loss is not finite.
         StoreError
             If refits cannot be kept where the store is.
         """
@@ -177,13 +176,7 @@ class Refitter:
             self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
         return self._done[number]
 
-    @cached_property
-    def calendar(self) -> tuple[str, ...]:
-        """The calendar tables that the starting weights use: one that is zero was never trained, and stays so."""
-        embedding = self.frozen.checkpoint.model.time_emb
-        return tuple(name for (name, _), table in zip(CALENDAR, embedding.tables(), strict=True) if bool(table.any()))
-
-    def forecaster(self, serving: Callable[[int], Refit]) -> Refitted:
+    def forecaster(self, serving: Callable[[int], Refit]) -> Forecaster:
         """The forecaster that these refits make.
 
         Parameters
@@ -191,28 +184,27 @@ class Refitter:
         serving : callable
             Origin (ms UTC) to the refit that serves it.
         """
-        load = partial(load_refit, self.config, self.windows, self.frozen.seed)
-        return Refitted(self.frozen, serving, load, self.refit.model_dump(mode="json"))
+        return refitted(self.frozen, self.config, self.windows, serving)
 
     def key(self, number: int) -> str:
         """SHA-256 (hex) of all that a refit is made from: starting weights, candles, recipe, and how it is computed."""
-        beginning = self._beginning(number)
-        recipe = self._recipe(number, beginning, self.folder).model_dump(mode="json")
+        start = self._starting_weights(number)
+        recipe = self._recipe(number, start, self.folder).model_dump(mode="json")
         made_from: dict[str, Any] = {
-            "weights": beginning.weights,
+            "weights": start.weights,
             "candles": candles_digest(self.periods[number].candles),
             "recipe": {name: value for name, value in recipe.items() if name not in _PLACES},
             "numerics": REFIT_NUMERICS,
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def _beginning(self, number: int) -> _Beginning:
+    def _starting_weights(self, number: int) -> _StartingWeights:
         if self.refit.cumulative and number > 0:
             before = self.fit(number - 1)
-            return _Beginning(before.folder, None, before.weights)
-        return _Beginning(self.config.checkpoint, self.config.tokenizer, self.frozen.weights)
+            return _StartingWeights(before.folder, None, before.weights)
+        return _StartingWeights(self.config.checkpoint, self.config.tokenizer, self.frozen.weights)
 
-    def _recipe(self, number: int, beginning: _Beginning, output: Path) -> FinetuneConfig:
+    def _recipe(self, number: int, start: _StartingWeights, output: Path) -> FinetuneConfig:
         refit, period, context = self.refit, self.periods[number], self.windows.context
         count, _ = fit_windows(period, self.window)
         steps = refit.steps or math.ceil((refit.epochs or 0.0) * count / refit.batch_size)
@@ -221,7 +213,7 @@ class Refitter:
             name="refit",
             candles=(_HISTORY,),
             interval=next(name for name in get_args(Interval) if interval_ms(name) == interval),
-            start=Start(model=beginning.model, tokenizer=beginning.tokenizer),
+            start=Start(model=start.model, tokenizer=start.tokenizer),
             window=self.window,
             context=(max(2, context // 4), context),
             train=_span(period.train),
@@ -231,7 +223,7 @@ class Refitter:
             model=self._optimizer(steps),
             dropout=refit.dropout,
             mirror=refit.mirror,
-            calendar=self.calendar,
+            calendar=self.frozen.calendar,
             clip=self.config.clip,
             device=self.config.device,
             precision=refit.precision,
@@ -251,7 +243,7 @@ class Refitter:
         )
 
     def _make(self, number: int, target: Path) -> _Found:
-        """Fit under another name, the same for whoever does, so that a killed fit is gone on with; then rename."""
+        """Fit under another name, the same for whoever does, so that a killed fit is resumed; then rename."""
         period = self.periods[number]
         scratch = target.with_name(f".{target.name}.{target.name[:8]}.tmp")
         with _alone(target):
@@ -277,8 +269,8 @@ class Refitter:
         return found
 
     def _fit(self, number: int, scratch: Path) -> None:
-        """Go on with what a killed fit left; begin anew where that was another's, say an earlier version's."""
-        recipe = self._recipe(number, self._beginning(number), scratch)
+        """Resume what a killed fit left; start over where that was another's, say an earlier version's."""
+        recipe = self._recipe(number, self._starting_weights(number), scratch)
         history = {_HISTORY: _copy(self.periods[number].candles)}
         try:
             finetune(history, recipe, self.report)
@@ -287,35 +279,30 @@ class Refitter:
             finetune(history, recipe, self.report)
 
 
-def frozen_config(config: ForecasterConfig) -> ForecasterConfig:
-    """The same forecaster, never refitted."""
-    return config.model_copy(update={"refit": None}) if isinstance(config, KronosConfig) else config
-
-
 def make_refitter(
-    config: ForecasterConfig, run: RunConfig, candles: Candles, frozen: Forecaster, plan: Plan = plan_refits
+    config: ForecasterSection, run: RunConfig, candles: Candles, frozen: Forecaster, plan: Plan = plan_refits
 ) -> Refitter | None:
     """What refits a forecaster of an experiment; None if nothing does.
 
     Parameters
     ----------
-    config : ForecasterConfig
+    config : ForecasterSection
         The forecaster.
     run : RunConfig
         The experiment.
     candles : Candles
         Its history.
     frozen : Forecaster
-        What `frozen_config` describes.
+        What `config.without_refit()` describes.
     plan : callable
         As `btcbt.windows.plan_refits`.
     """
-    if not isinstance(config, KronosConfig) or config.refit is None:
+    if config.schedule is None:
         return None
-    if not isinstance(frozen, KronosForecaster):
-        raise TypeError(f"{type(frozen).__name__} cannot be refitted")
     folder = run.store.folder / STORE_FOLDER / REFITS_FOLDER
-    return Refitter(config, run.windows, candles, frozen, folder, plan)
+    # Only the schemas of Kronos have a schedule, and fitting is that of its networks.
+    kronos, network = cast(KronosConfig, config), cast(KronosForecaster, frozen)
+    return Refitter(kronos, run.windows, candles, network, folder, plan)
 
 
 def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Progress) -> Served:
@@ -353,10 +340,9 @@ def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]
 
     ``selection_losses`` are those of each look at the selection range, the starting weights' first.
     """
-    base = forecaster.base if isinstance(forecaster, Calibrated) else forecaster
-    if not isinstance(base, Refitted):
+    served = forecaster.refits(origins)
+    if not served:
         return {}
-    served = dict.fromkeys(base.serving(origin) for origin in origins.tolist())
     return {
         "refits": [
             {
@@ -431,7 +417,7 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{folder}: refits cannot be kept there ({error.strerror or error}); make room or mend its rights, "
+            f"{folder}: refits cannot be kept there ({error.strerror or error}); make room or fix its permissions, "
             "or choose another store.root, and run again"
         ) from None
 

@@ -29,7 +29,7 @@ from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import account_numbers
 from btcbt.walkforward.decisions import decide_targets
 from btcbt.walkforward.forecasters import Serving, load_forecasters
-from btcbt.walkforward.forecasting import forecast_missing
+from btcbt.walkforward.forecasting import forecast_missing, try_out
 from btcbt.walkforward.interrupts import Interrupted
 from btcbt.walkforward.manifest import make_manifest, run_digest
 from btcbt.walkforward.members import Member, make_members
@@ -109,6 +109,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             with clock(f"refit {name}"):
                 serving[name] = make_refits(name, refitter, windows.origins, progress)
         members = make_members(config, loaded, serving, windows, remote, stages.label)
+        try_out(members.values())
         for name, member in members.items():
             with clock(f"forecast {name}"):
                 base = None if member.base is None else members[member.base]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from btcbt.config import BUY_AND_HOLD, RunConfig
@@ -71,18 +68,3 @@ def make_traders(config: RunConfig) -> list[Trader]:
             own = load_strategy(chosen.use, chosen.params)
             traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
     return traders
-
-
-def source_sha256(strategy: Strategy) -> str:
-    """Digest of the files that a strategy's class and its bases are written in; empty where there are none.
-
-    Other modules that these import are not looked at: a helper that changes does not make another run.
-    """
-    content = b""
-    for name in dict.fromkeys(cls.__module__ for cls in type(strategy).__mro__):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        ours = name.partition(".")[0] in ("btcbt", *sys.stdlib_module_names)  # told apart by their versions
-        if ours or file is None or not Path(file).is_file():
-            continue
-        content += Path(file).read_bytes()
-    return hashlib.sha256(content).hexdigest() if content else ""

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from btcbt.config import LEDGER_FILE, STORE_FOLDER, RunConfig
+from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
 from btcbt.records import FloatArray
 from btcbt.storage.ledger import Ledger, Trial
 from btcbt.walkforward.accounts import account_trials
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.selection import keep_returns, kept_returns
-from btcbt.walkforward.traders import Trader, source_sha256
+from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 RETURNS_FOLDER = "trials"
@@ -29,8 +30,7 @@ def record_trials(
 ) -> tuple[list[Trial], FloatArray]:
     """Add the configurations of a run to the ledger.
 
-    What was decided when is part of a configuration: origins depend on the longest context of all forecasters, and
-    decisions on modules that the strategy's own file imports.
+    What was decided when is part of a configuration: origins depend on the longest context of all forecasters.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def _made_of(
             {
                 "strategy": trader.use,
                 "params": trader.strategy.params.model_dump(mode="json"),
-                "source_sha256": source_sha256(trader.strategy),
+                "source_sha256": source_sha256(type(trader.strategy)),
                 "forecasts": None if trader.forecaster is None else members[trader.forecaster].key,
                 "windows": {"context": windows.context, "stride": config.windows.stride},
                 "portfolio": config.portfolio.model_dump(mode="json"),

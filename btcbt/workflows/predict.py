@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from btcbt.candles import import_candles, read_candles
 from btcbt.candles.bundled import PREFIX
-from btcbt.config import MAX_FORECAST_BYTES, KronosConfig, WindowsConfig, time_text
-from btcbt.errors import CandleError, CheckpointError, ConfigError, StoreError
+from btcbt.config import KINDS, ForecasterConfig, KronosConfig, WindowsConfig, load_config, time_text
+from btcbt.errors import CandleError, ConfigError, ForecasterError, StoreError
 from btcbt.files import write_whole
 from btcbt.forecasters import create_forecaster
+from btcbt.forecasters.asking import AnswerError, ask
+from btcbt.messages import explain_invalid, first_problem
 from btcbt.metrics.volatility import realised_variance
 from btcbt.models.kronos.checkpoints.locate import fitted_context
 from btcbt.randomness import MAX_HORIZON
@@ -48,7 +50,7 @@ WHAT = (
 MEANINGS: Mapping[str, str] = {
     "clean": "every candle that the checkpoint declares to have looked at had closed by the origin",
     "selected-on": "the checkpoint was chosen on candles at or after the origin",
-    "seen": "the checkpoint was fitted on candles at or after the origin, so this is no forecast of the unknown",
+    "seen": "the checkpoint was fitted on candles at or after the origin, so this is not out of sample",
     "unknown": "the checkpoint does not declare all that it was trained on; it may have seen what it forecasts",
 }
 
@@ -95,10 +97,44 @@ def kronos_config(**options: Any) -> KronosConfig:
     try:
         return KronosConfig(**options)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}: {message[0].lower() + message[1:]}, got {first['input']!r}") from None
+        raise ConfigError(explain_invalid(error, "option")) from None
+
+
+def named_forecaster(text: str, n_paths: int) -> ForecasterConfig:
+    """The forecaster that a text names.
+
+    Parameters
+    ----------
+    text : str
+        ``EXPERIMENT.yaml:NAME``, with the parameters that it has there; a kind with its default parameters, say
+        ``garch``; or a class of the user's own with its default parameters, ``module:Class`` or
+        ``path/to/file.py:Class``.
+    n_paths : int
+        S, unless an experiment says so.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these, or its forecasts cannot be made for a single origin.
+    """
+    file, _, name = text.rpartition(":")
+    if file.endswith((".yaml", ".yml")):
+        known = load_config(file).forecasters
+        if name not in known:
+            raise ConfigError(f"forecaster '{text}': the forecasters of {file} are {', '.join(known) or 'none'}")
+        config = known[name]
+    else:
+        key = "use" if ":" in text else "kind"
+        tree = {key: text} if text == "calibrated" else {key: text, "n_paths": n_paths}
+        try:
+            config = TypeAdapter(ForecasterConfig).validate_python(tree)
+        except ValidationError as error:
+            problem = f"expected a kind ({', '.join(KINDS)}), module:Class, FILE.py:Class or EXPERIMENT.yaml:NAME"
+            raise ConfigError(f"forecaster '{text}': {first_problem(error).text}; {problem}") from None
+    if config.based_on is not None or config.schedule is not None:
+        what = "is refitted" if config.schedule is not None else "is made from the earlier forecasts of another"
+        raise ConfigError(f"forecaster '{text}' {what}, which takes a walk: run the experiment, or name another")
+    return config
 
 
 def predict(
@@ -108,7 +144,7 @@ def predict(
     context: int | None = None,
     horizon: int = 48,
     seed: int = 0,
-    forecaster: KronosConfig | None = None,
+    forecaster: ForecasterConfig | None = None,
     output: str | Path | None = None,
 ) -> Prediction:
     """Forecast the candles after the newest of a file, and write the forecast.
@@ -121,11 +157,11 @@ def predict(
     interval : str
         The interval of its candles.
     context, horizon : int
-        T and H, in candles. T is the longest that the checkpoint's recipe fitted, `DEFAULT_CONTEXT` where it has none.
+        T and H, in candles. T is the longest that a checkpoint's recipe fitted, `DEFAULT_CONTEXT` where there is none.
     seed : int
         Keys the random numbers.
-    forecaster : KronosConfig, optional
-        Checkpoint and sampling; kronos-nano with 100 paths if left out.
+    forecaster : ForecasterConfig, optional
+        One that makes forecasts of its own; kronos-nano with 100 paths if left out.
     output : str or Path, optional
         The folder to make; ``predictions/SYMBOL_INTERVAL_ORIGIN`` if left out. An earlier forecast there is replaced.
 
@@ -136,12 +172,15 @@ def predict(
     ConfigError
         If a parameter is out of range, or `output` holds something else.
     CheckpointError
-        If the checkpoint is missing or broken, or its forecast is not finite.
+        If the checkpoint is missing or broken.
+    ForecasterError
+        If the forecaster cannot be built, or what it returns is not a forecast.
     """
     config = forecaster or kronos_config(n_paths=100)
     if context is None:
-        context = fitted_context(config.checkpoint) or DEFAULT_CONTEXT
-    _check_sizes(context, horizon, config.n_paths)
+        checkpoint = (config.starts_from or (None,))[0]
+        context = (fitted_context(checkpoint) if checkpoint else None) or DEFAULT_CONTEXT
+    _check_sizes(context, horizon, config)
     history = read_history(source, interval)
     symbol = symbol_of(source, interval)
     _require_context(history, context)
@@ -153,12 +192,12 @@ def predict(
     model = create_forecaster(config, windows_config, seed)
     windows = make_windows(history, windows_config, context=model.context).with_context(model.context)
     try:
-        batch = model.forecast(windows[:1])
+        batch = ask(model, windows[:1])
     except CandleError as error:
         raise CandleError(f"candles {history.source}: {error}") from None
+    except AnswerError as error:
+        raise ForecasterError(f"forecaster '{getattr(config, 'use', config.kind)}' at {error}") from error.__cause__
     window, paths = windows[0], batch.paths[0]
-    if not np.isfinite(paths).all():
-        raise CheckpointError(f"{config.checkpoint}: its forecast at {time_text(origin)} holds NaN or infinite values")
     summary = {
         "what": WHAT,
         "symbol": symbol,
@@ -193,16 +232,15 @@ def symbol_of(source: str | Path, interval: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).strip("._-")[:64] or "candles"
 
 
-def _check_sizes(context: int, horizon: int, n_paths: int) -> None:
+def _check_sizes(context: int, horizon: int, config: ForecasterConfig) -> None:
     if context < 2:
         raise ConfigError(f"context {context}: a window has at least 2 candles; give more")
     if not 1 <= horizon <= MAX_HORIZON:
         raise ConfigError(f"horizon {horizon}: expected 1 to {MAX_HORIZON} candles; shorten it")
-    size = n_paths * horizon * 24  # six float32 a candle
-    if size > MAX_FORECAST_BYTES:
-        raise ConfigError(
-            f"{n_paths:,} paths of {horizon} candles take {size:,} bytes, more than {MAX_FORECAST_BYTES:,}; lower one"
-        )
+    try:
+        config.check_size(horizon)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _require_context(history: Candles, context: int) -> None:
@@ -232,7 +270,7 @@ def _windows_config(context: int, horizon: int, origin: int, interval_ms: int) -
     try:
         return WindowsConfig(context=context, horizon=horizon, start=start, end=end)
     except ValidationError as error:
-        raise ConfigError(f"context {context}, horizon {horizon}: {error.errors()[0]['msg']}") from None
+        raise ConfigError(f"context {context}, horizon {horizon}: {first_problem(error).text}") from None
 
 
 def _describe(window: Window, paths: Float32Array) -> dict[str, Any]:
@@ -318,9 +356,9 @@ def _require_ours(folder: Path) -> None:
         if not folder.exists():
             return
         if not folder.is_dir() or {path.name for path in folder.iterdir()} - {TABLE, SUMMARY, PICTURE}:
-            raise ConfigError(f"output {folder}: exists and is no earlier forecast; name another folder")
+            raise ConfigError(f"output {folder}: exists and is not an earlier forecast; name another folder")
     except OSError as error:
-        raise ConfigError(f"output {folder}: cannot be looked at ({error.strerror}); name another folder") from None
+        raise ConfigError(f"output {folder}: cannot be read ({error.strerror}); name another folder") from None
 
 
 def _write(folder: Path, window: Window, paths: Float32Array, summary: Mapping[str, Any]) -> None:

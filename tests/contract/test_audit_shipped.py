@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
-from btcbt import strategies
 from btcbt.audit import audit_experiment
 from btcbt.config import KINDS, RunConfig
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.checkpoints.files import NANO, write_data_ranges
 from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
-from btcbt.strategies import Strategy
-from btcbt.strategies.loading import load_strategy
+from btcbt.strategies.loading import BUILT_IN, load_strategy
 
-FILES = sorted(Path(strategies.__file__).parent.glob("[!_]*.py"))
 SPECIAL = {
     "kronos": {"device": "cpu"},
     "kronos_anchored": {"device": "cpu", "block": 4},
     "calibrated": {"base": "drift"},
 }
-
-
-def find_uses():
-    for file in FILES:
-        module = import_module(f"btcbt.strategies.{file.stem}")
-        for name, value in vars(module).items():
-            if inspect.isclass(value) and issubclass(value, Strategy) and value.__module__ == module.__name__:
-                yield f"{module.__name__}:{name}"
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +45,8 @@ def experiment(checkpoint, kinds, uses, base="drift"):
             forecasters[kind]["checkpoint"] = checkpoint
     chosen = {}
     for use in uses:
-        name = use.partition(":")[2]
         for index, params in enumerate(variants(use)):
-            chosen[f"{name}{index}"] = {"use": use, "params": params}
+            chosen[f"{use}{index}"] = {"use": use, "params": params}
     tree = {
         "name": "shipped",
         "candles": {"path": "bundled:BTCUSD_1h"},
@@ -81,7 +66,7 @@ def variants(use):
 
 
 def test_every_shipped_forecaster_and_strategy_passes(tiny_checkpoint):
-    uses = list(find_uses())
+    uses = list(BUILT_IN)
     assert len(uses) >= 8
     config = experiment(tiny_checkpoint, KINDS, uses)
     report = audit_experiment(config, sample=3, fresh_process=False)

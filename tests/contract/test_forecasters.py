@@ -1,4 +1,4 @@
-"""What every forecaster must do. To add one, add a case."""
+"""What every forecaster must do: each built-in kind, and one that a user wrote (`user_forecaster.py`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from btcbt.config import ForecasterConfig, WindowsConfig
+from btcbt.config import KINDS, ForecasterConfig, WindowsConfig
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Float32Array, Window
 
@@ -38,6 +39,8 @@ class Case:
         Candles in a window.
     smallest_price : float
         Prices that it can tell apart (Kronos adds 1e-5 to the spread that it scales by, as the reference does).
+    learns : bool
+        Whether the paths of an origin depend on the windows before it.
     """
 
     config: dict[str, object]
@@ -45,16 +48,27 @@ class Case:
     valid_candles: bool = True
     context: int = 96
     smallest_price: float = 1e-8
+    learns: bool = False
 
     def build(self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None) -> Forecaster:
-        config = TypeAdapter(ForecasterConfig).validate_python({**self.config, "n_paths": n_paths})
         windows = WindowsConfig(
-            context=context or self.context,
+            context=context or self.context - int(str(self.config.get("block", 1))) + 1,
             horizon=horizon,
             start=datetime(2019, 1, 1, tzinfo=UTC),
             end=datetime(2020, 1, 1, tzinfo=UTC),
         )
-        return create_forecaster(config, windows, seed)
+        tree = {**self.config, "n_paths": n_paths}
+        built = {}
+        if "base" in self.config:
+            base = TypeAdapter(ForecasterConfig).validate_python({**BASE, "n_paths": n_paths})
+            built = {"base": create_forecaster(base, windows, seed)}
+            tree.pop("n_paths")
+        return create_forecaster(TypeAdapter(ForecasterConfig).validate_python(tree), windows, seed, built)
+
+    @property
+    def kind(self) -> str:
+        """What its identity is to say."""
+        return str(self.config.get("kind", "user"))
 
     def assert_same(self, got: Float32Array, expected: Float32Array) -> None:
         if self.rtol == 0.0:
@@ -63,18 +77,34 @@ class Case:
             np.testing.assert_allclose(got, expected, rtol=self.rtol)
 
 
+BASE = {"kind": "random_walk"}
+USER = f"{Path(__file__).with_name('user_forecaster.py')}:RecentReturns"
 CASES = {
     "random_walk": Case({"kind": "random_walk"}),
     "drift": Case({"kind": "drift"}),
     "ewma_volatility": Case({"kind": "ewma_volatility", "decay": 0.94}),
     "garch": Case({"kind": "garch"}),
     "kronos": Case({"kind": "kronos", "device": "cpu"}, rtol=1e-4, valid_candles=False, smallest_price=1.0),
+    "kronos_anchored": Case(
+        {"kind": "kronos_anchored", "device": "cpu", "block": 12}, rtol=1e-4, valid_candles=False, smallest_price=1.0
+    ),
+    "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
+    "user": Case({"use": USER, "params": {"recent": 30}}),
 }
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
+
+
+@pytest.fixture(params=[name for name, case in CASES.items() if not case.learns])
+def memoryless(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    assert set(CASES) == {*KINDS, "user"}
 
 
 def assert_usable(case: Case, paths: Float32Array) -> None:
@@ -99,7 +129,7 @@ def test_paths_have_the_shape_and_type_of_the_contract(case: Case, make_windows:
     assert batch.paths.shape == (3, 2, 4, 6)
     assert batch.paths.dtype == np.float32
     assert batch.origins.tolist() == [window.origin for window in windows]
-    assert batch.provenance["forecaster"] == case.config["kind"]
+    assert {case.kind, "RecentReturns"} & {*batch.provenance, batch.provenance["forecaster"]}
 
 
 def test_sampled_candles_are_usable(case: Case, make_windows: Maker) -> None:
@@ -110,31 +140,31 @@ def test_sampled_candles_are_usable(case: Case, make_windows: Maker) -> None:
     assert paths[..., OPEN].std() > 0
 
 
-def test_the_size_of_a_batch_does_not_change_a_path(case: Case, make_windows: Maker) -> None:
-    windows = make_windows(64, case.context)
-    forecaster = case.build()
+def test_the_size_of_a_batch_does_not_change_a_path(memoryless: Case, make_windows: Maker) -> None:
+    windows = make_windows(64, memoryless.context)
+    forecaster = memoryless.build()
     whole = forecaster.forecast(windows).paths
     for size in (1, 7):
         parts = [forecaster.forecast(windows[i : i + size]).paths for i in range(0, 64, size)]
-        case.assert_same(np.concatenate(parts), whole)
+        memoryless.assert_same(np.concatenate(parts), whole)
 
 
-def test_the_order_of_windows_does_not_change_a_path(case: Case, make_windows: Maker) -> None:
-    windows = make_windows(9, case.context)
-    forecaster = case.build()
-    case.assert_same(forecaster.forecast(windows[::-1]).paths[::-1], forecaster.forecast(windows).paths)
+def test_the_order_of_windows_does_not_change_a_path(memoryless: Case, make_windows: Maker) -> None:
+    windows = make_windows(9, memoryless.context)
+    forecaster = memoryless.build()
+    memoryless.assert_same(forecaster.forecast(windows[::-1]).paths[::-1], forecaster.forecast(windows).paths)
 
 
-def test_more_paths_do_not_change_the_first_ones(case: Case, make_windows: Maker) -> None:
-    windows = make_windows(3, case.context)
-    few, many = (case.build(n_paths=n).forecast(windows).paths for n in (4, 11))
-    case.assert_same(many[:, :4], few)
+def test_more_paths_do_not_change_the_first_ones(memoryless: Case, make_windows: Maker) -> None:
+    windows = make_windows(3, memoryless.context)
+    few, many = (memoryless.build(n_paths=n).forecast(windows).paths for n in (4, 11))
+    memoryless.assert_same(many[:, :4], few)
 
 
-def test_a_longer_horizon_does_not_change_the_first_steps(case: Case, make_windows: Maker) -> None:
-    windows = make_windows(3, case.context)
-    near, far = (case.build(horizon=h).forecast(windows).paths for h in (5, 13))
-    case.assert_same(far[:, :, :5], near)
+def test_a_longer_horizon_does_not_change_the_first_steps(memoryless: Case, make_windows: Maker) -> None:
+    windows = make_windows(3, memoryless.context)
+    near, far = (memoryless.build(horizon=h).forecast(windows).paths for h in (5, 13))
+    memoryless.assert_same(far[:, :, :5], near)
 
 
 def test_the_same_seed_repeats_the_paths_and_another_does_not(case: Case, make_windows: Maker) -> None:
@@ -214,7 +244,7 @@ def test_prices_that_leap_by_sixteen_decades_survive(case: Case, make_windows: M
 def test_an_identity_is_json_and_names_the_kind(case: Case) -> None:
     identity = dict(case.build().identity())
     assert json.loads(json.dumps(identity)) == identity
-    assert identity["kind"] == case.config["kind"]
+    assert identity["kind"] == case.kind
     assert dict(case.build().identity()) == identity
     assert dict(case.build(seed=SEED + 1).identity()) != identity
 

@@ -47,17 +47,17 @@ def refused(invoke: Invoke, file: Path) -> str:
         ("horizon: 6", "horizon: 0", "experiment.yaml:8: 'windows.horizon': input should be greater than"),
         ("horizon: 6", "horizon: -6", "got -6"),
         ("end: 2019-06-04", "end: 2019-06-01", "is not after start"),
-        ("kind: random_walk, n", "kind: oracle, n", "'forecasters.random_walk': input tag 'oracle'"),
+        ("kind: random_walk, n", "kind: oracle, n", "'forecasters.random_walk': unknown kind 'oracle'"),
         ("end: 2019-06-04", "end: 2029-06-04", "span 2017-10-01T00:00Z .. 2019-10-01T00:00Z, but windows.start"),
         ("start: 2019-06-01", "start: 2009-06-01", "choose one inside"),
         ("context: 60", "context: 90000", "has 90000 contiguous candles before it"),
         ("bundled:BTCUSD_1h", "bundled:DOGEUSD_1h", "DOGEUSD_1h"),
         ("bundled:BTCUSD_1h", "nowhere/candles.parquet", "nowhere/candles.parquet"),
-        ("threshold", "strategies.nothing:Threshold", "no module 'strategies.nothing'"),
-        ("threshold", "btcbt.strategies.threshold:Treshold", "has no class 'Treshold'"),
+        ("use: threshold", "use: strategies.nothing:Threshold", "no module 'strategies.nothing'"),
+        ("use: threshold", "use: btcbt.strategies.threshold:Treshold", "has no class 'Treshold'"),
         (
-            "threshold",
-            "pathlib:Path",
+            "use: threshold",
+            "use: pathlib:Path",
             "expected a subclass of btcbt.strategies.base.Strategy",
         ),
         ("{entry_bps: 10.0}", "{entry: 10.0}", "unknown parameter 'entry'; its parameters are entry_bps"),
@@ -125,7 +125,7 @@ class Nothing(Strategy):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("Nan", "strategy 'threshold@random_walk' at 2019-06-01T00:00:00Z: decide returned nan (float)"),
+        ("Nan", "strategy 'threshold@random_walk' at 2019-06-01T00:00Z: decide returned nan (float)"),
         ("Seven", "decide returned 7 (int); expected a finite number in [-1, 1]"),
         ("Words", "decide returned 'buy' (str)"),
         ("Fails", "ZeroDivisionError: division by zero"),
@@ -135,7 +135,7 @@ class Nothing(Strategy):
 def test_a_strategy_that_misbehaves_is_named(
     write: Write, invoke: Invoke, own_strategy: Path, name: str, expected: str
 ) -> None:
-    file = write(("threshold", f"badly:{name}"), ("    params: {entry_bps: 10.0}\n", ""))
+    file = write(("use: threshold", f"use: badly:{name}"), ("    params: {entry_bps: 10.0}\n", ""))
     assert expected in refused(invoke, file)
 
 
@@ -143,7 +143,7 @@ def test_a_strategy_whose_file_does_not_parse_is_named_with_its_line(
     write: Write, invoke: Invoke, own_strategy: Path
 ) -> None:
     own_strategy.write_text("class Broken(\n")
-    file = write(("threshold", "badly:Broken"))
+    file = write(("use: threshold", "use: badly:Broken"))
     assert f"{own_strategy}:1" in refused(invoke, file)
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from btcbt.errors import BtcbtError
+from btcbt.errors import BtcbtError, ForecasterError
 from btcbt.execution import local as parallel
 from btcbt.forecasters.garch import Garch
 from btcbt.forecasters.random_walk import RandomWalk
@@ -209,7 +209,7 @@ def test_a_batch_that_memory_is_short_for_is_halved_and_the_next_is_not_tried(
     expected = RandomWalk(context=8, horizon=2, n_paths=2, seed=0).forecast(windows)
     np.testing.assert_array_equal(np.concatenate([batch.paths for batch in batches]), expected.paths)
     assert [len(batch) for batch in batches] == [10, 10]
-    assert "out of memory with a batch of 10 origins; going on with 5" in caplog.text
+    assert "out of memory with a batch of 10 origins; continuing with 5" in caplog.text
 
 
 def test_one_origin_that_does_not_fit_is_an_error_of_the_user(
@@ -220,9 +220,13 @@ def test_one_origin_that_does_not_fit_is_an_error_of_the_user(
         parallel.forecast_halving(Hungry(context=8, horizon=2, n_paths=2, seed=0), make_windows(4, 8))
 
 
-def test_any_other_error_is_left_as_it_is(make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_error_of_a_users_class_is_reported_in_one_line(
+    make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Hungry, "error", RuntimeError("shapes differ"))
     hungry = Hungry(context=8, horizon=2, n_paths=2, seed=0)
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    with pytest.raises(
+        ForecasterError, match=r"^2019-01-01T08:00Z .. 2019-01-01T11:00Z: raised RuntimeError: shapes differ"
+    ):
         parallel.forecast_halving(hungry, make_windows(4, 8))
     assert hungry.asked == [4]

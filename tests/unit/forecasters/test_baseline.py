@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from btcbt.forecasters.baseline import candles_from_returns, log_returns, normal_quantile, pick, to_paths
+from btcbt.forecasters.baseline import log_returns, normal_quantile
+from btcbt.forecasters.candle_paths import candles_from_returns, pick, to_paths
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Window
 

@@ -201,7 +201,7 @@ def test_windows_that_are_not_those_of_the_forecasts_are_refused(walk: tuple[Win
 
 
 def test_calibrating_twice_is_refused() -> None:
-    with pytest.raises(TypeError, match="calibrate its base"):
+    with pytest.raises(TypeError, match="Calibrated is made from the forecasts of another; use its base"):
         Calibrated(Calibrated(base()))
 
 
@@ -242,7 +242,7 @@ def test_a_base_must_be_an_uncalibrated_forecaster_of_the_experiment(wrong: str)
             "third": {"kind": "calibrated", "base": wrong},
         },
     }
-    with pytest.raises(ValidationError, match=rf"'third': its base '{wrong}' is none of \['walk'\]"):
+    with pytest.raises(ValidationError, match=rf"'third': base '{wrong}' is not one of \['walk'\]"):
         RunConfig.model_validate(tree)
 
 

@@ -13,7 +13,7 @@ import pytest
 from btcbt.candles import make_candles
 from btcbt.errors import StoreError
 from btcbt.records import Candles
-from btcbt.storage.ledger import Ledger, Trial, stretch_digest, trial_id
+from btcbt.storage.ledger import Ledger, Trial, _checksum, stretch_digest, trial_id
 
 
 def trial(number: int = 0, **changes: object) -> Trial:
@@ -155,3 +155,38 @@ def test_a_disk_that_refuses_is_one_line(ledger: Ledger, tmp_path: Path) -> None
     ledger = Ledger(tmp_path)  # a folder
     with pytest.raises(StoreError, match="trial ledger cannot be read"):
         ledger.trials()
+
+
+def without_version(ledger: Ledger) -> None:
+    """Rewrite every line as the first version wrote it."""
+    lines = []
+    for line in ledger.file.read_text().splitlines():
+        tree = json.loads(line)["trial"]
+        del tree["version"]
+        lines.append(json.dumps({"checksum": _checksum(tree), "trial": tree}) + "\n")
+    ledger.file.write_text("".join(lines))
+
+
+def test_lines_of_the_first_version_are_read_and_count(ledger: Ledger) -> None:
+    ledger.record([trial(1), trial(2)])
+    without_version(ledger)
+    assert ledger.trials() == [trial(1, version=1), trial(2, version=1)]
+    assert ledger.related([trial(3)]) == ledger.trials()
+
+
+@pytest.mark.parametrize("sharpe", [0.25, math.nan])
+def test_a_trial_of_the_first_version_that_was_run_again_counts_once(ledger: Ledger, sharpe: float) -> None:
+    old = [trial(1, sharpe=sharpe), trial(2)]
+    ledger.record(old)
+    without_version(ledger)
+    again = trial(11, sharpe=sharpe, name="threshold@walk")
+    assert ledger.record([again]) == 1
+    assert [one.id for one in ledger.trials()] == [old[1].id, again.id]
+
+
+def test_one_new_trial_stands_for_one_old_one_and_not_for_all_of_the_same_account(ledger: Ledger) -> None:
+    ledger.record([trial(1, sharpe=0.5), trial(2, sharpe=0.5), trial(3, sharpe=0.5, stretch="other")])
+    without_version(ledger)
+    ledger.record([trial(4, sharpe=0.5)])
+    assert [one.version for one in ledger.trials()] == [1, 1, 2]
+    assert len({one.id for one in ledger.trials()}) == 3

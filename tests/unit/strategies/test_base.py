@@ -13,7 +13,7 @@ from pydantic import Field
 from btcbt.errors import StrategyError
 from btcbt.records import Forecast, Holding, Window
 from btcbt.strategies import Params, Strategy
-from btcbt.strategies.loading import load_strategy
+from btcbt.strategies.loading import BUILT_IN, load_strategy
 from btcbt.walkforward.decisions import decide_all
 
 HOUR = 3_600_000
@@ -83,7 +83,7 @@ def test_a_decision_that_is_no_target_names_strategy_origin_and_value(decision, 
         ask([0.5, decision])
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("strategy 'mine' at 2019-06-01T01:00:00Z: decide returned ")
+    assert message.startswith("strategy 'mine' at 2019-06-01T01:00Z: decide returned ")
     assert message.endswith("; expected a finite number in [-1, 1]")
     assert re.search(f"returned {shown}; expected", message)
 
@@ -93,18 +93,18 @@ def test_an_error_inside_decide_names_its_place_and_keeps_its_cause():
         return 1 / 0
 
     with pytest.raises(
-        StrategyError, match=r"'mine' failed at 2019-06-01T00:00:00Z: ZeroDivisionError: .*py:\d+"
+        StrategyError, match=r"'mine' failed at 2019-06-01T00:00Z: ZeroDivisionError: .*py:\d+"
     ) as caught:
         ask([fail])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    assert "test_strategy.py" in str(caught.value)
+    assert "test_base.py" in str(caught.value)
 
 
 def test_a_strategy_error_inside_decide_is_told_once_with_its_origin():
     def fail():
         raise StrategyError("lookback 9 is too long")
 
-    with pytest.raises(StrategyError, match=r"^strategy 'mine' at 2019-06-01T00:00:00Z: lookback 9 is too long$"):
+    with pytest.raises(StrategyError, match=r"^strategy 'mine' at 2019-06-01T00:00Z: lookback 9 is too long$"):
         ask([fail])
 
 
@@ -194,6 +194,23 @@ def test_a_users_folder_named_like_the_projects_own_plugs_in_too(folder):
     assert type(load_strategy("threshold")).__module__ == "btcbt.strategies.threshold"
 
 
+def test_a_users_file_plugs_in_by_its_path(folder):
+    for use in ("my_strategies.py:Mine", str(folder / "strategies" / "my_own.py") + ":Mine"):
+        assert load_strategy(use, {"level": 0.75}).decide(forecast_at(0), Holding()) == 0.75
+
+
+def test_a_file_in_the_current_directory_does_not_shadow_an_installed_module(folder):
+    (folder / "joblib.py").write_text("raise RuntimeError('shadowed')")
+    with pytest.raises(StrategyError, match=r"site-packages.* has no class 'Mine'"):
+        load_strategy("joblib:Mine")
+
+
+def test_every_short_name_is_the_name_of_a_file(folder):
+    assert {"threshold", "kelly", "flat", "volatility_target"} < set(BUILT_IN)
+    for use in BUILT_IN:
+        assert isinstance(load_strategy(use), Strategy)
+
+
 def test_parameters_may_be_a_nested_class(folder):
     assert load_strategy("my_strategies:Nested", {"level": 1}).decide(forecast_at(0), Holding()) == 1
 
@@ -201,8 +218,15 @@ def test_parameters_may_be_a_nested_class(folder):
 @pytest.mark.parametrize(
     ("use", "params", "says"),
     [
-        ("my_strategies", {}, "expected 'module:Class', say 'threshold'"),
-        ("my strategies:Mine", {}, "expected 'module:Class'"),
+        (
+            "my_strategies",
+            {},
+            r"no such built-in strategy; they are buy_and_hold, .*'module:Class' or 'path/to/file.py:Class'",
+        ),
+        ("treshold", {}, r"no such built-in strategy \(did you mean 'threshold'\?\); they are buy_and_hold, "),
+        ("no_such_folder/mine.py:Mine", {}, "there is no file .*no_such_folder/mine.py; correct the path"),
+        ("broken.py:Mine", {}, r"cannot be imported: SyntaxError: .*broken.py:1\)"),
+        ("my strategies:Mine", {}, "'my strategies' is not a module's name; expected 'module:Class'"),
         (
             "no_such_module:Mine",
             {},
@@ -226,7 +250,7 @@ def test_parameters_may_be_a_nested_class(folder):
         (
             "my_strategies:PlainParams",
             {},
-            "Params is <class 'dict'> .*; derive it from btcbt.strategies.base.Params",
+            "Params is <class 'dict'> .*; derive it from btcbt.strategies.Params",
         ),
         ("my_strategies:Mine", {"levle": 0.1}, "unknown parameter 'levle'; its parameters are level, name"),
         ("my_strategies:Mine", {"level": 2.0}, "parameter 'level': .* less than or equal to 1, got 2.0"),
@@ -274,7 +298,7 @@ def test_parameters_are_closed_and_frozen():
 
 def test_loading_a_strategy_imports_neither_torch_nor_vectorbt_nor_pandas():
     code = (
-        "import sys; from btcbt.strategies.base import load_strategy; load_strategy('kelly');"
+        "import sys; from btcbt.strategies.loading import load_strategy; load_strategy('kelly');"
         "print(sorted({'torch', 'vectorbt', 'pandas'} & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

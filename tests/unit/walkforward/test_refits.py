@@ -24,7 +24,7 @@ from btcbt.models.kronos.training.state import FIT_FILE, STATE_FILE
 from btcbt.records import Candles, DataRange
 from btcbt.storage.runs import Run
 from btcbt.walkforward import refits
-from btcbt.walkforward.refits import Refitter, candles_digest, frozen_config, make_refitter
+from btcbt.walkforward.refits import Refitter, candles_digest, make_refitter
 from btcbt.windows import contamination, plan_refits
 from tests.tiny_kronos import save_tiny
 
@@ -57,7 +57,7 @@ def refitter(config: RunConfig, candles: Candles | None = None) -> Refitter:
     from btcbt.forecasters import create_forecaster
 
     part = config.forecasters["monthly"]
-    frozen = create_forecaster(frozen_config(part), config.windows, config.seed)
+    frozen = create_forecaster(part.without_refit(), config.windows, config.seed)
     made = make_refitter(part, config, candles or read_candles("bundled:BTCUSD_1h"), frozen)
     assert made is not None
     return made
@@ -226,7 +226,7 @@ def test_without_every_there_is_one_refit_for_good(checkpoint: Path, tmp_path: P
 def test_epochs_are_counted_in_training_windows(checkpoint: Path, tmp_path: Path) -> None:
     schedule = {key: value for key, value in SCHEDULE.items() if key != "steps"} | {"epochs": 0.5, "batch_size": 8}
     made = refitter(experiment(tmp_path, checkpoint, refit=schedule))
-    recipe = made._recipe(0, made._beginning(0), tmp_path)
+    recipe = made._recipe(0, made._starting_weights(0), tmp_path)
     period = made.periods[0]
     inside = period.candles.open_time[period.candles.open_time < period.train[1]]
     windows = sum(inside[i + 23] - inside[i] == 23 * HOUR for i in range(len(inside) - 23))
@@ -246,10 +246,11 @@ def test_calendar_tables_that_were_never_trained_stay_zero(checkpoint: Path, tmp
             table.zero_()
     model.save_pretrained(folder / "model")
     made = refitter(experiment(tmp_path / "runs", folder))
-    assert made.calendar == ("hour", "weekday", "day")
+    assert made.frozen.calendar == ("hour", "weekday", "day")
     refitted = Kronos.from_pretrained(Path(made.fit(0).folder) / "model").time_emb.tables()
     assert [bool(table.any()) for table in refitted] == [False, True, True, True, False]
-    assert refitter(experiment(tmp_path / "runs", checkpoint)).calendar == ("minute", "hour", "weekday", "day", "month")
+    whole = refitter(experiment(tmp_path / "runs", checkpoint)).frozen
+    assert whole.calendar == ("minute", "hour", "weekday", "day", "month")
 
 
 def test_a_damaged_refit_is_made_again_with_a_warning(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from btcbt.config import RunConfig
-from btcbt.errors import BtcbtError, ConfigError, StrategyError
+from btcbt.errors import ConfigError, ForecasterError, StrategyError
 from btcbt.forecasters.base import Forecaster
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, DataRange, ForecastBatch, Window
@@ -137,19 +137,22 @@ def test_a_candle_that_is_not_finite_is_named_and_not_stored(
         return ForecastBatch(batch.origins, paths)
 
     monkeypatch.setattr(echo, "forecast", broken)
-    with pytest.raises(BtcbtError, match="forecaster 'echo' at 2019-06-01T13:00Z: a sampled candle is not finite"):
+    with pytest.raises(
+        ForecasterError,
+        match="forecaster 'echo' at 2019-06-01T13:00Z: sampled volume inf in path 1, step 3; expected finite",
+    ):
         runner.run(config(tmp_path))
     assert not (tmp_path / "unit").exists()
 
 
-def test_an_answer_for_other_origins_is_a_programming_error(
-    echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_for_other_origins_is_refused(echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def backwards(windows: Sequence[Window]) -> ForecastBatch:
         return Echo.forecast(echo, windows[::-1])
 
     monkeypatch.setattr(echo, "forecast", backwards)
-    with pytest.raises(ValueError, match="answered for other origins"):
+    with pytest.raises(
+        ForecasterError, match="'echo' at 2019-06-01T00:00Z: returned a forecast for origin 2019-06-01T09"
+    ):
         runner.run(config(tmp_path))
 
 
@@ -166,6 +169,7 @@ def test_the_name_of_the_benchmark_is_not_for_others(tmp_path: Path) -> None:
 
 
 def test_a_changed_base_class_changes_the_digest_of_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from btcbt.loading import source_sha256
     from btcbt.strategies.loading import load_strategy
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -176,7 +180,7 @@ def test_a_changed_base_class_changes_the_digest_of_a_strategy(tmp_path: Path, m
         (tmp_path / "base_of_own.py").write_text(f"from btcbt.strategies.base import Strategy\n\n\n{base}")
         for module in ("own", "base_of_own"):
             monkeypatch.delitem(sys.modules, module, raising=False)
-        digests.add(traders.source_sha256(load_strategy("own:Own", {})))
+        digests.add(source_sha256(type(load_strategy("own:Own", {}))))
     assert len(digests) == 2
 
 

@@ -272,9 +272,9 @@ def test_the_command_writes_the_forecast_and_sums_it_up(history, checkpoint, tmp
         (["--context", 40, "--interval", "15m"], "all open times are on the 1h grid, expected 15m candles"),
         (["--context", 10, "--interval", "4h"], "1h"),
         (["--context", 10, "--interval", "1y"], "interval '1y' is unknown"),
-        (["--context", 40, "--top-p", 0], "top_p: input should be greater than 0, got 0.0"),
-        (["--context", 40, "--sampling", "best"], "sampling: input should be 'independent' or 'systematic'"),
-        (["--context", 40, "--device", "abacus"], "device: "),
+        (["--context", 40, "--top-p", 0], "option 'top_p': input should be greater than 0, got 0.0"),
+        (["--context", 40, "--sampling", "best"], "option 'sampling': input should be 'independent' or 'systematic'"),
+        (["--context", 40, "--device", "abacus"], "option 'device': "),
         (["--context", 40, "--horizon", 1000, "--paths", 100_000], "lower one"),
     ],
 )
@@ -332,7 +332,7 @@ def test_an_earlier_forecast_is_replaced_and_anything_else_is_left_alone(history
     shorter = predict(history, context=40, horizon=2, forecaster=small, output=made.folder)
     assert len((shorter.folder / "candles.csv").read_text().splitlines()) == 3
     (made.folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists and is no earlier forecast"):
+    with pytest.raises(ConfigError, match="exists and is not an earlier forecast"):
         predict(history, context=40, horizon=6, forecaster=small, output=made.folder)
     assert (made.folder / "notes.txt").read_text() == "mine"
 

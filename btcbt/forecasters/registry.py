@@ -1,0 +1,159 @@
+"""From a part of an experiment to its forecaster: one of the kinds that ship with the package, or the user's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from btcbt.config import ForecasterSection, UserForecasterConfig, UserPostprocessorConfig, WindowsConfig
+from btcbt.errors import BtcbtError, ForecasterError
+from btcbt.forecasters.base import Forecaster, Postprocessor
+from btcbt.loading import Extension, Params, load_class, make_params
+from btcbt.messages import describe, explain
+from btcbt.records import DataRange, Refit
+
+FORECASTERS: Extension[Forecaster] = Extension("forecaster", "forecasters", Forecaster, ForecasterError, {})  # type: ignore[type-abstract]
+
+UserConfig = UserForecasterConfig | UserPostprocessorConfig
+
+
+def create_forecaster(
+    config: ForecasterSection,
+    windows: WindowsConfig,
+    seed: int,
+    built: Mapping[str, Forecaster] | None = None,
+    serving: Callable[[int], Refit] | None = None,
+) -> Forecaster:
+    """Build the forecaster that a part of an experiment describes.
+
+    What a forecaster needs (torch, arch, a user's module) is imported when one is built, not before.
+
+    Parameters
+    ----------
+    config : ForecasterSection
+        Kind and parameters, or a class of the user's own and its parameters.
+    windows : WindowsConfig
+        Gives the context and the horizon.
+    seed : int
+        Keys the random numbers.
+    built : mapping, optional
+        Other forecasters of the experiment by name; one that is based on another must find it there.
+    serving : callable, optional
+        Origin (ms UTC) to the refit that serves it; one that is refitted needs it.
+
+    Raises
+    ------
+    ForecasterError
+        If a class of the user's own cannot be imported or built, or its parameters are invalid.
+    BtcbtError
+        If a checkpoint is missing, broken or does not fit.
+    """
+    base = None if config.based_on is None else (built or {})[config.based_on]
+    if isinstance(config, UserConfig):
+        return _create_own(config, windows, seed, base)
+    module, _, name = config.builds.partition(":")
+    cls: type[Forecaster] = getattr(import_module(module), name)
+    forecaster = cls.from_config(config, windows, seed, base)
+    if config.schedule is None:
+        return forecaster
+    if serving is None:
+        raise ValueError("a forecaster that is refitted needs its refits")
+    return refitted(forecaster, config, windows, serving)
+
+
+def refitted(
+    frozen: Forecaster, config: ForecasterSection, windows: WindowsConfig, serving: Callable[[int], Refit]
+) -> Forecaster:
+    """The forecaster that forecasts each origin with the weights of the refit that serves it.
+
+    Parameters
+    ----------
+    frozen : Forecaster
+        The forecaster with its starting weights.
+    config : ForecasterSection
+        With a schedule.
+    windows : WindowsConfig
+    serving : callable
+        Origin (ms UTC) to the refit that serves it.
+    """
+    from btcbt.forecasters.refitted import Refitted
+
+    if config.schedule is None:
+        raise ValueError("the forecaster has no refit schedule")
+    load = partial(type(frozen).from_refit, config, windows, frozen.seed)
+    return Refitted(frozen, serving, load, config.schedule.model_dump(mode="json"))
+
+
+def check_forecaster(config: ForecasterSection) -> None:
+    """Find what is wrong with a class of the user's own without building it; built-in kinds were validated before.
+
+    Raises
+    ------
+    ForecasterError
+        As `create_forecaster`.
+    """
+    if isinstance(config, UserConfig):
+        _load_own(config)
+
+
+def _load_own(config: UserConfig) -> tuple[type[Forecaster], Params]:
+    cls = load_class(FORECASTERS, config.use)
+    if issubclass(cls, Postprocessor) and config.based_on is None:
+        raise ForecasterError(
+            f"forecaster '{config.use}': it is made from the forecasts of another; name that one by 'base', "
+            f'say {{use: "{config.use}", base: random_walk}}'
+        )
+    if not issubclass(cls, Postprocessor) and config.based_on is not None:
+        raise ForecasterError(
+            f"forecaster '{config.use}': '{cls.__name__}' makes forecasts of its own and takes no base; remove 'base', "
+            "or derive it from btcbt.forecasters.Postprocessor"
+        )
+    return cls, make_params(FORECASTERS, config.use, cls, config.params)
+
+
+def _create_own(config: UserConfig, windows: WindowsConfig, seed: int, base: Forecaster | None) -> Forecaster:
+    cls, params = _load_own(config)
+    make: Any = cls  # the constructors of the two base classes differ
+    try:
+        if isinstance(config, UserForecasterConfig):
+            shape = {"context": windows.context, "horizon": windows.horizon, "n_paths": config.n_paths}
+            forecaster: Forecaster = make(params, **shape, seed=seed)
+        else:
+            forecaster = make(base, params)
+        _check_built(forecaster)
+    except BtcbtError as error:
+        raise ForecasterError(f"forecaster '{config.use}': {error}") from error
+    except Exception as error:
+        raise ForecasterError(f"forecaster '{config.use}': cannot be built: {explain(error)}") from error
+    return forecaster
+
+
+def _check_built(forecaster: Forecaster) -> None:
+    """Check what a forecaster says of itself before anything relies on it."""
+    lacks = [name for name in ("params", "context", "horizon", "n_paths", "seed") if not hasattr(forecaster, name)]
+    if lacks:
+        raise ForecasterError(
+            f"has no {', '.join(lacks)} after it was built; call super().__init__(params, context=context, "
+            "horizon=horizon, n_paths=n_paths, seed=seed) in its __init__"
+        )
+    size = forecaster.batch_size
+    if not isinstance(size, int) or size < 1:
+        raise ForecasterError(f"batch_size is {describe(size)}; expected a whole number of at least 1")
+    identity = forecaster.identity()
+    try:
+        json.dumps(dict(identity), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ForecasterError(
+            f"identity() returned {describe(identity)}, which is not a mapping of JSON values ({error}); "
+            "give strings, numbers, lists and mappings of these"
+        ) from None
+    ranges = forecaster.data_ranges()
+    sound = ranges is None or (isinstance(ranges, Sequence) and all(isinstance(one, DataRange) for one in ranges))
+    if not sound:
+        raise ForecasterError(
+            f"data_ranges() returned {describe(ranges)}; expected a sequence of btcbt.records.DataRange, "
+            "empty if nothing was fitted, or None if that is unknown"
+        )

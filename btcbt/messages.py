@@ -1,0 +1,107 @@
+"""Parts of error messages, in one line: a value, an error of the user's code, what a schema found wrong."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Iterable
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_LONGEST = 60
+_OWN = str(Path(__file__).parent)
+
+
+class Problem(NamedTuple):
+    """The first problem that a pydantic schema found.
+
+    Attributes
+    ----------
+    loc : tuple of str and int
+        Keys that lead to the value.
+    kind : str
+        ``unknown`` for a key that the schema does not have, ``missing``, or ``wrong``.
+    text : str
+        What is expected, without the value.
+    value : object
+        What was found.
+    more : str
+        How many further problems there are, in parentheses; empty if none.
+    """
+
+    loc: tuple[int | str, ...]
+    kind: Literal["unknown", "missing", "wrong"]
+    text: str
+    value: object
+    more: str
+
+
+def first_problem(error: ValidationError) -> Problem:
+    """What to report of a failed validation: an unknown key first, for it is the likeliest cause of a missing one."""
+    problems = error.errors(include_url=False)
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
+    text = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Problem(first["loc"], kinds.get(first["type"], "wrong"), text[0].lower() + text[1:], first["input"], more)
+
+
+def explain_invalid(error: ValidationError, noun: str, known: Iterable[str] = ()) -> str:
+    """A failed validation in one line: key, what is expected, what was found, and what to do.
+
+    Parameters
+    ----------
+    error : ValidationError
+    noun : str
+        What a key is called, say ``parameter``.
+    known : iterable of str
+        Keys that the schema has.
+    """
+    loc, kind, text, value, more = first_problem(error)
+    key = ".".join(str(part) for part in loc)
+    if kind == "unknown":
+        takes = ", ".join(known) or "none"
+        return f"unknown {noun} '{key}'; its {noun}s are {takes}{more}"
+    if kind == "missing":
+        return f"{noun} '{key}' is missing; add it{more}"
+    where = f"{noun} '{key}': " if key else ""
+    return f"{where}{text}, got {short(value)}{more}"
+
+
+def explain(error: BaseException) -> str:
+    """An error of the user's code in one line, with the place where it was raised."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    # The innermost line that is neither of this package, nor of the import system, nor of an installed package.
+    skip = ("<", _OWN, str(Path(importlib.__file__).parent))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(skip) and "site-packages" not in frame.filename
+    ]
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name that is nearest to a wrong one; empty if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def describe(value: object) -> str:
+    """A value and its type."""
+    return "None" if value is None else f"{short(value)} ({type(value).__name__})"
+
+
+def short(value: object) -> str:
+    """A value in at most 60 characters of one line."""
+    if isinstance(value, date):
+        return value.isoformat()
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
