@@ -33,13 +33,9 @@ from btcbt.execution.local import (
     on_processes,
     one_thread,
 )
+from btcbt.files import CAN_LOCK, acquire_lock
 from btcbt.forecasters.base import Forecaster
 from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
-
-try:
-    import fcntl
-except ImportError:  # Windows: workers on several GPUs may meet on one
-    fcntl = None  # type: ignore[assignment]
 
 RETRIES = 3
 """How often a shard is given to another worker after its own was lost."""
@@ -140,14 +136,12 @@ def pin_gpu() -> None:
 
 def _lock(name: str) -> bool:
     """Take a name among the processes of this machine; False if another has it."""
-    if fcntl is None:
+    if not CAN_LOCK:
         return True
     folder = Path(tempfile.gettempdir()) / f"btcbt-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = (folder / name).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not acquire_lock(file, wait=False):
         file.close()
         return False
     _pinned.append(file)

@@ -19,18 +19,13 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from btcbt.errors import StoreError
+from btcbt.files import acquire_lock
 from btcbt.records import Candles
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes at once may write the same trial twice, which readers forgive
-    fcntl = None  # type: ignore[assignment]
 
 _CHECKSUM_BYTES = 8
 
@@ -116,7 +111,8 @@ class Ledger:
             return 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab+") as file, _locked(file.fileno()):
+            with self.file.open("ab+") as file:
+                acquire_lock(file)
                 file.seek(0)
                 content = file.read()
                 known = {trial.id for trial in self._parse(content)}
@@ -197,16 +193,3 @@ def _read(line: bytes) -> Trial | None:
 def _checksum(tree: Mapping[str, Any]) -> str:
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES).hexdigest()
-
-
-@contextmanager
-def _locked(handle: int) -> Iterator[None]:
-    """Hold the file for this process alone."""
-    if fcntl is None:
-        yield
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)

@@ -83,7 +83,7 @@ def test_an_engine_that_is_not_installed_is_named_with_what_to_install(
         next(forecast_shards_on(ExecutorConfig(kind=kind), [], key="", build=BUILD))  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(executors.fcntl is None, reason="no locks on files here")
+@pytest.mark.skipif(not executors.CAN_LOCK, reason="no locks on files here")
 def test_each_worker_takes_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(executors.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(executors, "_pinned", [])
