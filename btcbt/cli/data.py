@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from btcbt.candles.check import Inspection
-    from btcbt.candles.download import Download, Progress
+    from btcbt.candles.download import Download, OnFile
     from btcbt.candles.importers import Stored
 
 PROBLEMS = 1
@@ -67,7 +67,7 @@ def download_command(
     with guarded(errors, again, "what was fetched is kept"):
         from btcbt.candles.archive import BASE_URL
         from btcbt.candles.download import download_candles
-        from btcbt.candles.transport import Patience
+        from btcbt.candles.transport import RetryPolicy
 
         with _bar(errors) as progress:
             done = download_candles(
@@ -83,7 +83,7 @@ def download_command(
                 drop_placeholders=drop_placeholders,
                 refresh=refresh,
                 keep_going=keep_going,
-                patience=Patience(attempts=attempts),
+                retry=RetryPolicy(attempts=attempts),
                 progress=progress,
             )
         clean = _show_download(out, done)
@@ -151,17 +151,17 @@ def check_command(
 
 
 def _good(inspection: Inspection, strict: bool) -> bool:
-    odd = inspection.findings or len(inspection.gaps) if strict else inspection.problems
+    odd = inspection.issues or len(inspection.gaps) if strict else inspection.problems
     return not odd
 
 
 def _show_download(out: Console, done: Download) -> bool:
     """Print what a download did; whether nothing is left to mend."""
-    from btcbt.candles.download import State
+    from btcbt.candles.download import FileState
 
-    counts = ", ".join(f"{done.count(state)} {state.value}" for state in State if done.count(state))
+    counts = ", ".join(f"{done.count(state)} {state.value}" for state in FileState if done.count(state))
     _lines(out, [f"files: {counts}"])
-    for state, note in ((State.ABSENT, "not in the archive"), (State.FAILED, "failed")):
+    for state, note in ((FileState.ABSENT, "not in the archive"), (FileState.FAILED, "failed")):
         names = done.named(state)
         if names:
             more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
@@ -173,7 +173,7 @@ def _show_download(out: Console, done: Download) -> bool:
         if done.filled:
             _lines(out, [f"  filled from daily files: {done.filled:,}"])
         _show_stored(out, done.output, done.stored, done.dropped)
-    return done.count(State.FAILED) == 0 and (done.inspection is None or done.stored is not None)
+    return done.count(FileState.FAILED) == 0 and (done.inspection is None or done.stored is not None)
 
 
 def _show_stored(out: Console, output: Path, stored: Stored | None, dropped: Mapping[str, int]) -> None:
@@ -200,13 +200,13 @@ def _lines(out: Console, lines: list[str]) -> None:
 
 
 @contextmanager
-def _bar(errors: Console) -> Iterator[Progress | None]:
+def _bar(errors: Console) -> Iterator[OnFile | None]:
     """A bar of files done, on a terminal only."""
     if not errors.is_terminal:
         yield None
         return
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress
 
-    with Bar(console=errors, transient=True) as bar:
+    with Progress(console=errors, transient=True) as bar:
         task = bar.add_task("download", total=None)
         yield lambda done, todo, name: bar.update(task, completed=done, total=todo, description=name)

@@ -12,7 +12,7 @@ import typer
 from btcbt.cli.terminal import console, guarded
 
 if TYPE_CHECKING:
-    from btcbt.storage.garbage import Holding
+    from btcbt.storage.garbage import StoredKey
     from btcbt.storage.remote import Folder
 
 DAMAGED = 1
@@ -38,10 +38,10 @@ def list_command(root: RootOption = "runs") -> None:
         from rich.table import Table
 
         from btcbt.config import time_text
-        from btcbt.storage.garbage import holdings
+        from btcbt.storage.garbage import list_keys
 
         table = Table("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB", box=None)
-        found = holdings(_folder(root))
+        found = list_keys(_folder(root))
         for one in found:
             meaning = one.meaning
             numbers = [str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths", "seed")]
@@ -59,9 +59,9 @@ def verify_command(root: RootOption = "runs") -> None:
     """Compare every file with its checksum and name those that are damaged or foreign."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store verify", kept="nothing was changed"):
-        from btcbt.storage.garbage import holdings
+        from btcbt.storage.garbage import list_keys
 
-        found = holdings(_folder(root))
+        found = list_keys(_folder(root))
     damaged = [why for one in found for why in one.damaged]
     for why in damaged:
         out.print(why, markup=False, highlight=False, soft_wrap=True)
@@ -111,6 +111,6 @@ def _folder(root: str) -> Folder:
     return open_folder(store_root(root))
 
 
-def _kind(one: Holding) -> str:
+def _kind(one: StoredKey) -> str:
     identity = one.meaning.get("forecaster", {})
     return str(identity.get("kind", "?")) if isinstance(identity, dict) else "?"

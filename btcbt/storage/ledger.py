@@ -1,14 +1,14 @@
-"""The trial ledger: every configuration ever evaluated on some candles, so that luck can be counted.
+"""The trial ledger: every configuration ever evaluated on some candles, for multiple-testing corrections.
 
 The best of many worthless strategies looks good. How good depends on how many were tried, over all runs, not
 only in the last one (Bailey and Lopez de Prado, 2014, "The deflated Sharpe ratio"). So every account of every
-run leaves a line in a file beside the runs, which is only ever appended to::
+run appends a line to a file beside the runs::
 
     {"checksum": "...", "trial": {"id": "...", "name": "threshold@kronos", "sharpe": 0.01, ...}}
 
-A configuration is known by the digest of all that it is made of, so running it again adds nothing. A line is
-written in one piece and synced, under a lock where the system has one; the checksum finds lines that were cut
-off or altered, which are named in a warning and skipped.
+A configuration is identified by the digest of all its inputs, so running it again adds nothing. Lines are written
+at once and synced, under a lock where the system has one; the checksum detects truncated or altered lines, which
+are reported in a warning and skipped.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration on one stretch of candles, and how it fared.
+    """One configuration on one period of candles, and its result.
 
     Attributes
     ----------
     id : str
-        Digest of everything that it is made of; see `trial_id`.
+        Digest of all its inputs; see `trial_id`.
     name, experiment : str
-        What it was called, ``strategy@forecaster``, and in which experiment; for people.
+        Its name, ``strategy@forecaster``, and that of the experiment; for readers.
     candles, stretch : str
-        SHA-256 of the file of candles, and digest of the candles that were traded on; see `stretch_digest`.
+        SHA-256 of the file of candles, and digest of the candles traded; see `stretch_digest`.
     start, end : int
-        The candles that were traded on, [start, end) in ms UTC.
+        Period of the candles traded, [start, end) in ms UTC.
     sharpe : float
-        Per candle, net; NaN if the account never traded.
+        Sharpe ratio per candle, net; NaN if the account never traded.
     n : int
-        Candles.
+        Number of candles.
     skew, kurtosis : float
         Of the returns per candle; the kurtosis of a normal distribution is 3. NaN as `sharpe`.
     """
@@ -68,13 +68,13 @@ class Trial:
 
 
 def trial_id(made_of: Mapping[str, object]) -> str:
-    """Digest (32 hex digits) of what a configuration is made of, as JSON values."""
+    """Digest (32 hex digits) of all inputs of a configuration, given as JSON values."""
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def stretch_digest(candles: Candles, start: int, end: int) -> str:
-    """Digest (32 hex digits) of the candles that open in [start, end) ms UTC, whatever file holds them."""
+    """Digest (32 hex digits) of the candles that open in [start, end) ms UTC, independent of their file."""
     rows = (candles.open_time >= start) & (candles.open_time < end)
     digest = hashlib.blake2b(candles.open_time[rows].tobytes(), digest_size=16)
     digest.update(candles.values[rows].tobytes())
@@ -87,24 +87,24 @@ class Ledger:
     Parameters
     ----------
     file : Path
-        Where it is.
+        The ledger's file.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def record(self, trials: Iterable[Trial]) -> int:
-        """Add the trials that the ledger does not hold; when this returns they are on disk.
+        """Add trials that the ledger does not have yet; on return they are on disk.
 
         Returns
         -------
         int
-            How many were new.
+            Number of new trials.
 
         Raises
         ------
         StoreError
-            If the disk refuses.
+            If the file cannot be written.
         """
         wanted = {trial.id: trial for trial in trials}
         if not wanted:
@@ -118,14 +118,14 @@ class Ledger:
                 known = {trial.id for trial in self._parse(content)}
                 new = [trial for trial in wanted.values() if trial.id not in known]
                 if new:
-                    # A line that was cut off by a crash is closed, so that it spoils nothing but itself.
+                    # Terminate a line truncated by a crash, so that it does not damage the next.
                     torn = b"\n" if content and not content.endswith(b"\n") else b""
                     file.write(torn + b"".join(map(_line, new)))
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be written ({error.strerror}); make room or mend its rights"
+                f"{self.file}: the trial ledger cannot be written ({error.strerror}); free space or fix its permissions"
             ) from None
         return len(new)
 
@@ -143,7 +143,7 @@ class Ledger:
             return []
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be read ({error.strerror}); mend its rights"
+                f"{self.file}: the trial ledger cannot be read ({error.strerror}); fix its permissions"
             ) from None
         first: dict[str, Trial] = {}
         for trial in self._parse(content, warn=True):
@@ -151,7 +151,7 @@ class Ledger:
         return list(first.values())
 
     def related(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Every trial on the candles of some others: the same stretch, or an overlapping one of the same file."""
+        """Every trial on the candles of some others: the same ones, or an overlapping period of the same file."""
         stretches = {trial.stretch for trial in trials}
         spans = {(trial.candles, trial.start, trial.end) for trial in trials}
         return [
@@ -169,7 +169,7 @@ class Ledger:
             if trial is not None:
                 yield trial
             elif warn:
-                log.warning("%s:%d: a damaged line of the trial ledger; its trial is not counted", self.file, number)
+                log.warning("%s:%d: damaged line of the trial ledger; its trial is not counted", self.file, number)
 
 
 def _line(trial: Trial) -> bytes:

@@ -19,7 +19,7 @@ from btcbt.execution.local import batch_size, forecast_in_order, processes
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.storage.forecasts import Digests, ForecastStore, Plan, fitted_digests, history_digests
+from btcbt.storage.forecasts import Digests, ForecastStore, ShardPlan, fitted_digests, history_digests
 from btcbt.windows import Windows, contamination
 
 READ_BATCH = 168
@@ -42,7 +42,7 @@ class Member:
     key: str
     meaning: Mapping[str, object]
     store: ForecastStore
-    plan: Plan
+    plan: ShardPlan
     labels: Any
     traded: bool
     computed: int = 0

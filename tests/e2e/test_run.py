@@ -158,7 +158,7 @@ def test_a_second_run_computes_no_forecast_again(write: Write, invoke: Invoke) -
     results = {name: (first.directory / name).read_bytes() for name in RESULTS}
     result = invoke(write())
     assert result.exit_code == 0
-    assert "forecast ewma: 72 of 72 origins are stored already" in result.stderr
+    assert "forecast ewma: 72 of 72 origins already stored" in result.stderr
     again = btcbt.load_run(first.directory)
     assert again.manifest["forecasters"]["ewma"]["computed"] == 0
     assert {name: (again.directory / name).read_bytes() for name in RESULTS} == results

@@ -26,12 +26,12 @@ def rows(rng):
 
 
 def kinds(inspection, problem=True) -> dict[str, int]:
-    return {finding.kind: finding.count for finding in inspection.findings if finding.problem is problem}
+    return {issue.kind: issue.count for issue in inspection.issues if issue.problem is problem}
 
 
 def test_a_clean_history_has_nothing_to_report(rows):
     found = inspect_rows(rows, "1h")
-    assert (found.findings, found.missing, found.coverage, found.usable) == ((), 0, 1.0, N)
+    assert (found.issues, found.missing, found.coverage, found.usable) == ((), 0, 1.0, N)
     assert found.lines() == [
         "history: 24 candles of 1h, 2019-01-01T00:00:00Z .. 2019-01-01T23:00:00Z, coverage 100.0000%"
     ]
@@ -85,8 +85,8 @@ def test_a_row_that_breaks_the_contract_is_counted_named_and_dropped(rows, kind)
         BREAKS[kind](rows, i)
     found = inspect_rows(rows, "1h")
     assert kinds(found)[kind] == 2
-    finding = next(finding for finding in found.problems if finding.kind == kind)
-    assert finding.example.startswith("row 5, ")
+    issue = next(issue for issue in found.problems if issue.kind == kind)
+    assert issue.example.startswith("row 5, ")
     assert found.usable == N - 2
     kept, dropped = repair_rows(rows, "1h")
     assert sum(dropped.values()) == 2
@@ -143,7 +143,7 @@ def test_a_month_that_is_there_twice_is_named(rng):
     history = rows_of(walk(rng, 59 * 24))  # January and February 2019
     january = history.take(np.arange(31 * 24))
     found = inspect_rows(join_rows([history, january], "history"), "1h")
-    month = next(finding for finding in found.problems if finding.kind == "months that are there twice")
+    month = next(issue for issue in found.problems if issue.kind == "months that are there twice")
     assert (month.count, month.example) == (1, "2019-01")
     part = history.take(np.arange(10 * 24))
     assert "months that are there twice" not in kinds(inspect_rows(join_rows([history, part], "history"), "1h"))

@@ -149,9 +149,7 @@ def test_problems_are_reported_and_nothing_is_written_until_a_repair_is_asked_fo
     bad = put("b.csv", 10, 20, spoil=[3])
     stored = import_history([bad], output)
     assert not stored.written
-    assert [(finding.kind, finding.count) for finding in stored.inspection.problems] == [
-        ("negative volumes or amounts", 1)
-    ]
+    assert [(issue.kind, issue.count) for issue in stored.inspection.problems] == [("negative volumes or amounts", 1)]
     assert output.read_bytes() == content
     stored = import_history([bad], output, repair=True)
     assert (stored.written, stored.added, stored.dropped) == (True, 9, {"negative volumes or amounts": 1})
@@ -197,7 +195,7 @@ def test_a_check_of_a_clean_file_changes_nothing(put, tmp_path):
     content = (tmp_path / "a.parquet").read_bytes()
     for repair in (False, True):
         checked = check_history(tmp_path / "a.parquet", repair=repair)
-        assert (checked.before.findings, checked.written) == ((), None)
+        assert (checked.before.issues, checked.written) == ((), None)
     assert (tmp_path / "a.parquet").read_bytes() == content
 
 
@@ -271,7 +269,7 @@ def test_rows_edited_elsewhere_are_accepted_by_an_import(put, tmp_path):
 def test_real_parquet_is_checked_with_its_gaps(shared_data):
     found = check_history(shared_data / "BTCUSDT_1h.parquet").before
     assert (found.usable, len(found.gaps), found.missing, found.problems) == (73_285, 28, 127, ())
-    assert {finding.kind: finding.count for finding in found.notes} == {
+    assert {issue.kind: issue.count for issue in found.notes} == {
         "placeholders without volume": 5,
         "amounts missing, to be estimated from volume and price": 3_320,
     }
