@@ -1,4 +1,4 @@
-"""``btcbt store``: what the store of forecasts holds, what is damaged, what may go.
+"""``btcbt store``: list, verify and clean up the store of forecasts.
 
 Exit codes: 0 done; 1 damaged files were found; 2 bad usage, or no store there; 130 interrupted.
 """
@@ -30,7 +30,7 @@ RootOption = Annotated[
 ]
 
 
-@store_app.command("ls")
+@store_app.command("ls", epilog="Example: btcbt store ls --root runs")
 def list_command(root: RootOption = "runs") -> None:
     """List the keys: what each stands for, its origins, files and size."""
     errors, out = console(stderr=True), console()
@@ -54,7 +54,7 @@ def list_command(root: RootOption = "runs") -> None:
             out.print(f"{damaged} damaged files; 'btcbt store verify' names them", soft_wrap=True)
 
 
-@store_app.command("verify")
+@store_app.command("verify", epilog="Example: btcbt store verify --root runs")
 def verify_command(root: RootOption = "runs") -> None:
     """Compare every file with its checksum and name those that are damaged or foreign."""
     errors, out = console(stderr=True), console()
@@ -71,22 +71,24 @@ def verify_command(root: RootOption = "runs") -> None:
         raise typer.Exit(DAMAGED)
 
 
-@store_app.command("gc")
+@store_app.command("gc", epilog="Example: btcbt store gc --root runs --delete")
 def gc_command(
     root: RootOption = "runs",
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it only say what could go.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it, only list what could be deleted.")
+    ] = False,
     older_than: Annotated[
         float | None,
         typer.Option(
             min=0.0,
-            show_default="7; for ever at a URL",
-            help="Days for which forecasts that no run holds are kept for one to go on from.",
+            show_default="7; unlimited at a URL",
+            help="Days to keep forecasts that no run uses, for an unfinished run to resume from.",
         ),
     ] = None,
 ) -> None:
-    """Find what killed processes, given-up runs and damage left behind; it goes with --delete alone."""
+    """Find files of killed processes and abandoned runs, and damaged ones; deletes with --delete only."""
     errors, out = console(stderr=True), console()
-    with guarded(errors, "python -m btcbt store gc", kept="what was deleted was not in use"):
+    with guarded(errors, "python -m btcbt store gc", kept="only unused files were deleted"):
         from btcbt.storage.garbage import clearing, garbage
         from btcbt.storage.garbage import delete as delete_all
         from btcbt.storage.remote import LocalFolder
@@ -95,12 +97,14 @@ def gc_command(
         days = KEEP_DAYS if older_than is None and isinstance(folder, LocalFolder) else older_than
         with clearing(folder) as alone:
             if not alone:
-                errors.print("warning: a run is under way here; whole forecasts and refits are kept", soft_wrap=True)
+                errors.print(
+                    "warning: a run is in progress here; undamaged forecasts and refits are kept", soft_wrap=True
+                )
             found = garbage(folder, older_than_days=days, running=not alone)
             for item in found:
                 out.print(f"{item.folder}/{item.name}: {item.why}", markup=False, highlight=False, soft_wrap=True)
             size = delete_all(found) if delete else sum(item.size for item in found)
-    verb = "deleted" if delete else "could go; delete with --delete"
+    verb = "deleted" if delete else "can be deleted with --delete"
     out.print(f"{len(found):,} files, {size / 1e6:.1f} MB: {verb}", markup=False, highlight=False)
 
 

@@ -236,7 +236,7 @@ def test_ctrl_c_ends_the_shard_in_hand_and_says_how_to_go_on(write: Write, tmp_p
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopping after the shard in hand" in err
-    assert f"interrupted; finished shards are kept, go on with: python -m btcbt run {file}" in err
+    assert f"interrupted; finished shards are kept; resume with: python -m btcbt run {file}" in err
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "runs" / "small").exists()

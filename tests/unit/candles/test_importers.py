@@ -187,7 +187,7 @@ def test_a_folder_in_the_way_is_named(put, tmp_path):
     (tmp_path / "out.parquet").mkdir()
     assert "is a folder" in refused(import_history, [put("a.csv")], tmp_path / "out.parquet")
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(import_history, [put("a.csv")], tmp_path / "file" / "x" / "out.parquet")
+    assert "cannot be created" in refused(import_history, [put("a.csv")], tmp_path / "file" / "x" / "out.parquet")
 
 
 def test_a_check_of_a_clean_file_changes_nothing(put, tmp_path):
@@ -251,8 +251,8 @@ def test_a_flipped_bit_in_the_name_of_a_column_is_found_out(put, tmp_path):
     import_history([put("a.csv")], output)
     content = output.read_bytes()
     output.write_bytes(content.replace(b"amount", b"bmount"))
-    assert "its rows are not those it was written with" in refused(read_candles, output)
-    assert "its rows are not those it was written with" in refused(check_history, output)
+    assert "rows changed since they were written" in refused(read_candles, output)
+    assert "rows changed since they were written" in refused(check_history, output)
     refused(import_history, [put("a.csv")], output)
 
 

@@ -209,14 +209,14 @@ def test_a_batch_that_memory_is_short_for_is_halved_and_the_next_is_not_tried(
     expected = RandomWalk(context=8, horizon=2, n_paths=2, seed=0).forecast(windows)
     np.testing.assert_array_equal(np.concatenate([batch.paths for batch in batches]), expected.paths)
     assert [len(batch) for batch in batches] == [10, 10]
-    assert "out of memory with a batch of 10 origins; going on with 5" in caplog.text
+    assert "out of memory with a batch of 10 origins; continuing with 5" in caplog.text
 
 
 def test_one_origin_that_does_not_fit_is_an_error_of_the_user(
     make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hungry, "room", 0)
-    with pytest.raises(BtcbtError, match="does not suffice for one origin of 2 paths; lower n_paths"):
+    with pytest.raises(BtcbtError, match="not enough memory for one origin of 2 paths; lower n_paths"):
         parallel.forecast_halving(Hungry(context=8, horizon=2, n_paths=2, seed=0), make_windows(4, 8))
 
 

@@ -128,7 +128,7 @@ def test_while_a_run_is_under_way_whole_forecasts_stay(store: ForecastStore, tmp
             assert also
         code, output = invoke(tmp_path, "gc", "--delete")
     assert code == 0
-    assert "a run is under way here" in " ".join(output.split())
+    assert "a run is in progress here" in " ".join(output.split())
     assert old.exists()
     assert not broken.exists()
     assert "under way" not in invoke(tmp_path, "gc", "--delete")[1]
@@ -149,7 +149,7 @@ def test_nothing_goes_without_delete(store: ForecastStore, tmp_path: Path) -> No
     path = write(store, 0, 5, age=30)
     code, text = invoke(tmp_path, "gc")
     assert code == 0
-    assert "could go; delete with --delete" in text
+    assert "can be deleted with --delete" in text
     assert path.exists()
     code, text = invoke(tmp_path, "gc", "--delete")
     assert code == 0
@@ -194,7 +194,7 @@ def test_a_half_written_run_goes_after_a_day(store: ForecastStore, tmp_path: Pat
 
 
 def test_a_folder_without_a_store_is_an_error_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no store of forecasts there; give what experiments name"):
+    with pytest.raises(StoreError, match=r"no store of forecasts there; give the experiments' store.root"):
         gc.list_keys(LocalFolder(tmp_path))
     assert invoke(tmp_path, "verify")[0] == 2
 
