@@ -6,9 +6,8 @@ resumable.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -31,13 +30,16 @@ SECTIONS = {
 
 
 class Commands(TyperGroup):
-    """The commands in the order of `SECTIONS`."""
+    """The commands in the order of `SECTIONS`.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    Depending on its version, typer brings its own copy of click, so click's types are not named here.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Names of the commands."""
         return [name for names in SECTIONS.values() for name in names]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands under their headings."""
         for title, names in SECTIONS.items():
             commands = {name: self.get_command(ctx, name) for name in names}

@@ -200,7 +200,7 @@ def test_rows_of_another_interval_leave_nothing(rng):
     found = inspect_rows(minutes, "1h")
     assert (found.usable, found.coverage, found.first_ms) == (0, 0.0, 0)
     assert "none usable as 1h candles" in found.lines()[0]
-    with pytest.raises(CandleError, match="no row is a 1h candle"):
+    with pytest.raises(CandleError, match="no row is a valid 1h candle"):
         repair_rows(minutes, "1h")
 
 

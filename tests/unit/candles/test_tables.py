@@ -205,7 +205,7 @@ def test_json_times_may_be_text_or_whole_floats(values):
         ('{"time":[1],"open":[1],"high":[1],"low":[1],"close":[1],"volume":[]}', "differ in length"),
         ("[[1,1,1,1,1,true]]", "row 0 has volume 'True'"),
         ('[[1,1,1,1,1,{"a":1}]]', "row 0 has volume 'a dict of 1'"),
-        ("[[1,1,1,1,1,1" + "0" * 400 + "]]", "row 0 has volume 'a number of very many digits'"),
+        ("[[1,1,1,1,1,1" + "0" * 400 + "]]", "row 0 has volume 'a number with too many digits'"),
         ("[[1,1,1,1,1,1" + "0" * 5000 + "]]", "not readable JSON"),
         ("[[true,1,1,1,1,1]]", "row 0 has open_time 'True'"),
         ("[[null,1,1,1,1,1]]", "row 0 has open_time 'None'"),
