@@ -97,7 +97,7 @@ def test_outcomes_and_contexts_are_the_candles_on_either_side(make_history: Hist
 
 def test_an_unknown_outcome_cannot_be_asked_for(make_history: History) -> None:
     windows = make_windows(make_history(40), config(35, 41))
-    with pytest.raises(ValueError, match="without its outcome"):
+    with pytest.raises(ValueError, match="outcome is incomplete"):
         windows.outcomes(np.arange(len(windows)))
 
 
