@@ -1,7 +1,7 @@
 """One exception tree. Each error says what, where, what was found, what was expected, and what to do.
 
-`BtcbtError` and its children are the user's to fix: the command line prints the message and exits with
-`exit_code`, without a traceback. Anything else that escapes is a bug of ours and keeps its traceback.
+`BtcbtError` and its children are what a user can fix: the command line prints the message and exits with
+`exit_code`, without a traceback. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ConfigError(BtcbtError):
 
 
 class CandleError(BtcbtError):
-    """Candle history breaks its contract, or does not reach where it is asked for."""
+    """Candle history breaks its contract, or does not cover the requested range."""
 
 
 class CheckpointError(BtcbtError):
@@ -26,7 +26,7 @@ class CheckpointError(BtcbtError):
 
 
 class StrategyError(BtcbtError):
-    """A strategy cannot be imported or built, or decides on something that is not a target."""
+    """A strategy cannot be imported or built, or returns an invalid target."""
 
 
 class ForecasterError(BtcbtError):
@@ -34,8 +34,4 @@ class ForecasterError(BtcbtError):
 
 
 class StoreError(BtcbtError):
-    """A stored forecast or run is missing, foreign or damaged."""
-
-
-class LookAheadError(BtcbtError):
-    """Something used a candle that was not known yet."""
+    """A stored forecast or run is missing, damaged, or not what its name says."""

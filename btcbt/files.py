@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and temporary ones that say whether somebody still writes them."""
+"""Atomic writes, file locks, and temporary files that show whether their writer is still alive."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows: temporary files of killed processes stay until somebody deletes them
+except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
+CAN_LOCK = fcntl is not None
+"""Whether this system locks files. Without locks, concurrent processes may repeat each other's work, and temporary
+files of killed processes stay until somebody deletes them; results are the same."""
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""Names of files and folders that are not finished; ``btcbt store gc`` knows them by it."""
+"""Names of unfinished files and folders; ``btcbt store gc`` recognises them by it."""
 
 
 def write_whole(path: Path, content: Any) -> None:
-    """Write a file that is whole or absent: temporary name, sync, rename, sync of the folder.
+    """Write a file atomically: temporary name, sync, rename, sync of the folder.
 
     Parameters
     ----------
     path : Path
-        Where it shall be; the folder exists.
+        The file to create or replace; its folder exists.
     content : bytes-like
-        What it shall hold.
+        Its new content.
     """
     with replacing(path) as temporary, locked_file(temporary) as file:
         file.write(content)
@@ -36,9 +39,9 @@ def write_whole(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Name a file beside `path` that the block writes, and that takes its place, whole, when the block ends well.
+    """Yield a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
 
-    For what cannot be had as bytes, or should not be held twice; `write_whole` is for the rest.
+    For writers that need a path, or content too large to hold twice; otherwise use `write_whole`.
     """
     temporary = temporary_name(path)
     try:
@@ -52,41 +55,74 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def is_being_written(path: Path) -> bool:
-    """Whether a process is at work on a temporary file of `write_whole`; True where that cannot be known."""
+def acquire_lock(file: IO[Any] | int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file, or folder, until it is closed or the process dies.
+
+    Parameters
+    ----------
+    file : file or int
+        The file, or its descriptor.
+    shared : bool
+        Whether others may hold it too, shared as well.
+    wait : bool
+        Whether to wait for those who hold it.
+
+    Returns
+    -------
+    bool
+        Whether the lock was obtained; always True where the system has no locks (see `CAN_LOCK`).
+
+    Raises
+    ------
+    OSError
+        If it cannot be locked at all; only with `wait`.
+    """
     if fcntl is None:
+        return True
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait:
+        fcntl.flock(file, mode)
+        return True
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process is still writing a temporary file of `write_whole`; True where that is unknown."""
+    if not CAN_LOCK:
         return True
     try:
         with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not acquire_lock(file, wait=False)
     except OSError:
         return True
-    return False
 
 
 @contextmanager
 def in_use(folder: Path, *, alone: bool = False) -> Iterator[bool]:
-    """Hold a folder: together with others who use what is in it, or alone, to clear it up.
+    """Hold a lock on a folder: shared by those who use its content, exclusive to clean it up.
 
-    The block is told whether it has the folder. Users wait until one who clears up is done; he does not wait for them.
+    Yields whether the lock was obtained. Users wait for a clean-up to finish; a clean-up does not wait for users.
     """
-    if fcntl is None:
+    if not CAN_LOCK:
         yield True
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
-        given = True
-    except OSError:  # somebody has it, or the file system does not lock folders
-        given = False
-    try:
-        yield given
+        try:
+            obtained = acquire_lock(handle, shared=not alone, wait=not alone)
+        except OSError:  # the file system does not lock folders
+            obtained = False
+        yield obtained
     finally:
         os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system lets a folder be opened."""
+    """Make renames in a folder durable, where the system lets a folder be opened."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -102,10 +138,9 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file to write, with a lock on it until it is closed or the process dies."""
+    """Open a new file for writing, locked until it is closed or the process dies."""
     with path.open("wb") as file:
-        if fcntl is not None:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        acquire_lock(file)
         yield file
 
 

@@ -3,30 +3,31 @@
 How an account works here
 -------------------------
 *Fill.* A target decided at an origin is filled at the open of the first candle that opens at or after it, so
-that a fill in the candle that was decided on cannot be expressed. An order is sent only where the target,
-clipped to the limits, differs from the one before; NaN sends none.
+same-candle fills cannot be expressed. An order is sent only where the target, clipped to the limits, differs
+from the previous one; NaN sends none.
 
 *Size.* At the fill the account is valued at that open, before costs; the position becomes ``target x equity /
 open`` units. Buying pays ``open x (1 + slippage)`` and selling gets ``open x (1 - slippage)``; the fee is a
-share of the value traded at that price. Costs come out of cash, so the weight after the fill is ``target x
-equity before costs / equity after costs``, but never above 1: a purchase is cut to what cash pays for with
-its fee, and a target of 1 leaves no cash. Between fills the weight drifts with the price.
+share of the value traded at that price. Costs are paid from cash, so the weight after the fill is ``target x
+equity before costs / equity after costs``, but never above 1: a purchase is cut to what cash can pay, fee
+included, and a target of 1 leaves no cash. Between fills the weight drifts with the price.
 
 *Carry.* Funding and borrowing are settled in the coin, hour by hour: at each candle's close and, for the
 hours of a gap, at the open after it. A long position of `q` units becomes ``q (1 - funding)`` each hour, a
-short one ``q (1 - funding) (1 + borrow)``; the equity moves by the rate times the value held. So a full long
-can pay without cash, of which an unlevered account has none, and a borrowed coin accrues interest in kind, as
-spot margin does. Against settlement in cash the difference is of second order (rate x return).
+short one ``q (1 - funding) (1 + borrow)``; the equity moves by the rate times the value held. So a fully
+invested long, which has no cash, can pay funding, and a borrowed coin accrues interest in kind, as spot
+margin does. The difference from settlement in cash is of second order (rate x return).
 
-*Ruin.* Where buying back a short, costs included, takes all there is (tested at the open before a fill and at
-the high of each candle), the account is closed: its equity is 0 from that candle on, later targets are void.
+*Ruin.* Where buying back a short, costs included, takes the whole equity (tested at the open before a fill and
+at the high of each candle), the account is liquidated: its equity is 0 from that candle on, later targets are
+void.
 
 Carry through vectorbt
 ----------------------
-vectorbt knows no carry. Its simulation depends on prices and fractions of equity alone, so a position whose
-units change by a known factor is the same as a constant position in an index ``price x factor``: value, fees,
-slippage and cash are equal. Each column is simulated on its own index; sizes and prices are turned back into
-coins for the tables. Without carry the factor is exactly 1.
+vectorbt has no carry. Its simulation depends on prices and fractions of equity alone, so a position whose units
+change by a known factor equals a constant position in an index ``price x factor``: value, fees, slippage and
+cash agree. Each column is simulated on its own index; sizes and prices are converted back into coins for the
+tables. Without carry the factor is exactly 1.
 """
 
 from __future__ import annotations
@@ -40,15 +41,13 @@ from numpy.typing import NDArray
 
 from btcbt.config import PortfolioConfig
 from btcbt.errors import ConfigError
-from btcbt.records import CLOSE, HIGH, OPEN, Candles, FloatArray, IntArray
+from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, OPEN, Candles, FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BPS = 1e-4
-HOUR_MS = 3_600_000
 MAX_CARRY = 1e6
-"""Factor by which carry may shrink or grow one holding; beyond it units run out of digits."""
+"""Factor by which carry may shrink or grow one holding; beyond it units lose their precision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,7 @@ class Simulation:
     Attributes
     ----------
     names : tuple of str (K,)
-        What the columns are called.
+        Names of the columns.
     open_time : int64 (N',)
         Open times of the rows, ms UTC: from the candle in which the first target is filled to the last candle
         of the last target's stride.
@@ -69,11 +68,11 @@ class Simulation:
     equity : float64 (N', K)
         Cash plus position at each candle's close, in quote units.
     weight : float64 (N', K)
-        Value of the position over equity at each candle's close, as it came to be.
+        Realised weight: value of the position over equity at each candle's close.
     orders : DataFrame
         One row per fill: ``strategy``, ``time`` (open of the candle), ``side`` (buy, sell), ``size`` (base
         units), ``price`` (slippage included), ``fee`` and ``slippage`` (quote units), ``target`` (the weight
-        asked for).
+        ordered).
     trades : DataFrame
         One row per position, from leaving zero to returning to it or changing sign: ``strategy``, ``side``
         (long, short), ``entry_time``, ``exit_time`` (NaT while open), ``entry_price`` and ``exit_price`` (of
@@ -83,11 +82,11 @@ class Simulation:
     turnover : float64 (K,)
         Value traded over equity at the fill, summed over orders.
     fees, slippage, funding, borrow : float64 (K,)
-        Quote units paid in all; funding is negative where it was earned.
+        Total quote units paid; funding is negative where it was earned.
     exposure : float64 (K,)
         Mean absolute weight over the rows.
     ruined : bool (K,)
-        Whether the account was closed because it could not buy back a short.
+        Whether the account was liquidated because it could not buy back a short.
     """
 
     names: tuple[str, ...]
@@ -119,13 +118,13 @@ def simulate(
     Parameters
     ----------
     candles : Candles
-        N candles; those before the first fill and after the last stride are not used.
+        N candles; those before the first fill and after the last stride are ignored.
     origins : int64 (M,)
         When targets were decided, ms UTC, increasing.
     targets : float64 (M, K)
         Fractions of equity in [-1, 1]; NaN sends no order.
     names : sequence of str (K,)
-        What to call the columns.
+        Names of the columns.
     config : PortfolioConfig
         Costs, limits, initial cash.
 
@@ -140,7 +139,7 @@ def simulate(
     ConfigError
         Carry would shrink or grow a holding by more than `MAX_CARRY`.
     ValueError
-        Shapes do not fit, origins do not increase or share a candle, none has a candle after it, or a target
+        Shapes do not match, origins do not increase or share a candle, none has a candle after it, or a target
         is outside [-1, 1].
     """
     targets = np.asarray(targets, dtype=np.float64)
@@ -160,7 +159,7 @@ def simulate(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Market:
-    """The N' candles that take part; prices are (N', 1) to broadcast over columns."""
+    """The N' simulated candles; prices are (N', 1) to broadcast over columns."""
 
     open_time: IntArray
     interval_ms: int
@@ -181,7 +180,7 @@ class _Market:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Carry:
-    """Coins held per unit of the index, (N', K), and the log rates that they come from, (2, N', K)."""
+    """Coins held per unit of the index, (N', K), and the log rates behind them, (2, N', K)."""
 
     at_open: FloatArray  # before the fill
     at_close: FloatArray
@@ -191,10 +190,10 @@ class _Carry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Account:
-    """What vectorbt made of the orders, in units of the index."""
+    """Result of vectorbt for the orders, in units of the index."""
 
     portfolio: Any
-    orders: FloatArray  # (N', K) weights asked for, NaN where none
+    orders: FloatArray  # (N', K) ordered weights, NaN where none
     mark: FloatArray  # (N', K) index at each close
     units: FloatArray  # (N', K) after the row's fill
     cash: FloatArray  # (N', K)
@@ -202,16 +201,16 @@ class _Account:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ruin:
-    """Where columns end, (K,): N' and NaN for those that do not."""
+    """Where columns are liquidated, (K,); N' and NaN for those that are not."""
 
     row: IntArray
     first_void: IntArray  # the row from which orders are void
-    mark: FloatArray  # the index at which nothing is left
+    mark: FloatArray  # the index at which the equity is 0
     price: FloatArray  # the same as a price
 
 
 def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str]) -> tuple[slice, IntArray]:
-    """Which candles take part, and at which row of them each target is filled (a last one may not be)."""
+    """Which candles to simulate, and at which of their rows each target is filled (the last one may not be)."""
     if not targets.size or targets.shape != (len(origins), len(names)):
         raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={len(names)}), both above 0")
     if np.any(np.diff(origins) <= 0):
@@ -230,7 +229,7 @@ def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: S
 
 
 def _changes(targets: FloatArray) -> FloatArray:
-    """Blank a target that equals the last one known before it; before the first, zero is held."""
+    """Blank targets that equal the last known one; before the first, zero is held."""
     return np.where(targets == _previous(_last_known(targets)), np.nan, targets)
 
 
@@ -247,7 +246,7 @@ def _previous(values: FloatArray, first: float = 0.0) -> FloatArray:
 
 
 def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Carry:
-    """Follow funding and borrowing; the sign of what is held is that of the last order."""
+    """Accumulate funding and borrowing; the sign of the holding is that of the last order."""
     after = np.sign(_last_known(orders))
     held = np.stack([_previous(after), after])
     closes = market.open_time + market.interval_ms
@@ -259,7 +258,7 @@ def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Car
     step = log_funding + log_borrow
     at_close = np.cumsum(step.sum(axis=0), axis=0)
     at_open = at_close - step[1]
-    # Count from 1 again wherever a column is flat: over a long history the factors stay near 1.
+    # Restart from 1 wherever a column is flat, so that factors stay near 1 over a long history.
     flat = np.where(after == 0, np.arange(len(after))[:, None], -1)
     flat = np.maximum.accumulate(flat, axis=0)
     base = np.where(flat >= 0, np.take_along_axis(at_close, np.maximum(flat, 0), axis=0), 0.0)
@@ -276,7 +275,7 @@ def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Car
 
 def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, config: PortfolioConfig) -> _Account:
     """Let vectorbt fill the orders at the opens and mark at the closes."""
-    # Imported here: it takes seconds, and those who read a stored run need none of it.
+    # Imported here: it takes seconds, and reading a stored run does not need it.
     import pandas as pd
     import vectorbt
 
@@ -309,20 +308,20 @@ def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, 
         attach_call_seq=False,
         fillna_close=False,
         trades_type="exittrades",
-        # The compiled engine, or an error: the other one is compiled anew in each process, for half a minute.
+        # The compiled engine, or an error: the other one is recompiled in each process, which takes half a minute.
         engine="rust",
     )
     return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), portfolio.cash().to_numpy())
 
 
 def _find_ruin(market: _Market, carry: _Carry, account: _Account, config: PortfolioConfig) -> _Ruin:
-    """Find, in each column, where a short can no longer be bought back."""
-    buying = (1 + config.slippage_bps * BPS) * (1 + config.fee_bps * BPS)
+    """Find where each column can no longer buy back its short."""
+    buy_cost = (1 + config.slippage_bps * BPS) * (1 + config.fee_bps * BPS)
     units, cash = account.units, account.cash
     units_before, cash_before = _previous(units), _previous(cash, config.initial_cash)
     worst = market.high * np.maximum(carry.at_open, carry.at_close)
-    at_open = (units_before < 0) & (cash_before + units_before * market.open * carry.at_open * buying <= 0)
-    within = (units < 0) & (cash + units * worst * buying <= 0)
+    at_open = (units_before < 0) & (cash_before + units_before * market.open * carry.at_open * buy_cost <= 0)
+    within = (units < 0) & (cash + units * worst * buy_cost <= 0)
     count, columns = units.shape
     ruin = _Ruin(*np.full((2, columns), count), *np.full((2, columns), np.nan))
     for column in np.flatnonzero((at_open | within).any(axis=0)):
@@ -335,7 +334,7 @@ def _find_ruin(market: _Market, carry: _Carry, account: _Account, config: Portfo
 
 
 def _after_ruin(account: _Account, ruin: _Ruin) -> tuple[FloatArray, FloatArray]:
-    """Orders and marks of accounts that stop where they are ruined: no order, and the index stands still."""
+    """Orders and marks of accounts that end at their ruin: no further order, and a constant index."""
     row = np.arange(len(account.orders))[:, None]
     orders = np.where(row < ruin.first_void, account.orders, np.nan)
     return orders, np.where(row < ruin.row, account.mark, ruin.mark)
@@ -349,7 +348,7 @@ def _report(
     names: tuple[str, ...],
     config: PortfolioConfig,
 ) -> Simulation:
-    """Turn the account back into coins and quote units, and add it up."""
+    """Convert the account back into coins and quote units, with its totals."""
     alive = np.arange(len(market.open_time))[:, None] < ruin.row
     equity = np.where(alive, account.portfolio.value().to_numpy(), 0.0)
     value = np.where(alive, account.units * account.mark, 0.0)
@@ -382,7 +381,7 @@ def _report(
 def _orders_table(
     market: _Market, carry: _Carry, account: _Account, names: tuple[str, ...], config: PortfolioConfig
 ) -> tuple[pd.DataFrame, IntArray, FloatArray]:
-    """Fills in coins; with the column of each, and the share of equity that it traded."""
+    """Fills in coins; also the column of each, and the share of equity traded."""
     import pandas as pd
 
     records = account.portfolio.orders.values
@@ -409,7 +408,7 @@ def _orders_table(
 def _trades_table(
     market: _Market, carry: _Carry, account: _Account, ruin: _Ruin, names: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Positions as vectorbt records them, with the prices of their real fills."""
+    """Positions as vectorbt records them, at the prices of their actual fills."""
     import pandas as pd
 
     orders, records = account.portfolio.orders.values, account.portfolio.positions.values
@@ -440,7 +439,7 @@ def _trades_table(
 
 
 def _carry_paid(market: _Market, carry: _Carry, units: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Funding and borrowing paid (K,), in quote units: for a gap at the open, for a candle at the close."""
+    """Funding and borrowing paid (K,), in quote units: for a gap at its following open, for a candle at its close."""
     at_gap = _previous(units) * _previous(carry.at_close, 1.0), market.open
     at_candle = units * carry.at_open, market.close
     funding, borrow = np.zeros(units.shape[1]), np.zeros(units.shape[1])

@@ -21,24 +21,24 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 Advance = Callable[[int], None]
-"""Says that so many more units of a stage are done."""
+"""Called with the number of units of a stage that were just finished."""
 
 
 class Progress:
-    """Progress that nobody watches; the base of those that somebody does."""
+    """Silent progress, and the base class of the others."""
 
     @contextmanager
     def stage(self, name: str, total: int, *, done: int = 0, unit: str = "origins") -> Iterator[Advance]:
-        """Open a stage of `total` units, of which `done` were found done already."""
+        """Open a stage of `total` units, of which `done` are already stored."""
         del name, total, done, unit
         yield lambda _done: None
 
     def note(self, message: str) -> None:
-        """Say something once."""
+        """Report a message."""
 
 
 class PlainProgress(Progress):
-    """Lines for logs and pipes: one at the start of a stage, one each `every` seconds, one at its end."""
+    """Plain lines for logs and pipes: what is stored, one line every `every` seconds, one at the end of a stage."""
 
     def __init__(self, console: Console, every: float = 10.0) -> None:
         self._console = console
@@ -47,24 +47,24 @@ class PlainProgress(Progress):
     @contextmanager
     def stage(self, name: str, total: int, *, done: int = 0, unit: str = "origins") -> Iterator[Advance]:
         """Open a stage; see `Progress.stage`."""
-        began = said = time.monotonic()
+        started = reported = time.monotonic()
         finished = done
         if done:
-            self.note(f"{name}: {done:,} of {total:,} {unit} are stored already")
+            self.note(f"{name}: {done:,} of {total:,} {unit} already stored")
 
-        def advance(more: int) -> None:
-            nonlocal finished, said
-            finished += more
+        def advance(count: int) -> None:
+            nonlocal finished, reported
+            finished += count
             now = time.monotonic()
-            if now - said >= self._every:
-                said = now
-                rate = (finished - done) / (now - began)
+            if now - reported >= self._every:
+                reported = now
+                rate = (finished - done) / (now - started)
                 left = (total - finished) / rate if rate else float("inf")
                 self.note(f"{name}: {finished:,} of {total:,} {unit}, {rate:,.1f}/s, {left:,.0f} s left")
 
         yield advance
         if total > done:
-            seconds = max(time.monotonic() - began, 1e-9)
+            seconds = max(time.monotonic() - started, 1e-9)
             self.note(f"{name}: {total:,} {unit} in {seconds:.1f} s ({(total - done) / seconds:,.0f}/s)")
 
     def note(self, message: str) -> None:
@@ -73,7 +73,7 @@ class PlainProgress(Progress):
 
 
 class BarProgress(Progress):
-    """Bars with the rate and the time left, for a terminal."""
+    """Progress bars with the rate and the time left, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -94,14 +94,14 @@ class BarProgress(Progress):
         )
         with bars:
             task = bars.add_task(name, total=total, completed=done)
-            began = time.monotonic()
-            worked = 0
+            started = time.monotonic()
+            computed = 0
 
-            def advance(more: int) -> None:
-                nonlocal worked
-                worked += more
-                rate = worked / max(time.monotonic() - began, 1e-9)
-                bars.update(task, advance=more, rate=rate)
+            def advance(count: int) -> None:
+                nonlocal computed
+                computed += count
+                rate = computed / max(time.monotonic() - started, 1e-9)
+                bars.update(task, advance=count, rate=rate)
 
             yield advance
 
@@ -111,13 +111,13 @@ class BarProgress(Progress):
 
 
 class _Rate(ProgressColumn):
-    """Units per second of what this run did itself; stored units cost nothing and do not count."""
+    """Units per second that this run computed; stored units are not counted."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """What the column shows of a stage."""
+        """The column's text."""
         rate = task.fields.get("rate")
         return Text(f"{rate:,.0f} {self._unit}/s" if rate else "", style="progress.data.speed")

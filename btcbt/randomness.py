@@ -1,4 +1,4 @@
-"""Keyed randomness: uniform numbers that are a pure function of what they are for.
+"""Keyed randomness: uniform numbers that are a pure function of their key.
 
 A number depends on (seed, origin, path, step, lane) and on nothing else, so batch size, sharding, resuming
 and added origins cannot change a path. The counter-based generator is Philox 4x64 (Salmon, Moraes, Dror and
@@ -16,7 +16,7 @@ import numpy as np
 from btcbt.records import FloatArray, IntArray
 
 MAX_HORIZON = 1024
-"""Steps for which a path has numbers set aside."""
+"""Steps that the counters of a path reserve numbers for."""
 LANES = 2
 """Independent numbers per step: one for each sub-token of a candle."""
 
@@ -44,8 +44,8 @@ def uniforms(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon
     if not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"horizon {horizon} is outside 1..{MAX_HORIZON}")
     out = np.empty((len(origins), n_paths, horizon * LANES), dtype=np.float64)
-    # Placing one generator is several times faster than building or advancing one for each path, and numpy
-    # reads a state made of lists twice as fast as one made of arrays.
+    # Setting the state of one generator is several times faster than building or advancing one per path, and numpy
+    # reads a state of lists twice as fast as one of arrays.
     philox = np.random.Philox(key=0)
     fill = np.random.Generator(philox).random  # a double is the upper 53 bits of a word, times 2**-53
     key, counter = [0, seed], [0, 0, 0, 0]
@@ -63,8 +63,8 @@ def uniforms(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon
 def systematic(seed: int, origins: IntArray | Sequence[int], n_paths: int, horizon: int) -> FloatArray:
     """Uniform numbers that are spread evenly over the paths of an origin.
 
-    At each (step, lane) the unit interval is cut into S equal strata, and every path gets one of them, in an order
-    that is drawn anew, at one common offset (systematic sampling; Madow and Madow, 1944). Each number is uniform,
+    At each (step, lane) the unit interval is cut into S equal strata; every path gets one of them, in a fresh random
+    order, at one common offset (systematic sampling; Madow and Madow, 1944). Each number is uniform,
     and those of one path are independent, so a path's distribution is what `uniforms` gives; the paths together
     cover it more evenly, so that means and quantiles over them vary less.
 
@@ -76,7 +76,7 @@ def systematic(seed: int, origins: IntArray | Sequence[int], n_paths: int, horiz
     Returns
     -------
     float64 (B, S, H, 2)
-        Depends on S (other than that of `uniforms`), not on B or H.
+        Depends on S (unlike `uniforms`), but not on B or H.
     """
     numbers = uniforms(seed, origins, n_paths + 1, horizon)
     strata = numbers[:, :n_paths].argsort(axis=1).argsort(axis=1)

@@ -30,6 +30,12 @@ from numpy.typing import NDArray
 CHANNELS = ("open", "high", "low", "close", "volume", "amount")
 OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
 
+BPS = 1e-4
+"""A basis point, as a fraction."""
+MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
+YEAR_MS = 365.25 * DAY_MS
+"""A year; candles trade on every day of it."""
+
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -48,9 +54,9 @@ class Candles:
     interval_ms : int
         Length of a candle in ms.
     source : str
-        What to call this history in messages: a file name.
+        Name of this history in messages: a file name.
     sha256 : str
-        Digest of the file that it was read from (of the arrays, if there was none).
+        Digest of the file that it was read from, or of the arrays if there was none.
     """
 
     open_time: IntArray
@@ -97,14 +103,6 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """The H candles after an origin. Goes to metrics and, once they are past, to calibration; nowhere else."""
-
-    origin: int
-    values: FloatArray  # (H, 6)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class ForecastBatch:
     """Sample paths for B origins.
 
@@ -113,9 +111,9 @@ class ForecastBatch:
     origins : int64 (B,)
         Origins, ms UTC.
     paths : float32 (B, S, H, C)
-        Sampled candles in quote and base units. Point forecasts and quantiles are derived from them.
+        Sampled candles, in quote and base units. Point forecasts and quantiles are derived from them.
     provenance : mapping of str to str
-        What made them: forecaster, digests of weights, device.
+        Where they come from: forecaster, digests of weights, device.
     """
 
     origins: IntArray
@@ -167,12 +165,12 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The position in hand when a strategy decides.
+    """The current position when a strategy decides.
 
     Attributes
     ----------
     weight : float
-        The last target it decided on, in [-1, 1]; 0.0 before the first.
+        The strategy's last target, in [-1, 1]; 0.0 before the first.
     candles_held : int
         Candles since the sign of the target last changed (0 at the first decision).
     """
@@ -183,10 +181,10 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class DataRange:
-    """A span of candles, [start, end) in ms UTC, that a fitted part has looked at.
+    """A span of candles, [start, end) in ms UTC, that something was fitted or selected on.
 
-    `use` is one of ``pretraining``, ``finetuning``, ``selection``, ``fit``, or ``unknown`` for data of which nothing
-    is declared (its span is then without meaning).
+    `use` is one of ``pretraining``, ``finetuning``, ``selection``, ``fit``, or ``unknown`` for undeclared data, whose
+    span has no meaning.
     """
 
     use: str
@@ -201,15 +199,15 @@ class Refit:
     Attributes
     ----------
     start, end : int
-        Which origins it serves.
+        Range of the origins that it forecasts.
     key : str
-        Digest of what it was made from: candles, recipe, starting weights.
+        Digest of its inputs: candles, recipe, starting weights.
     folder : str
-        Where it lies.
+        Folder of the checkpoint.
     weights : str
-        Digest of what came out.
+        Digest of the fitted weights.
     ranges : tuple of DataRange, or None
-        What it and the weights that it began with have looked at; None if some of that is unknown.
+        Data that it and its starting weights were fitted or selected on; None if some of that is unknown.
     """
 
     start: int

@@ -1,7 +1,7 @@
-"""The only splitter: where forecasts are made, what each may see, and how clean each one is.
+"""The only splitter: where forecasts are made, what each may see, and how contaminated each one is.
 
-An origin is eligible if the T candles up to it are all there. That is decided from those candles alone:
-nothing after an origin can make it come or go, for that would select origins by their future.
+An origin is eligible if the T candles up to it are all present. Eligibility depends on those candles alone: nothing
+after an origin can affect it, since that would select origins by their future.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from btcbt.records import Candles, DataRange, FloatArray, IntArray, Window
 NO_CANDLE = "candle missing at the origin"
 GAP = "gap in the window"
 SHORT = "history too short"
-LABELS = ("clean", "selected-on", "seen", "unknown")
-"""What an origin can be with respect to the data of a fitted part; see `contamination`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +38,8 @@ class Windows(Sequence[Window]):
     last : int64 (M,)
         Row in `candles` of the newest candle that each origin may see.
     scored : bool (M,)
-        Whether the H candles after the origin are all there. An origin without its outcome is forecast and
-        traded, and left out of the forecast errors.
+        Whether the H candles after the origin are all present. An origin without its outcome is forecast and
+        traded, but left out of the forecast errors.
     skipped : mapping of str to int
         Origins of the range that are not eligible, counted by reason.
     """
@@ -75,20 +73,20 @@ class Windows(Sequence[Window]):
         return replace(self, context=context)
 
     def contexts(self, index: slice | IntArray) -> FloatArray:
-        """The windows of some origins as one array, (B, T, 6): a copy, so of a batch at a time."""
+        """The windows of some origins as one array, (B, T, 6). A copy: ask for one batch at a time."""
         rows: IntArray = self.last[index][:, None] + np.arange(1 - self.context, 1)
         return self.candles.values[rows]
 
     def outcomes(self, index: slice | IntArray) -> FloatArray:
-        """The H candles after some origins, (B, H, 6); for metrics, and for calibration once they are past.
+        """The H candles after some origins, (B, H, 6): for metrics, and for calibration once they have closed.
 
         Raises
         ------
         ValueError
-            If one of the origins has no whole outcome (see `scored`).
+            If the outcome of an origin is incomplete (see `scored`).
         """
         if not self.scored[index].all():
-            raise ValueError("an origin without its outcome was asked for it; select by 'scored' first")
+            raise ValueError("an origin's outcome is incomplete; select by 'scored' first")
         rows: IntArray = self.last[index][:, None] + np.arange(1, self.horizon + 1)
         return self.candles.values[rows]
 
@@ -103,15 +101,15 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
     config : WindowsConfig
         The range, the stride, T and H.
     context : int, optional
-        Candles that an origin needs, where some forecaster looks at more than T; windows still hold T.
+        Candles that an origin needs where some forecaster uses more than T; windows still hold T.
 
-    The origins asked for are the candle closes in [start, end) that are multiples of ``stride`` intervals
+    The requested origins are the candle closes in [start, end) that are multiples of ``stride`` intervals
     since the epoch, so that a longer range keeps the origins of a shorter one.
 
     Raises
     ------
     CandleError
-        If the range reaches outside the candles, or holds no eligible origin.
+        If the range exceeds the candles, or contains no eligible origin.
     """
     interval = candles.interval_ms
     _require_inside(candles, time_ms(config.start), time_ms(config.end))
@@ -129,7 +127,10 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
     }
     skipped = {reason: count for reason, count in skipped.items() if count}
     if not enough.any():
-        why = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "none lies in it"
+        why = (
+            ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items())
+            or "the range contains no candle close"
+        )
         raise CandleError(
             f"candles {candles.source}: no origin in windows.start {time_text(config.start)} .. windows.end "
             f"{time_text(config.end)} has {needed} contiguous candles before it ({why}); "
@@ -150,21 +151,21 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
 
 
 def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDArray[np.str_]:
-    """Label each origin by what the fitted parts of its forecast had looked at.
+    """Label each origin by the data that its forecaster was fitted or selected on.
 
     ===============  ==================================================================================
     label            meaning
     ===============  ==================================================================================
-    ``clean``        every candle that any fitted part looked at had closed by the origin
+    ``clean``        every candle used for fitting or selection had closed by the origin
     ``selected-on``  weights were fitted on closed candles only, but chosen (checkpoint, threshold) on
                      later ones
     ``seen``         weights were fitted on a candle at or after the origin
-    ``unknown``      none of the above, and some range was never declared
+    ``unknown``      neither of the two above, and some range is undeclared
     ===============  ==================================================================================
 
-    An origin *before* a training range is ``seen`` although its own hours are not in it: weights fitted on
-    2024 know how 2021 went on. A range counts every candle that the fit looked at, targets included, so an
-    origin at its end is clean without a further embargo.
+    An origin *before* a training range is ``seen`` although its own hours are outside it: weights fitted on 2024
+    know what followed 2021. A range includes every candle that the fit used, targets included, so an origin at
+    its end is clean without a further embargo.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
     labels = np.full(len(origins), "clean", dtype="U11")
     if ranges is None or len(known) < len(ranges):
         labels[:] = "unknown"
-    for label in ("selected-on", "seen"):  # the worse label is written last
+    for label in ("selected-on", "seen"):  # the worse label overwrites the other
         ends = [r.end for r in known if (r.use == "selection") == (label == "selected-on")]
         if ends:
             labels[np.asarray(origins) < max(ends)] = label
@@ -190,16 +191,16 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RefitPeriod:
-    """Origins that one refit serves, and what it may be fitted on.
+    """The origins that one refit forecasts, and the candles that it may be fitted on.
 
     Attributes
     ----------
     start, end : int
-        It serves origins in [start, end), ms UTC.
+        It forecasts the origins in [start, end), ms UTC.
     train, select : tuple of int
         Open times of the candles to fit and to select on, [start, end) each; both end by `start`.
     candles : Candles
-        Those and what lies between, and nothing else: a read-only view.
+        These candles and those in between, and no others: a read-only view.
     """
 
     start: int
@@ -210,9 +211,9 @@ class RefitPeriod:
 
 
 def plan_refits(candles: Candles, config: WindowsConfig, refit: RefitConfig) -> tuple[RefitPeriod, ...]:
-    """The periods of a refit schedule, from the first origin of the range on: a later end keeps the earlier periods.
+    """The periods of a refit schedule, from the first origin of the range: a later end keeps the earlier periods.
 
-    Whether there is enough to fit on is for `fit_windows` to say: a period is what it is by the clock alone.
+    Periods follow from the clock alone; `fit_windows` checks whether there is enough to fit on.
 
     Parameters
     ----------
@@ -243,24 +244,24 @@ def plan_refits(candles: Candles, config: WindowsConfig, refit: RefitConfig) -> 
 
 
 def embargo_ms(config: WindowsConfig, refit: RefitConfig, candle_ms: int) -> int:
-    """How long before the first origin that it serves a refit stops to look, and between its two ranges."""
+    """Time between a refit's training and selection ranges, and from the latter to its first origin, ms."""
     return (config.context + config.horizon) * candle_ms if refit.embargo is None else interval_ms(refit.embargo)
 
 
 def fit_windows(period: RefitPeriod, length: int) -> tuple[int, int]:
-    """How many windows of `length` contiguous candles lie in the training and in the selection range of a period.
+    """Number of windows of `length` contiguous candles in the training and in the selection range of a period.
 
     Raises
     ------
     CandleError
-        If either holds none, or the history begins after the training range does.
+        If either range has none, or the history begins after the training range does.
     """
     candles = period.candles
     when = f"candles {candles.source}: the refit for {time_text(period.start)}"
     if not len(candles) or candles.open_time[0] > period.train[0]:
         begins = time_text(int(candles.open_time[0])) if len(candles) else "later"
         raise CandleError(
-            f"{when} is fitted on candles from {time_text(period.train[0])} on, but they begin {begins}; "
+            f"{when} needs candles from {time_text(period.train[0])} on, but the history begins {begins}; "
             "shorten refit.train_window, or move windows.start"
         )
     last = np.arange(length - 1, len(candles))
@@ -274,7 +275,7 @@ def fit_windows(period: RefitPeriod, length: int) -> tuple[int, int]:
     ):
         if not count:
             raise CandleError(
-                f"{when} finds no {length} contiguous candles in {time_text(start)} .. {time_text(end)}; "
+                f"{when} has no {length} contiguous candles in {time_text(start)} .. {time_text(end)}; "
                 f"lengthen refit.{name}"
             )
     return counts[0], counts[1]
@@ -282,18 +283,18 @@ def fit_windows(period: RefitPeriod, length: int) -> tuple[int, int]:
 
 def _require_inside(candles: Candles, start: int, end: int) -> None:
     if not len(candles):
-        raise CandleError(f"candles {candles.source}: no candles; give a file that holds some")
+        raise CandleError(f"candles {candles.source}: no candles; give a file with at least one candle")
     first, close = int(candles.open_time[0]), int(candles.open_time[-1]) + candles.interval_ms
-    # The last origin may be the last close itself: a forecast of candles that nobody has seen yet.
+    # The last origin may be the last close itself: a forecast of candles that are still to come.
     if start < first or end > close + candles.interval_ms:
         raise CandleError(
-            f"candles {candles.source}: they span {time_text(first)} .. {time_text(close)}, but "
-            f"windows.start .. windows.end is {time_text(start)} .. {time_text(end)}; choose one inside"
+            f"candles {candles.source}: history spans {time_text(first)} .. {time_text(close)}, but "
+            f"windows.start .. windows.end is {time_text(start)} .. {time_text(end)}; choose a range inside it"
         )
 
 
 def _rows_closing_at(candles: Candles, origins: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
-    """Row of the candle that closes at each origin, and whether there is one."""
+    """Row of the candle that closes at each origin, and whether it exists."""
     opens = origins - candles.interval_ms
     rows = np.minimum(np.searchsorted(candles.open_time, opens), len(candles) - 1)
     return rows, candles.open_time[rows] == opens

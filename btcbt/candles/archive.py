@@ -1,9 +1,9 @@
-"""The layout of the Binance public archive: which files hold a range of candles, and what is in one.
+"""The layout of the Binance public archive: which files cover a range of candles, and what each contains.
 
 The archive (https://github.com/binance/binance-public-data) keeps one zip for each month and one for each day of
 every symbol and interval, with a CSV of 12 columns inside and its SHA-256 in a ``.CHECKSUM`` file beside it.
 Times are in milliseconds up to 2024-12-31 and in microseconds since. A month is published in the first days of
-the next, a day on the day after.
+the next, a day on the following day.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FIRST_DAY = date(2017, 8, 1)
 """The first month of the archive; the exchange opened in it."""
 MAX_ZIP_BYTES = 64 << 20
 MAX_CSV_BYTES = 256 << 20
-"""What a zip may take on the wire, and its CSV unpacked: a month of 1m candles takes 3 and 8 MiB."""
+"""Largest zip, and largest CSV once unpacked; a month of 1m candles takes 3 and 8 MiB."""
 
 _DAY = timedelta(days=1)
 _SYMBOL = re.compile(r"[A-Z0-9]{2,30}")
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)")
 _ENCRYPTED = 0x1
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# zipfile lets through what zlib, struct and the file object raise, by what is damaged.
+# Depending on the damage, zipfile passes on what zlib, struct or the file object raise.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError)
 
 
@@ -51,7 +51,7 @@ class ArchiveFile:
 
     @property
     def monthly(self) -> bool:
-        """Whether it is a month's file, not a day's."""
+        """Whether it covers a month, not a day."""
         return self.end - self.first > _DAY
 
     @property
@@ -66,43 +66,45 @@ class ArchiveFile:
 
     @property
     def path(self) -> str:
-        """Where it is below the base URL, and below the folder that keeps downloads."""
+        """Its path below the base URL, and below the folder of downloads."""
         span = "monthly" if self.monthly else "daily"
         return f"data/spot/{span}/klines/{self.symbol}/{self.interval}/{self.name}"
 
     @property
     def span_ms(self) -> tuple[int, int]:
-        """Open times that belong in it, [first, end), ms UTC."""
+        """Open times that it may contain, [first, end), ms UTC."""
         return _midnight_ms(self.first), _midnight_ms(self.end)
 
 
 def check_symbol(symbol: str) -> str:
-    """`symbol`, if it is one; it becomes part of addresses and of file names.
+    """Return `symbol` if it is valid; it becomes part of URLs and file names.
 
     Raises
     ------
     CandleError
-        If it is anything but 2 to 30 capital letters and digits.
+        If it is not 2 to 30 capital letters and digits.
     """
     if not _SYMBOL.fullmatch(symbol):
-        raise CandleError(f"candles: symbol {symbol[:40]!r} is none, expected letters and digits such as BTCUSDT")
+        raise CandleError(
+            f"candles: invalid symbol {symbol[:40]!r}, expected capital letters and digits such as BTCUSDT"
+        )
     return symbol
 
 
 def parse_span(start: str, end: str | None, today: date) -> tuple[date, date]:
-    """The days [first, end) that ``--start`` and ``--end`` name, each a month or a day and both inclusive.
+    """The days [first, end) given by ``--start`` and ``--end``, each a month or a day, both inclusive.
 
     Parameters
     ----------
     start, end : str
-        ``2017-08`` or ``2017-08-17``; no end means everything up to yesterday.
+        ``2017-08`` or ``2017-08-17``; without an end, everything up to yesterday.
     today : date
         The first day that is not over, UTC.
 
     Raises
     ------
     CandleError
-        If one is no date, or nothing lies between them.
+        If one is not a date, or the range is empty.
     """
     first, _ = _period(start)
     last = today if end is None else min(_period(end)[1], today)
@@ -110,12 +112,12 @@ def parse_span(start: str, end: str | None, today: date) -> tuple[date, date]:
         raise CandleError(f"candles: start {start} is before the archive begins; use {FIRST_DAY:%Y-%m} or later")
     if first >= last:
         until = f"{last - _DAY:%Y-%m-%d}"
-        raise CandleError(f"candles: start {start} is after {until}, the last day to fetch; use an earlier start")
+        raise CandleError(f"candles: start {start} is after {until}, the last available day; use an earlier start")
     return first, last
 
 
 def plan_files(symbol: str, interval: str, first: date, end: date, today: date) -> list[ArchiveFile]:
-    """Files that together hold [first, end), in order: months where a whole one is over, else days."""
+    """Files that together cover [first, end), in order: months where a full one has ended, else days."""
     check_symbol(symbol)
     parse_interval(interval)
     files: list[ArchiveFile] = []
@@ -137,36 +139,38 @@ def daily_files(symbol: str, interval: str, first: date, end: date) -> list[Arch
 
 
 def parse_checksum(content: bytes, name: str) -> str:
-    """SHA-256 (hex) that a ``.CHECKSUM`` file gives for `name`.
+    """The SHA-256 (hex) of `name` in a ``.CHECKSUM`` file.
 
     Raises
     ------
     CandleError
-        If it is not one line of a digest and that name.
+        If it is not a single line with a digest and that name.
     """
     match = _CHECKSUM.fullmatch(content.decode("ascii", "replace").strip())
     if not match or match[2] != name:
-        raise candle_error(f"{name}.CHECKSUM", f"does not hold a SHA-256 and the name {name}; fetch it again")
+        raise candle_error(
+            f"{name}.CHECKSUM", f"expected one line with a SHA-256 and the name {name}; download it again"
+        )
     return match[1].lower()
 
 
 def unzip_table(content: bytes, source: str, expected: str | None = None) -> bytes:
-    """The only member of a zip, unpacked in memory. Nothing is ever extracted to a folder.
+    """The only member of a zip, unpacked in memory; nothing is ever extracted to disk.
 
     Parameters
     ----------
     content : bytes
         The zip.
     source : str
-        What messages call it.
+        Its name in messages.
     expected : str or None
-        The member's name; None takes any plain name that ends in ``.csv``.
+        The member's name; None accepts any plain name that ends in ``.csv``.
 
     Raises
     ------
     CandleError
-        If it is no zip, holds more than that member, or the member's name has a folder in it, is encrypted, too
-        large or damaged.
+        If it is not a zip, has other members, or the member's name contains a folder, is encrypted, too large or
+        damaged.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as package:
@@ -179,10 +183,10 @@ def unzip_table(content: bytes, source: str, expected: str | None = None) -> byt
                 shown = ", ".join(repr(name[:60]) for name in found[:3]) or "nothing"
                 raise candle_error(source, f"holds {shown}, expected one file {expected or 'NAME.csv'}; refused")
             with package.open(members[0]) as stream:
-                # A header can lie about the size, so no more than the bound is unpacked whatever it says.
+                # The size in the header can be wrong, so at most the limit is unpacked.
                 table = stream.read(MAX_CSV_BYTES + 1)
     except _ZIP_ERRORS as error:
-        raise candle_error(source, f"not a readable zip ({str(error)[:120]}); fetch it again") from None
+        raise candle_error(source, f"not a readable zip ({str(error)[:120]}); download it again") from None
     if len(table) > MAX_CSV_BYTES:
         raise candle_error(source, f"unpacks to more than {MAX_CSV_BYTES:,} bytes; refused")
     return table
@@ -203,17 +207,17 @@ def read_archive_file(content: bytes, file: ArchiveFile) -> Rows:
     if outside.any():
         row = int(np.argmax(outside))
         when = name_time(int(np.clip(rows.open_us[row] // US, -(2**52), 2**52)))
-        raise candle_error(file.name, f"row {row} ({when}) does not belong in it; report it to the publisher")
+        raise candle_error(file.name, f"row {row} ({when}) is outside the file's period; report it to the publisher")
     return rows
 
 
 def _check_member(member: zipfile.ZipInfo, source: str) -> None:
     name = member.filename
-    # A plain name cannot escape: no separator of any system, no drive, no way up.
+    # A plain name cannot escape its folder: no path separator of any system, no drive, no '..'.
     if member.is_dir() or re.search(r"[/\\:\x00]", name + member.orig_filename) or name in ("", ".", ".."):
         raise candle_error(source, f"member {name[:80]!r} is not a plain file name; refused")
     if member.flag_bits & _ENCRYPTED or member.compress_type not in _PACKINGS:
-        raise candle_error(source, f"member {name[:80]!r} is encrypted or oddly packed; refused")
+        raise candle_error(source, f"member {name[:80]!r} is encrypted or uses an unsupported compression; refused")
     if member.file_size > MAX_CSV_BYTES:
         raise candle_error(
             source, f"member {name[:80]!r} declares {member.file_size:,} bytes, expected at most {MAX_CSV_BYTES:,}"
@@ -221,7 +225,7 @@ def _check_member(member: zipfile.ZipInfo, source: str) -> None:
 
 
 def _period(text: str) -> tuple[date, date]:
-    """First day and the day after the last of ``YYYY-MM`` or ``YYYY-MM-DD``."""
+    """First day, and the day after the last, of ``YYYY-MM`` or ``YYYY-MM-DD``."""
     try:
         if re.fullmatch(r"\d{4}-\d{2}", text):
             first = date.fromisoformat(f"{text}-01")
@@ -231,7 +235,7 @@ def _period(text: str) -> tuple[date, date]:
             return day, day + _DAY
     except (ValueError, OverflowError):
         pass
-    raise CandleError(f"candles: {text[:40]!r} is no month or day; use YYYY-MM or YYYY-MM-DD, such as 2017-08")
+    raise CandleError(f"candles: invalid month or day {text[:40]!r}; use YYYY-MM or YYYY-MM-DD, such as 2017-08")
 
 
 def _next_month(day: date) -> date:

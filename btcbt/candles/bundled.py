@@ -7,7 +7,7 @@ from pathlib import Path
 from btcbt.errors import CandleError
 
 PREFIX = "bundled:"
-"""What a path starts with when it names a sample."""
+"""Prefix of a path that names a sample."""
 
 _FOLDER = Path(__file__).parent / "sample"
 
@@ -23,10 +23,10 @@ def bundled_path(name: str) -> Path:
     Raises
     ------
     CandleError
-        If there is no such sample; names those that exist.
+        If there is no such sample; the message lists those that exist.
     """
     wanted = name.removeprefix(PREFIX)
-    # Looking the name up in the list, not in the folder, keeps '../' and absolute paths out.
+    # Looking the name up in the list, not in the folder, excludes '../' and absolute paths.
     if wanted not in bundled_names():
         known = ", ".join(bundled_names())
         raise CandleError(f"candles {name}: no such sample; use {PREFIX}NAME with one of {known}")

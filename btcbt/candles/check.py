@@ -1,8 +1,8 @@
-"""What is wrong with a candle history, and the repairs that a user may ask for.
+"""Find issues in a candle history, and repair it on request.
 
-**Problems** break the contract of `Candles` and have to go before a history can be used. **Notes** do not: a gap, a
-placeholder of an outage or a candle cut short is what the exchange published, and dropping it is a decision.
-Nothing here fills or invents a candle.
+**Problems** break the contract of `Candles` and must be removed before a history can be used. **Notes** do not: a gap,
+the placeholder of an outage or a shortened candle is what the exchange published, and dropping it is the user's
+decision. Nothing here fills or invents a candle.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 
 from btcbt.candles.rows import UNKNOWN, US, Rows, same_rows
 from btcbt.candles.schema import EARLIEST_MS, LATEST_MS, candle_error, name_interval, name_time, parse_interval
-from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, IntArray
+from btcbt.records import AMOUNT, CLOSE, DAY_MS, HIGH, LOW, OPEN, VOLUME, IntArray
 
 BoolArray = NDArray[np.bool_]
 
 PLACEHOLDERS = "placeholders without volume"
-_DAYS_OF_MONTH = 28  # a month of candles repeated as a whole is at least this many days
+_DAYS_OF_MONTH = 28  # a month that is repeated in full has at least this many days
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One kind of oddity.
+class Issue:
+    """One kind of irregularity in a history.
 
     Attributes
     ----------
     kind : str
-        What is odd.
+        Description of the issue.
     count : int
-        How many rows (months, for repeated months) it concerns.
+        Number of affected rows (of months, for repeated months).
     example : str
-        The first of them.
+        The first affected row.
     problem : bool
-        Whether it breaks the contract; otherwise it is a note.
+        Whether it breaks the contract; it is a note otherwise.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
-    """What `inspect_rows` found.
+    """Result of `inspect_rows`.
 
     Attributes
     ----------
@@ -56,12 +56,12 @@ class Inspection:
     interval_ms : int
         Length of a candle.
     rows, usable : int
-        Rows in the source, and those of them that break nothing (of repeated ones, one).
+        Rows in the source, and those among them without problems (repeats counted once).
     first_ms, last_ms : int
         Open times of the first and last usable candle, ms UTC; 0 if there is none.
     gaps : int64 (G, 2)
         Open time of the first missing candle (ms UTC) and number of missing candles, over the usable rows.
-    findings : tuple of Finding
+    issues : tuple of Issue
         Problems first.
     """
 
@@ -72,17 +72,17 @@ class Inspection:
     first_ms: int
     last_ms: int
     gaps: IntArray
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
 
     @property
-    def problems(self) -> tuple[Finding, ...]:
-        """Findings that break the contract."""
-        return tuple(finding for finding in self.findings if finding.problem)
+    def problems(self) -> tuple[Issue, ...]:
+        """Issues that break the contract."""
+        return tuple(issue for issue in self.issues if issue.problem)
 
     @property
-    def notes(self) -> tuple[Finding, ...]:
-        """Findings that are allowed."""
-        return tuple(finding for finding in self.findings if not finding.problem)
+    def notes(self) -> tuple[Issue, ...]:
+        """Issues that do not."""
+        return tuple(issue for issue in self.issues if not issue.problem)
 
     @property
     def missing(self) -> int:
@@ -91,7 +91,7 @@ class Inspection:
 
     @property
     def coverage(self) -> float:
-        """Share of the candles between the first and the last that are there, in [0, 1]."""
+        """Share of the candles between the first and the last that are present, in [0, 1]."""
         return self.usable / (self.usable + self.missing) if self.usable else 0.0
 
     def lines(self, longest: int = 5) -> list[str]:
@@ -105,9 +105,9 @@ class Inspection:
                 f"{name_time(self.last_ms)}, coverage {self.coverage:.4%}"
             )
         text = [head]
-        for finding in self.findings:
-            label = "problem" if finding.problem else "note"
-            text.append(f"  {label}: {finding.kind}: {finding.count:,} (first: {finding.example})")
+        for issue in self.issues:
+            label = "problem" if issue.problem else "note"
+            text.append(f"  {label}: {issue.kind}: {issue.count:,} (first: {issue.example})")
         if len(self.gaps):
             order = np.argsort(-self.gaps[:, 1], kind="stable")[:longest]
             shown = ", ".join(f"{name_time(self.gaps[i, 0])} x{self.gaps[i, 1]}" for i in order)
@@ -118,7 +118,7 @@ class Inspection:
 
 
 def inspect_rows(rows: Rows, interval: str) -> Inspection:
-    """Look for everything that is wrong with a source.
+    """Find every issue of a source.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def inspect_rows(rows: Rows, interval: str) -> Inspection:
     Returns
     -------
     Inspection
-        A row may count under several kinds.
+        A row may count for several kinds.
 
     Raises
     ------
@@ -139,9 +139,9 @@ def inspect_rows(rows: Rows, interval: str) -> Inspection:
     """
     step = parse_interval(interval)
     problems = _row_problems(rows, step) | _order_problems(rows)
-    found = [_finding(kind, mask, rows, problem=True) for kind, mask in problems.items() if mask.any()]
+    found = [_issue(kind, mask, rows, problem=True) for kind, mask in problems.items() if mask.any()]
     found += _repeated_months(rows, step)
-    found += [_finding(kind, mask, rows, problem=False) for kind, mask in _notes(rows, step).items() if mask.any()]
+    found += [_issue(kind, mask, rows, problem=False) for kind, mask in _notes(rows, step).items() if mask.any()]
     good = rows.take(_usable(rows, step)).open_ms
     jumps = np.diff(good)
     before = np.flatnonzero(jumps > step)
@@ -151,7 +151,7 @@ def inspect_rows(rows: Rows, interval: str) -> Inspection:
 
 
 def repair_rows(rows: Rows, interval: str, *, drop_placeholders: bool = False) -> tuple[Rows, Mapping[str, int]]:
-    """Drop what breaks the contract: the rows are sorted, and of repeated open times the last read stays.
+    """Drop rows that break the contract, sort the others, and keep the last of each repeated open time.
 
     Parameters
     ----------
@@ -160,19 +160,19 @@ def repair_rows(rows: Rows, interval: str, *, drop_placeholders: bool = False) -
     interval : str
         The interval of its candles.
     drop_placeholders : bool
-        Also drop candles without volume whose four prices are one; the gap that they hid then shows.
+        Also drop candles without volume whose four prices are equal; the gap that they hid becomes visible.
 
     Returns
     -------
     rows : Rows
-        What stays; `to_candles` accepts it.
+        The remaining rows; `to_candles` accepts them.
     dropped : mapping of str to int
-        How many rows went, by the first reason that applied.
+        Number of dropped rows, by the first reason that applied.
 
     Raises
     ------
     CandleError
-        If no row stays.
+        If no row remains.
     """
     step = parse_interval(interval)
     reasons = _row_problems(rows, step)
@@ -187,15 +187,15 @@ def repair_rows(rows: Rows, interval: str, *, drop_placeholders: bool = False) -
     order = _last_of_each(kept)
     dropped["repeats of an open time"] = len(kept) - len(order)
     if not len(order):
-        raise candle_error(rows.source, f"no row is a {interval} candle, so none is left; give its own interval")
+        raise candle_error(rows.source, f"no row is a valid {interval} candle; give the history's own interval")
     return kept.take(order), {kind: count for kind, count in dropped.items() if count}
 
 
 def _row_problems(rows: Rows, step: int) -> dict[str, BoolArray]:
-    """Rows that are wrong by themselves."""
+    """Rows with problems of their own."""
     values, opened = rows.values, rows.open_us
     known = values.copy()
-    known[:, AMOUNT] = np.where(np.isnan(known[:, AMOUNT]), 0.0, known[:, AMOUNT])  # it can be estimated
+    known[:, AMOUNT] = np.where(np.isnan(known[:, AMOUNT]), 0.0, known[:, AMOUNT])  # a missing amount is estimated
     prices = values[:, : CLOSE + 1]
     with np.errstate(invalid="ignore", over="ignore"):
         worth = values[:, VOLUME] * prices.mean(axis=1)
@@ -208,14 +208,14 @@ def _row_problems(rows: Rows, step: int) -> dict[str, BoolArray]:
             "prices that are not above 0": (prices <= 0).any(axis=1),
             "negative volumes or amounts": (values[:, [VOLUME, AMOUNT]] < 0).any(axis=1),
             "prices outside low .. high": (low < values[:, LOW]) | (high > values[:, HIGH]),
-            "volumes whose worth overflows": np.isnan(values[:, AMOUNT])
+            "volumes whose value in quote units overflows": np.isnan(values[:, AMOUNT])
             & np.isfinite(values[:, VOLUME])
             & ~np.isfinite(worth),
         }
 
 
 def _order_problems(rows: Rows) -> dict[str, BoolArray]:
-    """Rows that are wrong beside others."""
+    """Rows with problems relative to other rows."""
     order = np.argsort(rows.open_us, kind="stable")
     ordered = rows.open_us[order]
     again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
@@ -232,29 +232,29 @@ def _order_problems(rows: Rows) -> dict[str, BoolArray]:
     }
 
 
-def _repeated_months(rows: Rows, step: int) -> list[Finding]:
-    """Calendar months of which every open time, of at least 28 days' worth of them, is there more than once."""
+def _repeated_months(rows: Rows, step: int) -> list[Issue]:
+    """Calendar months of which every open time appears more than once."""
     plausible = (rows.open_us >= EARLIEST_MS * US) & (rows.open_us < LATEST_MS * US)
     times, counts = np.unique(rows.open_ms[plausible], return_counts=True)
     months, start, sizes = np.unique(
         times.astype("datetime64[ms]").astype("datetime64[M]"), return_index=True, return_counts=True
     )
-    enough = _DAYS_OF_MONTH * 86_400_000 // step // 2  # outages may have taken up to half of a month
+    enough = _DAYS_OF_MONTH * DAY_MS // step // 2  # outages may have removed up to half of a month
     names = [
         str(month)
         for month, at, size in zip(months, start, sizes, strict=True)
         if size >= enough and counts[at : at + size].min() > 1
     ]
-    return [Finding("months that are there twice", len(names), names[0], True)] if names else []
+    return [Issue("months that appear twice", len(names), names[0], True)] if names else []
 
 
 def _notes(rows: Rows, step: int) -> dict[str, BoolArray]:
     known = (rows.close_us != UNKNOWN) & (rows.close_us >= rows.open_us)
-    # The last moment of a candle, in the archive's two units: a millisecond or a microsecond before the next.
+    # A candle closes one unit of time before the next opens: a millisecond or a microsecond, as the archive has both.
     full = (rows.close_us - rows.open_us >= step * US - US) & (rows.close_us - rows.open_us < step * US)
     return {
         PLACEHOLDERS: _placeholders(rows),
-        "candles that do not last as long as their interval": known & ~full,
+        "candles shorter or longer than their interval": known & ~full,
         "amounts missing, to be estimated from volume and price": np.isnan(rows.values[:, AMOUNT]),
     }
 
@@ -265,22 +265,22 @@ def _placeholders(rows: Rows) -> BoolArray:
 
 
 def _usable(rows: Rows, step: int) -> IntArray:
-    """Indices of the rows that a repair keeps, by time."""
+    """Indices of the rows that a repair keeps, in order of time."""
     good = np.flatnonzero(~np.any(list(_row_problems(rows, step).values()), axis=0))
     return good[_last_of_each(rows.take(good))]
 
 
 def _last_of_each(rows: Rows) -> IntArray:
-    """Indices by open time; of equal ones the last."""
+    """Indices in order of open time, the last of equal ones."""
     order = np.argsort(rows.open_us, kind="stable")
     ordered = rows.open_us[order]
     last = np.append(ordered[1:] != ordered[:-1], True) if len(order) else np.zeros(0, dtype=bool)
     return np.asarray(order[last])
 
 
-def _finding(kind: str, mask: BoolArray, rows: Rows, *, problem: bool) -> Finding:
+def _issue(kind: str, mask: BoolArray, rows: Rows, *, problem: bool) -> Issue:
     row = int(np.argmax(mask))
     opened = int(rows.open_us[row])
     plausible = EARLIEST_MS * US <= opened < LATEST_MS * US
     when = name_time(opened // US) if plausible else f"{opened} us"
-    return Finding(kind, int(mask.sum()), f"row {row}, {when}", problem)
+    return Issue(kind, int(mask.sum()), f"row {row}, {when}", problem)

@@ -1,7 +1,7 @@
-"""History from foreign files into the project's Parquet: read, inspect, repair on request, append, write whole.
+"""Import history from foreign files into the project's Parquet: read, inspect, repair on request, append, write.
 
-A stored history is always valid: what breaks the contract is reported, and nothing is written until a repair was
-asked for. Appending the same source again changes nothing.
+A stored history is always valid: problems are reported, and nothing is written unless a repair is requested.
+Appending the same source again changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from btcbt.candles.tables import parse_csv, parse_json, parse_parquet
 from btcbt.records import Candles
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".zip")
-"""What can be imported, by the file's ending; a zip holds one CSV."""
+"""Importable files, by extension; a zip contains one CSV."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +32,11 @@ class Checked:
     Attributes
     ----------
     before, after : Inspection
-        The same, unless it was repaired.
+        Equal, unless it was repaired.
     dropped : mapping of str to int
-        Rows that the repair left out, by reason.
+        Rows that the repair dropped, by reason.
     written : Path or None
-        Where the repaired history is; None if nothing was written.
+        File of the repaired history; None if nothing was written.
     """
 
     before: Inspection
@@ -47,20 +47,20 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """What became of an import.
+    """Result of an import.
 
     Attributes
     ----------
     inspection : Inspection
         Of the source's rows, as read.
     written : bool
-        Whether the file now holds the source; False if problems stand in the way.
+        Whether the file now contains the source; False if problems prevent it.
     added, equal, differing : int
-        Candles that were new, that were there already, and that were there with other values.
+        Candles that were new, already stored, and already stored with other values.
     dropped : mapping of str to int
-        Rows that a repair left out, by reason.
+        Rows that a repair dropped, by reason.
     sha256 : str
-        Digest of the file's bytes; empty if there is none.
+        Digest of the file's bytes; empty if nothing was written.
     """
 
     inspection: Inspection
@@ -73,28 +73,28 @@ class Stored:
 
 
 def read_rows(path: str | Path) -> Rows:
-    """Rows of a CSV, JSON, JSON Lines, Parquet or zipped CSV file, as it holds them.
+    """Rows of a CSV, JSON, JSON Lines, Parquet or zipped CSV file, unchanged.
 
     Raises
     ------
     CandleError
-        If it cannot be read as a table of candles. Rows that are only implausible are read.
+        If it cannot be read as a table of candles. Implausible rows are read.
     """
     if isinstance(path, str) and path.startswith(PREFIX):
         return parse_parquet(read_bytes(bundled_path(path), path, "a sample"), path)
     path = Path(path)
-    ending = path.suffix.lower()
+    extension = path.suffix.lower()
     source = path.name or str(path)
-    if ending not in FORMATS:
+    if extension not in FORMATS:
         raise candle_error(
-            source, f"ending {ending[:20]!r} is unknown, expected one of {', '.join(FORMATS)}; rename it"
+            source, f"unknown extension {extension[:20]!r}, expected one of {', '.join(FORMATS)}; rename it"
         )
     content = read_bytes(path, source, "a file of candles")
-    if ending == ".parquet":
+    if extension == ".parquet":
         return parse_parquet(content, source)
-    if ending in (".json", ".jsonl"):
-        return parse_json(content, source, lines=ending == ".jsonl")
-    if ending == ".zip":
+    if extension in (".json", ".jsonl"):
+        return parse_json(content, source, lines=extension == ".jsonl")
+    if extension == ".zip":
         if len(content) > MAX_ZIP_BYTES:
             raise candle_error(source, f"{len(content):,} bytes, expected at most {MAX_ZIP_BYTES:,}; unpack it")
         content = unzip_table(content, source)
@@ -135,23 +135,23 @@ def import_history(
     sources : sequence of str or Path
         Files of `FORMATS`, in order.
     output : str or Path
-        The Parquet file to make or append to; its folder is made.
+        The Parquet file to create or append to; its folder is created.
     interval : str
         The interval of all of them.
     repair, drop_placeholders : bool
-        As `repair_rows`; without them, problems keep the file from being written.
+        As `repair_rows`; without them, nothing is written if there are problems.
     prefer_new : bool
-        Whether a candle that is there with other values is replaced; it is kept otherwise, and counted.
+        Whether stored candles with other values are replaced; they are kept and counted otherwise.
 
     Returns
     -------
     Stored
-        `written` is False if there are problems and no repair.
+        `written` is False if there are problems and no repair was requested.
 
     Raises
     ------
     CandleError
-        If a source cannot be read, or the output exists and is no valid history.
+        If a source cannot be read, or the output exists and is not a valid history.
     """
     parts = [read_rows(source) for source in sources]
     rows = join_rows(parts, parts[0].source if len(parts) == 1 else f"{len(parts)} files")
@@ -177,8 +177,8 @@ def check_history(
     repair, drop_placeholders : bool
         As `repair_rows`.
     output : str or Path, optional
-        Where the repaired history goes. By default it replaces a Parquet file, and only if something had to be
-        mended; columns outside the contract do not stay.
+        File for the repaired history. By default it replaces a Parquet file, and only if something had to be
+        fixed; columns outside the contract are dropped.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def check_history(
             rows.to_candles(interval)
         return Checked(before, before)
     if output is None and Path(path).suffix.lower() != ".parquet":
-        raise candle_error(rows.source, "is repaired into a Parquet file; name one with --output")
+        raise candle_error(rows.source, "can only be repaired into a Parquet file; name one with --output")
     kept, dropped = repair_rows(rows, interval, drop_placeholders=drop_placeholders)
     kept.to_candles(interval)
     after = inspect_rows(kept, interval)
@@ -217,7 +217,7 @@ def store_rows(
     prefer_new: bool = False,
     notes: Mapping[str, str] | None = None,
 ) -> Stored:
-    """As `import_history`, for rows in hand; `notes` are kept in the file beside its columns."""
+    """As `import_history`, for rows already read; `notes` go into the file's metadata."""
     output = check_output(output)
     inspection = inspect_rows(rows, interval)
     dropped: Mapping[str, int] = {}
@@ -225,7 +225,7 @@ def store_rows(
         rows, dropped = repair_rows(rows, interval, drop_placeholders=drop_placeholders)
     elif inspection.problems:
         return Stored(inspection, written=False)
-    rows.to_candles(interval)  # a history of a longer interval has no problem row, and is still refused
+    rows.to_candles(interval)  # refuses a history of a longer interval, none of whose rows has a problem
     kept_notes = {**(read_notes(output) if output.exists() else {}), **(notes or {})}
     merged, added, equal, differing = merge_rows(stored_rows(output, interval), rows, prefer_new=prefer_new)
     digest = write_rows(merged, output, interval, notes=kept_notes)
@@ -233,61 +233,63 @@ def store_rows(
 
 
 def stored_rows(output: Path, interval: str) -> Rows:
-    """Rows of a history that is appended to; none if there is no file yet.
+    """Rows of the history to append to; empty if there is no file yet.
 
     Raises
     ------
     CandleError
-        If it is no valid history of that interval.
+        If it is not a valid history of that interval.
     """
     if not output.exists():
         return join_rows([], output.name)
     read_candles(output, interval)
-    # Read once more as it is stored: Candles have the missing amounts filled, and an estimate is not to be stored.
+    # Read again as stored: Candles have missing amounts filled in, and estimates must not be stored.
     return parse_parquet(read_bytes(output, output.name, "a Parquet file"), output.name)
 
 
 def check_output(output: str | Path) -> Path:
-    """`output` as a path, if a history can be written there; its folder is made.
+    """Return `output` as a path if a history can be written there, and create its folder.
 
     Raises
     ------
     CandleError
-        If its ending is not ``.parquet``, it is a folder, or its folder cannot be made.
+        If its extension is not ``.parquet``, it is a folder, or its folder cannot be created.
     """
     output = Path(output)
     if output.suffix.lower() != ".parquet":
-        raise candle_error(output.name, "is not to be written, expected a name that ends in .parquet; rename it")
+        raise candle_error(output.name, "invalid output, expected a name that ends in .parquet; rename it")
     try:
         if output.is_dir():
             raise candle_error(output.name, f"{output} is a folder; name a file")
         output.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise candle_error(output.name, f"{output.parent} cannot be made ({reason}); choose another") from None
+        raise candle_error(
+            output.name, f"{output.parent} cannot be created ({reason}); choose another folder"
+        ) from None
     return output
 
 
 def merge_rows(old: Rows, new: Rows, *, prefer_new: bool = False) -> tuple[Rows, int, int, int]:
-    """Both histories in one, by open time; each is sorted and without repeats.
+    """Merge two histories by open time; each is sorted and without repeats.
 
     Returns
     -------
     merged : Rows
         Sorted, without repeats.
     added, equal, differing : int
-        Candles of `new` that `old` lacks, has, and has with other values. Of the last, `old`'s stay unless
+        Candles of `new` that `old` lacks, has, and has with other values. The last keep `old`'s values unless
         `prefer_new`.
     """
     _, at_old, at_new = np.intersect1d(old.open_us, new.open_us, assume_unique=True, return_indices=True)
     same = same_rows(old, at_old, new, at_new)
     differing = int((~same).sum())
-    stays, comes = np.ones(len(old), dtype=bool), np.ones(len(new), dtype=bool)
-    comes[at_new[same]] = False
+    keep_old, keep_new = np.ones(len(old), dtype=bool), np.ones(len(new), dtype=bool)
+    keep_new[at_new[same]] = False
     if prefer_new:
-        stays[at_old[~same]] = False
+        keep_old[at_old[~same]] = False
     else:
-        comes[at_new[~same]] = False
-    joined = join_rows([old.take(stays), new.take(comes)], old.source)
+        keep_new[at_new[~same]] = False
+    joined = join_rows([old.take(keep_old), new.take(keep_new)], old.source)
     merged = joined.take(np.argsort(joined.open_us, kind="stable"))
     return merged, len(new) - len(at_new), int(same.sum()), differing

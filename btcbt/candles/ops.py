@@ -1,52 +1,15 @@
-"""Cutting, gap finding and resampling of candle histories. Nothing here fills or invents a candle."""
+"""Gaps and resampling of candle histories. Nothing here fills or invents a candle."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from btcbt.candles.schema import candle_error, make_candles, name_interval, name_time, parse_interval
+from btcbt.candles.schema import candle_error, make_candles, name_interval, parse_interval
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, IntArray
 
 
-def slice_candles(candles: Candles, start_ms: int | None = None, end_ms: int | None = None) -> Candles:
-    """Candles whose open time lies in [start_ms, end_ms).
-
-    Parameters
-    ----------
-    candles : Candles
-        The history.
-    start_ms, end_ms : int or None
-        Bounds in ms UTC; None leaves that side open.
-
-    Returns
-    -------
-    Candles
-        Read-only views into `candles`, with its `source` and `sha256`: they are still rows of that file.
-
-    Raises
-    ------
-    CandleError
-        If no candle opens in the range.
-    """
-    first = 0 if start_ms is None else int(np.searchsorted(candles.open_time, start_ms))
-    last = len(candles) if end_ms is None else int(np.searchsorted(candles.open_time, end_ms))
-    if last <= first:
-        asked = " .. ".join("open" if bound is None else name_time(bound) for bound in (start_ms, end_ms))
-        have = f"{name_time(candles.open_time[0])} .. {name_time(candles.open_time[-1])}"
-        raise candle_error(
-            candles.source, f"no candle opens in {asked}, expected some of {have}; choose a range inside it"
-        )
-    return Candles(
-        candles.open_time[first:last],
-        candles.values[first:last],
-        candles.interval_ms,
-        candles.source,
-        candles.sha256,
-    )
-
-
 def find_gaps(candles: Candles) -> IntArray:
-    """Where candles are missing.
+    """Find missing candles.
 
     Returns
     -------
@@ -62,15 +25,15 @@ def find_gaps(candles: Candles) -> IntArray:
 def resample(candles: Candles, interval: str) -> Candles:
     """Merge candles into longer ones, on the UTC grid of `interval`, labelled by open time.
 
-    A longer candle exists only where every part of it does; one missing part makes the whole a gap, because a
-    high, a low or a volume of an incomplete candle is not what it says.
+    A longer candle exists only where all of its parts do; one missing part makes a gap, because the high, low and
+    volume of an incomplete candle are wrong.
 
     Parameters
     ----------
     candles : Candles
         The history.
     interval : str
-        A multiple of its interval, such as ``4h``.
+        A multiple of the history's interval, such as ``4h``.
 
     Returns
     -------

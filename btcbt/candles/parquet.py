@@ -1,7 +1,7 @@
-"""Candle history in Parquet: one way in, one way out.
+"""Read and write candle history in Parquet.
 
-A file holds ``open_time`` (timestamp[ms, UTC]), ``open``, ``high``, ``low``, ``close``, ``volume`` (float64)
-and, where the source knows it, ``amount`` (float64). Other columns are ignored.
+A file has ``open_time`` (timestamp[ms, UTC]), ``open``, ``high``, ``low``, ``close``, ``volume`` (float64)
+and, where the source has it, ``amount`` (float64). Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ import pyarrow.parquet as pq
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.candles.rows import Rows
 from btcbt.candles.schema import candle_error, check_interval, digest_arrays, make_candles, name_interval
-from btcbt.candles.tables import MAX_ROWS
+from btcbt.candles.tables import MAX_ROWS, TIME
 from btcbt.errors import CandleError
 from btcbt.files import write_whole
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
 
 MAX_FILE_BYTES = 1 << 30
-"""A larger file is refused before it is read; 19 years of 1m candles stay below it."""
+"""Larger files are refused before reading; 19 years of 1m candles are smaller."""
 
-TIME = "open_time"
 NOTE_PREFIX = "btcbt."
-"""What the names of notes start with among the key-value metadata of a file."""
+"""Prefix of our notes in the key-value metadata of a file."""
 ROWS_NOTE = f"{NOTE_PREFIX}rows"
-"""The note that holds the SHA-256 of a file's rows. Parquet protects its pages by checksums but not its footer: a
-flipped bit in the name of a column would go unnoticed without it."""
-# Longer tables are packed less hard: 2 % smaller files are not worth 60 times the time.
+"""The note with the SHA-256 of a file's rows. Parquet has checksums for its pages but not for its footer: without it, a
+flipped bit in a column's name would go unnoticed."""
+# Longer tables are compressed less: 2 % smaller files are not worth 60 times the time.
 _SMALL_ROWS = 200_000
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00"})
 _TIME_TYPE = pa.timestamp("ms", tz="UTC")
-# How many of a unit make one ms.
+# Units per millisecond.
 _FINER = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 
 
@@ -64,7 +63,7 @@ def read_candles(path: str | Path, interval: str = "1h") -> Candles:
     place = bundled_path(str(path)) if bundled else Path(path)
     source = str(path) if bundled else place.name or str(place)
     content = read_bytes(place, source, "a Parquet file or bundled:NAME")
-    # Parsing the very bytes that were hashed leaves no moment in which the file could change.
+    # Parsing the hashed bytes themselves: the file cannot change in between.
     times, values, notes = _read_columns(content, source)
     check_rows_note(notes, times, values, source)
     digest = hashlib.sha256(content).hexdigest()
@@ -74,16 +73,16 @@ def read_candles(path: str | Path, interval: str = "1h") -> Candles:
 
 
 def write_candles(candles: Candles, path: str | Path, *, amount: bool = True) -> str:
-    """Validate a history and write it; the file appears whole or not at all.
+    """Validate a history and write it atomically.
 
     Parameters
     ----------
     candles : Candles
-        What to write.
+        The history.
     path : str or Path
-        The file to make or replace; its folder exists.
+        The file to create or replace; its folder exists.
     amount : bool
-        False leaves the column `amount` out, for a source that does not know it.
+        False omits the column `amount`, for a source that lacks it.
 
     Returns
     -------
@@ -103,18 +102,18 @@ def write_candles(candles: Candles, path: str | Path, *, amount: bool = True) ->
 
 
 def write_rows(rows: Rows, path: str | Path, interval: str, *, notes: Mapping[str, str] | None = None) -> str:
-    """Validate rows and write them as `write_candles` does, but with the amounts that are missing left missing.
+    """Validate rows and write them as `write_candles` does, except that missing amounts stay missing.
 
     Parameters
     ----------
     rows : Rows
-        What to write.
+        The rows.
     path : str or Path
-        The file to make or replace; its folder exists.
+        The file to create or replace; its folder exists.
     interval : str
         The interval of the rows.
     notes : mapping of str to str
-        Kept in the file's key-value metadata; the names start with `NOTE_PREFIX`.
+        Stored in the file's key-value metadata; names start with `NOTE_PREFIX`.
 
     Returns
     -------
@@ -132,12 +131,12 @@ def write_rows(rows: Rows, path: str | Path, interval: str, *, notes: Mapping[st
 
 
 def read_notes(path: str | Path) -> dict[str, str]:
-    """The notes that `write_rows` kept in a file.
+    """The notes that `write_rows` stored in a file.
 
     Raises
     ------
     CandleError
-        If it is no readable Parquet file.
+        If it is not a readable Parquet file.
     """
     path = Path(path)
     content = read_bytes(path, path.name, "a Parquet file")
@@ -148,18 +147,18 @@ def read_notes(path: str | Path) -> dict[str, str]:
 
 
 def check_rows_note(notes: Mapping[str, str], times: IntArray, values: FloatArray, source: str) -> None:
-    """Compare rows with the digest that was kept when they were written, if there is one.
+    """Compare rows with the digest stored when they were written, if there is one.
 
     Parameters
     ----------
     notes : mapping of str to str
-        Of the file.
+        The file's notes.
     times : int64 (N,)
         Open times, ms UTC.
     values : float64 (N, 6)
         The channels as stored, NaN where `amount` is missing.
     source : str
-        What messages call the file.
+        Name of the file in messages.
 
     Raises
     ------
@@ -168,17 +167,19 @@ def check_rows_note(notes: Mapping[str, str], times: IntArray, values: FloatArra
     """
     if notes.get(ROWS_NOTE, _digest(times, values)) != _digest(times, values):
         raise candle_error(
-            source, "its rows are not those it was written with; restore it, or accept them with 'btcbt data import'"
+            source,
+            "rows changed since they were written (SHA-256 differs); restore the file, "
+            "or accept it with 'btcbt data import'",
         )
 
 
 def read_bytes(place: Path, source: str, wanted: str) -> bytes:
-    """The content of a file whose size is bounded; `wanted` says what the user should give instead.
+    """Read a file of bounded size; `wanted` tells the user what to give instead.
 
     Raises
     ------
     CandleError
-        If it is missing, no file, too large or not readable.
+        If it is missing, not a file, too large or not readable.
     """
     try:
         if not place.is_file():
@@ -211,7 +212,7 @@ def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, not
 
 
 def _digest(times: IntArray, values: FloatArray) -> str:
-    # One kind of NaN, so that a writer's choice of its bits does not matter.
+    # One bit pattern for NaN, whatever the writer used.
     return digest_arrays(times, np.where(np.isnan(values), np.nan, values), 0)
 
 
@@ -222,7 +223,7 @@ def _notes(schema: pa.Schema) -> dict[str, str]:
 
 
 def _read_columns(content: bytes, source: str) -> tuple[IntArray, FloatArray, dict[str, str]]:
-    """Open times (N,) in ms, values (N, 6) with NaN for what is missing, and notes."""
+    """Open times (N,) in ms, values (N, 6) with NaN where missing, and notes."""
     table = _read_table(content, source)
     values = np.full((table.num_rows, len(CHANNELS)), np.nan)
     try:
@@ -230,13 +231,13 @@ def _read_columns(content: bytes, source: str) -> tuple[IntArray, FloatArray, di
             if name in table.column_names:
                 values[:, channel] = _floats(table, name, source)
         return _times(table, source), values, _notes(table.schema)
-    # The name of a timezone, for one, is decoded only when it is asked for.
+    # Some metadata, such as the name of a timezone, is decoded only on access.
     except (pa.ArrowException, ValueError) as error:
         raise _unreadable(source, error) from None
 
 
 def _read_table(content: bytes, source: str) -> pa.Table:
-    """Columns of the contract, after their presence and their number of rows were checked."""
+    """Columns of the contract, after a check of their presence and number of rows."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         found = list(file.schema_arrow.names)
@@ -273,7 +274,7 @@ def _floats(table: pa.Table, name: str, source: str) -> FloatArray:
 
 
 def _times(table: pa.Table, source: str) -> IntArray:
-    """Open times in ms UTC; finer and coarser units are taken where the conversion is exact."""
+    """Open times in ms UTC; other units are accepted where the conversion is exact."""
     column = table.column(TIME)
     kind = column.type
     if not pa.types.is_timestamp(kind):
@@ -295,7 +296,7 @@ def _times(table: pa.Table, source: str) -> IntArray:
         raise candle_error(source, f"row {row} has no open_time; drop the row")
     ticks = np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
     if kind.unit == "s":
-        return np.asarray(np.clip(ticks, -(2**52), 2**52) * 1000)  # beyond the clip no time is plausible anyway
+        return np.asarray(np.clip(ticks, -(2**52), 2**52) * 1000)  # no time beyond the clip is plausible
     times, rest = np.divmod(ticks, _FINER[kind.unit])
     if rest.any():
         row = int(np.argmax(rest != 0))
@@ -308,7 +309,7 @@ def _times(table: pa.Table, source: str) -> IntArray:
 
 
 def _encode(table: pa.Table) -> bytes:
-    """Zstandard pages with checksums; the encodings are those that made real candles smallest."""
+    """Zstandard pages with checksums; the encodings gave the smallest files for real candles."""
     volumes = [name for name in table.column_names if name in CHANNELS[VOLUME:]]
     sink = pa.BufferOutputStream()
     pq.write_table(

@@ -1,7 +1,7 @@
-"""Candle rows as a source gives them, before anything is promised about them.
+"""Candle rows as read from a source, before validation.
 
-`Candles` are validated; `Rows` are what was read: off-grid, repeated, unordered or broken rows included, so that
-they can be counted, named and, on request, dropped. Times are kept in **microseconds**, because the Binance
+`Candles` are validated; `Rows` include off-grid, repeated, unordered or broken rows, so that they can be counted,
+reported and, on request, dropped. Times are kept in **microseconds**, because the Binance
 archive has used them since 2025 and a close time such as 00:59:59.999999 has no exact value in milliseconds.
 """
 
@@ -19,10 +19,10 @@ from btcbt.records import CHANNELS, Candles, FloatArray, IntArray
 US = 1000
 """Microseconds in a millisecond."""
 UNKNOWN = np.iinfo(np.int64).min
-"""Stands for a close time that the source does not give."""
+"""Marks a close time that the source lacks."""
 
-# An epoch count below the first bound is in seconds, below the second in ms, below the third in us. Read as the
-# unit before it, each bound is a time after the year 5000; read as its own unit, one of the spring of 1973.
+# An epoch count below the first bound is in seconds, below the second in ms, below the third in us. In the preceding
+# unit each bound lies after the year 5000; in its own unit, in the spring of 1973.
 _UNIT_BOUNDS = (10**11, 10**14, 10**17)
 
 
@@ -33,11 +33,11 @@ class Rows:
     Attributes
     ----------
     open_us, close_us : int64 (N,)
-        Open and close times, microseconds UTC; `close_us` is `UNKNOWN` where the source gives none.
+        Open and close times, microseconds UTC; `close_us` is `UNKNOWN` where the source lacks it.
     values : float64 (N, 6)
         The channels; NaN where a value is missing.
     source : str
-        What messages call the source.
+        Name of the source in messages.
     """
 
     open_us: IntArray
@@ -63,7 +63,7 @@ class Rows:
         return Rows(self.open_us[index], self.close_us[index], self.values[index], self.source)
 
     def to_candles(self, interval: str) -> Candles:
-        """Validate the rows as `Candles`; amounts that are missing are estimated.
+        """Validate the rows as `Candles`; missing amounts are estimated.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Rows:
 
 
 def join_rows(parts: Sequence[Rows], source: str) -> Rows:
-    """All rows of `parts`, one part after the other."""
+    """All rows of `parts`, concatenated."""
     if not parts:
         return Rows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, len(CHANNELS))), source)
     return Rows(
@@ -98,7 +98,7 @@ def same_rows(one: Rows, first: IntArray, other: Rows, second: IntArray) -> NDAr
 
 
 def epoch_us(counts: IntArray, source: str) -> IntArray:
-    """Counts since 1970 in seconds, ms, us or ns, each told by its size, as microseconds.
+    """Convert counts since 1970 in s, ms, us or ns, recognised by their size, to microseconds.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a candle history must satisfy, and the one place where `Candles` are made.
+"""What a candle history must satisfy, and the only place where `Candles` are made.
 
-Rows are counted from 0, as pandas and pyarrow count them. Every message is one line that names the history,
-the row and its time, what was found, what was expected and what to do about it.
+Rows are counted from 0, as in pandas and pyarrow. Every message is one line that names the history, the row and its
+time, what was found, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -14,18 +14,32 @@ from numpy.typing import ArrayLike, NDArray
 
 from btcbt.config import Interval, interval_ms
 from btcbt.errors import CandleError
-from btcbt.records import AMOUNT, CHANNELS, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, FloatArray, IntArray
+from btcbt.records import (
+    AMOUNT,
+    CHANNELS,
+    CLOSE,
+    DAY_MS,
+    HIGH,
+    HOUR_MS,
+    LOW,
+    MINUTE_MS,
+    OPEN,
+    VOLUME,
+    Candles,
+    FloatArray,
+    IntArray,
+)
 
 EARLIEST_MS = 0
-"""1970-01-01: an earlier open time is a mistake."""
+"""1970-01-01: earlier open times are errors."""
 LATEST_MS = 7_258_118_400_000
-"""2200-01-01: a later open time has been read in the wrong unit."""
+"""2200-01-01: later open times were read in the wrong unit."""
 
 _PRICES = (OPEN, HIGH, LOW, CLOSE)
 
 
 def candle_error(source: str, what: str) -> CandleError:
-    """The error that says `what` about the history called `source`, on one line without control characters."""
+    """The error with message `what` about the history `source`, on one line without control characters."""
     line = " ".join(f"candles {source}: {what}".split())
     return CandleError("".join(character if character.isprintable() else "?" for character in line))
 
@@ -36,7 +50,7 @@ def parse_interval(interval: str) -> int:
     Raises
     ------
     CandleError
-        If it is not one of those that experiments know.
+        If it is not a supported interval.
     """
     known = get_args(Interval)
     if interval not in known:
@@ -45,15 +59,15 @@ def parse_interval(interval: str) -> int:
 
 
 def name_interval(length_ms: int) -> str:
-    """The shortest name of a length: ``4h`` for 14,400,000 ms."""
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
+    """The shortest name of an interval: ``4h`` for 14,400,000 ms."""
+    for unit, size in (("d", DAY_MS), ("h", HOUR_MS), ("m", MINUTE_MS)):
         if length_ms % size == 0:
             return f"{length_ms // size}{unit}"
     return f"{length_ms / 1000:g}s"
 
 
 def name_time(time_ms: int) -> str:
-    """ISO 8601, UTC, with milliseconds only where there are any."""
+    """ISO 8601, UTC, with milliseconds only where they are not 0."""
     return str(np.datetime64(int(time_ms), "ms")).removesuffix(".000") + "Z"
 
 
@@ -65,21 +79,21 @@ def make_candles(
     Parameters
     ----------
     open_time : int64 (N,)
-        Open times, ms UTC: on the interval's grid, increasing. Absent rows are gaps and stay gaps.
+        Open times, ms UTC: on the interval's grid, increasing. Absent rows are gaps, and are not filled.
     values : float64 (N, 6)
         The channels. A NaN `amount` is estimated as volume x mean(open, high, low, close), as upstream Kronos
         does; no other value may be missing.
     interval : str
         Such as ``1h``.
     source : str
-        What messages call this history.
+        Name of this history in messages.
     sha256 : str
         Digest of the file behind it; the digest of the arrays if empty.
 
     Returns
     -------
     Candles
-        Holds copies, read-only.
+        Read-only copies.
 
     Raises
     ------
@@ -105,12 +119,12 @@ def make_candles(
 
 
 def check_interval(candles: Candles) -> None:
-    """Refuse longer candles that were read as shorter ones: every hour between two 4h candles would be a gap.
+    """Refuse longer candles read as shorter ones: every hour between two 4h candles would be a gap.
 
     Raises
     ------
     CandleError
-        If all open times lie on the grid of a longer interval that experiments know.
+        If all open times are on the grid of a longer supported interval.
     """
     if len(candles) == 1:
         return
@@ -126,7 +140,7 @@ def check_interval(candles: Candles) -> None:
 
 
 def digest_arrays(open_time: IntArray, values: FloatArray, step: int) -> str:
-    """SHA-256 (hex) of a history that no file holds: interval, open times and values, little-endian."""
+    """SHA-256 (hex) of a history without a file: interval, open times and values, little-endian."""
     digest = hashlib.sha256(f"btcbt.candles {step}\n".encode())
     digest.update(np.ascontiguousarray(open_time, dtype="<i8").tobytes())
     digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
@@ -162,7 +176,7 @@ def _check_values(times: IntArray, values: FloatArray, source: str) -> None:
     """Finite, positive prices in order, volumes and amounts that are not negative."""
     for channel, name in enumerate(CHANNELS):
         column = values[:, channel]
-        # A missing amount is estimated later; anything else that is not a number cannot be.
+        # A missing amount is estimated later; nothing else may be missing.
         broken = np.isinf(column) if channel == AMOUNT else ~np.isfinite(column)
         _refuse(broken, times, source, f"has {name} {{}}, expected a finite number; drop the row", column)
     for channel in _PRICES:
@@ -182,7 +196,7 @@ def _check_values(times: IntArray, values: FloatArray, source: str) -> None:
 
 
 def _fill_amount(times: IntArray, values: FloatArray, source: str) -> None:
-    """Estimate the quote volume where the source has none, in place."""
+    """Estimate the quote volume where it is missing, in place."""
     missing = np.isnan(values[:, AMOUNT])
     if not missing.any():
         return
@@ -193,13 +207,13 @@ def _fill_amount(times: IntArray, values: FloatArray, source: str) -> None:
         ~np.isfinite(values[:, AMOUNT]),
         times,
         source,
-        "has a volume {} whose worth overflows float64; drop the row",
+        "has volume {} whose value in quote units overflows float64; drop the row",
         values[:, VOLUME],
     )
 
 
 def _refuse(bad: NDArray[np.bool_], times: IntArray, source: str, what: str, found: FloatArray | None = None) -> None:
-    """Raise for the first bad row and count the others; ``{}`` in `what` stands for the value found."""
+    """Raise for the first bad row and count the others; ``{}`` in `what` is replaced by the value found."""
     rows = np.flatnonzero(bad)
     if not len(rows):
         return

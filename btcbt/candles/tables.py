@@ -1,13 +1,13 @@
-"""Candle tables in CSV, JSON and Parquet to `Rows`: columns found by name, numbers and times read, sizes bounded.
+"""Parse candle tables in CSV, JSON and Parquet into `Rows`: columns found by name, sizes bounded.
 
-What is understood:
+Supported layouts:
 
 * the archive's 12 columns (open_time, open, high, low, close, volume, close_time, quote volume, trades, taker buy
   base, taker buy quote, ignore), with or without a header;
 * 7 columns without a header: timestamp, open, high, low, close, volume, amount (or 6, without the amount);
 * any columns with a header, by name in any order: see `COLUMN_NAMES`.
 
-Times are counts since 1970 (seconds to nanoseconds, told by their size) or ISO 8601; one without an offset is UTC.
+Times are counts since 1970 (seconds to nanoseconds, recognised by their size) or ISO 8601; without an offset, UTC.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from btcbt.candles.schema import candle_error
 from btcbt.records import CHANNELS, IntArray
 
 MAX_JSON_BYTES = 128 << 20
-"""Parsed JSON takes some twenty times its size in memory, so longer histories belong in CSV or Parquet."""
+"""Parsed JSON takes about twenty times its size in memory, so longer histories need CSV or Parquet."""
 MAX_ROWS = 10_000_000
-"""A table with more rows is refused: 19 years of 1m candles stay below it."""
+"""Longer tables are refused; 19 years of 1m candles have fewer rows."""
 
 TIME, CLOSE_TIME, AMOUNT_NAME = "open_time", "close_time", CHANNELS[-1]
 KLINE_COLUMNS = (
@@ -39,7 +39,7 @@ KLINE_COLUMNS = (
 )
 """The 12 columns of the Binance archive and of its REST answers."""
 PLAIN_COLUMNS = (TIME, *CHANNELS)
-"""The 7 columns of upstream Kronos's files; the last may be absent."""
+"""The 7 columns of upstream Kronos's files; the last is optional."""
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     TIME: (TIME, "opentime", "timestamp", "timestamps", "time", "date", "datetime", "open_timestamp"),
     CLOSE_TIME: (CLOSE_TIME, "closetime", "close_timestamp"),
@@ -49,7 +49,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
         *("quote_vol", "quoteassetvol", "turnover"),
     ),
 }
-"""Names, in lower case with underscores, by which a header may call each column; prices have one name each."""
+"""Accepted header names of each column, in lower case with underscores; prices have one name each."""
 
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?$"
 _MISSING = ["", "NaN", "nan", "null", "NULL", "None", "NA"]
@@ -63,14 +63,14 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
     content : bytes
         The file, UTF-8.
     source : str
-        What messages call it.
+        Its name in messages.
     columns : int or None
-        How many columns it must have; None takes any table with a header, and 6, 7 or 12 columns without.
+        Required number of columns; None accepts any table with a header, and 6, 7 or 12 columns without.
 
     Raises
     ------
     CandleError
-        If it is no such table; rows that are only implausible are kept for `inspect_rows` to name.
+        If it is not such a table; implausible rows are kept for `inspect_rows` to report.
     """
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     if not content:
@@ -79,20 +79,20 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
     fields = [field.strip().strip('"') for field in first.split(",")]
     if columns is not None and len(fields) != columns:
         raise candle_error(source, f"has {len(fields)} columns, expected {columns}; download it again")
-    titled = not _is_time(fields[0])
-    names = _named(fields, source) if titled else _positional(len(fields), source)
+    has_header = not _is_time(fields[0])
+    names = _named(fields, source) if has_header else _positional(len(fields), source)
     wanted = {name: pa.string() if name in (TIME, CLOSE_TIME) else pa.float64() for name in names if name}
     labels = [name or f"unused {i}" for i, name in enumerate(names)]
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(content),
-            read_options=pyarrow.csv.ReadOptions(column_names=labels, skip_rows=int(titled), use_threads=False),
+            read_options=pyarrow.csv.ReadOptions(column_names=labels, skip_rows=int(has_header), use_threads=False),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=wanted, include_columns=list(wanted), null_values=_MISSING, strings_can_be_null=True
             ),
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise candle_error(source, f"not a readable table ({_brief(error)}); mend or export it again") from None
+        raise candle_error(source, f"not a readable table ({_brief(error)}); fix or export it again") from None
     return _rows({name: table.column(name) for name in wanted}, source)
 
 
@@ -111,20 +111,20 @@ def parse_json(content: bytes, source: str, *, lines: bool = False) -> Rows:
     try:
         text = content.decode("utf-8-sig")
         tree = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    # Deep nesting exhausts the parser's stack; a number of thousands of digits is a ValueError.
+    # Deep nesting exhausts the parser's stack; a number with thousands of digits is a ValueError.
     except (ValueError, RecursionError) as error:
         raise candle_error(source, f"not readable JSON ({_brief(error)}); export it again") from None
     columns = _json_columns(tree, source)
     cells: dict[str, pa.ChunkedArray] = {}
     for name, column in columns.items():
-        timely = name in (TIME, CLOSE_TIME)
-        read = [(_text if timely else _number)(cell, name, row, source) for row, cell in enumerate(column)]
-        cells[name] = pa.chunked_array([pa.array(read, pa.string() if timely else pa.float64())])
+        is_time = name in (TIME, CLOSE_TIME)
+        read = [(_text if is_time else _number)(cell, name, row, source) for row, cell in enumerate(column)]
+        cells[name] = pa.chunked_array([pa.array(read, pa.string() if is_time else pa.float64())])
     return _rows(cells, source)
 
 
 def parse_parquet(content: bytes, source: str) -> Rows:
-    """Rows of a Parquet file; only its columns of candles are read, and none before its row count is known.
+    """Rows of a Parquet file; only the columns of candles are read, and only after a check of the number of rows.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def parse_parquet(content: bytes, source: str) -> Rows:
         names = _named(list(schema.names), source)
         for i, (label, name) in enumerate(zip(schema.names, names, strict=True)):
             kind = schema.field(i).type
-            if name and not _readable(kind, timely=name in (TIME, CLOSE_TIME)):
+            if name and not _readable(kind, is_time=name in (TIME, CLOSE_TIME)):
                 expected = "a timestamp or a whole number" if name in (TIME, CLOSE_TIME) else "a number"
                 raise candle_error(source, f"column {label!r} is {_brief(kind)}, expected {expected}; cast it")
         _check_count(file.metadata.num_rows, source)
@@ -149,7 +149,7 @@ def parse_parquet(content: bytes, source: str) -> Rows:
 
 
 def _named(fields: Sequence[str], source: str) -> list[str]:
-    """The column that each title stands for, '' for one that is not used."""
+    """The column that each title names, '' for unused ones."""
     known = {alias: name for name, aliases in COLUMN_NAMES.items() for alias in aliases}
     known |= {name: name for name in CHANNELS[:4]}
     names = [known.get(re.sub(r"[\s\-.]+", "_", field.strip().lower()), "") for field in fields]
@@ -177,7 +177,7 @@ def _positional(count: int, source: str) -> list[str]:
 
 
 def _rows(columns: Mapping[str, pa.ChunkedArray], source: str) -> Rows:
-    """Columns by their own names to `Rows`."""
+    """Convert columns, by our names, to `Rows`."""
     count = len(columns[TIME])
     _check_count(count, source)
     values = np.full((count, len(CHANNELS)), np.nan)
@@ -192,16 +192,16 @@ def _rows(columns: Mapping[str, pa.ChunkedArray], source: str) -> Rows:
         if CLOSE_TIME in columns:
             closed = _times(columns[CLOSE_TIME], CLOSE_TIME, source)
     except (pa.ArrowException, ValueError) as error:
-        raise candle_error(source, f"a column cannot be read ({_brief(error)}); mend the table") from None
+        raise candle_error(source, f"a column cannot be read ({_brief(error)}); fix the table") from None
     return Rows(opened, closed, values, source)
 
 
 def _times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
-    """A column of timestamps, counts or text in microseconds."""
+    """Convert a column of timestamps, counts or text to microseconds."""
     if column.null_count and name == TIME:
         raise candle_error(source, f"row {_first(pc.is_null(column))} has no {name}; drop the row")
     if column.null_count:
-        # An archive never leaves a close time out; a table that does has none to check.
+        # The archive always has close times; a table that lacks some has none to check.
         return np.full(len(column), UNKNOWN, dtype=np.int64)
     if pa.types.is_timestamp(column.type):
         ticks = np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
@@ -214,7 +214,7 @@ def _times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
                 )
             return ticks // US
         bound = UNKNOWN // -scale - 1
-        return np.clip(ticks, -bound, bound) * scale  # beyond the clip no time is plausible anyway
+        return np.clip(ticks, -bound, bound) * scale  # no time beyond the clip is plausible
     if pa.types.is_integer(column.type):
         return epoch_us(np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64), source)
     if len(column) and pc.all(pc.match_substring_regex(column, r"^-?\d{1,19}$")).as_py():
@@ -231,28 +231,28 @@ def _iso_times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
         raise candle_error(
             source,
             f"row {row} has {name} {_brief(column[row].as_py())!r}, expected a count since 1970 or ISO 8601 "
-            "(2024-12-31T23:00:00Z); mend the row",
+            "(2024-12-31T23:00:00Z); fix the row",
         )
     text = pc.replace_substring_regex(column, r" ?(UTC)$", "Z")
     try:
         stamps = pd.to_datetime(pd.Series(text.to_pylist(), dtype=object), utc=True, format="ISO8601")
         return np.asarray(stamps.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64))
     except (ValueError, OverflowError) as error:
-        raise candle_error(source, f"{name} cannot be read ({_brief(error)}); mend the row") from None
+        raise candle_error(source, f"{name} cannot be read ({_brief(error)}); fix the row") from None
 
 
 def _json_columns(tree: Any, source: str) -> dict[str, list[Any]]:
-    """The columns of a parsed JSON document, by their own names."""
+    """The columns of a parsed JSON document, by our names."""
     if isinstance(tree, dict):
         names = _named(list(tree), source)
         columns = {name: cells for name, cells in zip(names, tree.values(), strict=True) if name}
         if not all(isinstance(cells, list) for cells in columns.values()):
-            raise candle_error(source, "its columns are no lists; give a list of candles")
+            raise candle_error(source, "columns are not lists; give a list of candles")
         if len({len(cells) for cells in columns.values()}) > 1:
-            raise candle_error(source, "its columns differ in length; give every candle every column")
+            raise candle_error(source, "columns differ in length; give every candle every column")
         return columns
     if not isinstance(tree, list) or not tree:
-        raise candle_error(source, "holds no list of candles; give a list of objects or of lists")
+        raise candle_error(source, "expected a list of candles; give a list of objects or of lists")
     if isinstance(tree[0], dict):
         labels = list(tree[0])
         names = _named(labels, source)
@@ -266,7 +266,7 @@ def _json_columns(tree: Any, source: str) -> dict[str, list[Any]]:
 
 
 def _check_rows(tree: list[Any], kind: type, shape: Any, source: str) -> None:
-    """Every row is of `kind` and has the shape of the first: its keys, or its length."""
+    """Check that every row is of `kind`, with the keys or the length of the first."""
     for i, row in enumerate(tree):
         found = set(row) if isinstance(row, dict) else len(row) if isinstance(row, list) else None
         if not isinstance(row, kind) or found != shape:
@@ -281,7 +281,7 @@ def _number(cell: Any, name: str, row: int, source: str) -> float | None:
             return float(cell)
     except (ValueError, OverflowError):
         pass
-    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a number; mend the row")
+    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a number; fix the row")
 
 
 def _text(cell: Any, name: str, row: int, source: str) -> str:
@@ -294,15 +294,15 @@ def _text(cell: Any, name: str, row: int, source: str) -> str:
             return text
         except ValueError:  # thousands of digits, or half of a surrogate pair
             pass
-    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a time; mend the row")
+    raise candle_error(source, f"row {row} has {name} {_brief(cell)!r}, expected a time; fix the row")
 
 
 def _is_time(field: str) -> bool:
     return bool(re.match(r"^-?\d", field))
 
 
-def _readable(kind: pa.DataType, *, timely: bool) -> bool:
-    if timely:
+def _readable(kind: pa.DataType, *, is_time: bool) -> bool:
+    if is_time:
         return bool(pa.types.is_timestamp(kind) or pa.types.is_integer(kind))
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return bool(number or pa.types.is_null(kind))
@@ -323,9 +323,9 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _brief(value: object) -> str:
-    """A short printable form, on one line, of something hostile."""
+    """A short printable form of an untrusted value, on one line."""
     if isinstance(value, int) and value.bit_length() > 256:
-        return "a number of very many digits"
+        return "a number with too many digits"
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     text = " ".join("".join(c if c.isprintable() else "?" for c in str(value)[:400]).split())

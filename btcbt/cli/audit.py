@@ -1,6 +1,6 @@
-"""``btcbt audit``: does anything in an experiment look ahead?
+"""``btcbt audit``: prove that an experiment does not look ahead, or name what does.
 
-Exit codes: 0 nothing does; 1 something does; 2 bad usage, configuration or data; 130 interrupted.
+Exit codes: 0 clean; 1 something looks ahead; 2 bad usage, configuration or data; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,26 +10,27 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import console, guarded
+from btcbt.cli.terminal import console, guarded, watch
 
 LOOKS_AHEAD = 1
 
 
 def audit_command(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's file.")],
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment.")],
     sample: Annotated[int, typer.Option(min=2, max=100_000, help="Origins to audit.")] = 18,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Draws the origins and the changes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampled origins and changes.")] = 0,
     fresh_process: Annotated[
-        bool, typer.Option(help="Repeat it in a process that has never seen the true future.")
+        bool, typer.Option(help="Repeat it in a process without access to the true future.")
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the verdict.")] = False,
 ) -> None:
-    """Change what follows an origin and see whether anything before it changes: it must not, by a single bit."""
-    from btcbt.progress import BarProgress, PlainProgress, Progress
+    """Check that an experiment does not look ahead.
 
+    Candles after an origin are changed; nothing before it may change by a single bit.
+    """
     errors, out = console(stderr=True), console()
-    progress = Progress() if quiet else (BarProgress if errors.is_terminal else PlainProgress)(errors)
-    with guarded(errors, f"python -m btcbt audit {experiment}", kept="an audit starts anew"):
+    progress = watch(errors, quiet=quiet)
+    with guarded(errors, f"python -m btcbt audit {experiment}", kept="an audit cannot be resumed"):
         from btcbt.audit import audit_experiment
         from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict

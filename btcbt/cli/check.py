@@ -1,6 +1,6 @@
-"""``btcbt check``: has a number of a run moved since the baseline?
+"""``btcbt check``: compare a run's metrics with a baseline.
 
-Exit codes: 0 none has got worse; 1 one has, or is gone; 2 bad usage, baseline, tolerances or run.
+Exit codes: 0 no metric is worse; 1 one is, or is missing; 2 bad usage, baseline, tolerances or run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ def check_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or runs/NAME for its newest.")],
     baseline: Annotated[Path, typer.Option(help="JSON of metrics to compare with.")],
     tolerances: Annotated[
-        Path | None, typer.Option(help="YAML of how far each metric may move; beyond rounding none may if left out.")
+        Path | None, typer.Option(help="YAML of the tolerance of each metric; rounding only by default.")
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="Accept the run: write its metrics as baseline.")] = False,
-    junit: Annotated[Path | None, typer.Option(help="Also write the outcome as JUnit XML.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Accept the run: write its metrics as the new baseline.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="Also write the result as JUnit XML.")] = None,
 ) -> None:
-    """Compare the metrics of a run with a baseline, each within its tolerance."""
+    """Compare a run's metrics with a baseline, within tolerances."""
     with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
         from btcbt.errors import ConfigError
         from btcbt.metrics.regression import Tolerances, compare, read_baseline, read_tolerances, write_baseline
@@ -45,9 +47,9 @@ def check_command(
         except ConfigError:
             if not update:
                 raise
-            before = {}  # whatever is there is about to be replaced
+            before = {}  # it is about to be replaced
         comparisons = compare(before, found.metrics, rules)
-        _leave(comparisons, f"{found.config.name} against {baseline.name}", junit)
+        _write_reports(comparisons, f"{found.config.name} against {baseline.name}", junit)
         console().print(check_table(comparisons))
         if update:
             kept = write_baseline(baseline, found.metrics, rules)
@@ -57,8 +59,8 @@ def check_command(
         raise typer.Exit(WORSE)
 
 
-def _leave(comparisons: Sequence[Comparison], title: str, junit: Path | None) -> None:
-    """Write what machines read."""
+def _write_reports(comparisons: Sequence[Comparison], title: str, junit: Path | None) -> None:
+    """Write the JUnit file and the CI's step summary."""
     from btcbt.errors import ConfigError
     from btcbt.report.check import check_junit, check_markdown
 

@@ -1,6 +1,6 @@
 """``btcbt data``: candle history in and out of Parquet.
 
-Exit codes: 0 done; 1 problems were found (and not repaired), or files are missing from a download that went on;
+Exit codes: 0 done; 1 problems were found (and not repaired), or files failed in a download with --keep-going;
 2 bad usage or data; 130 interrupted, resumable.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from btcbt.candles.check import Inspection
-    from btcbt.candles.download import Download, Progress
+    from btcbt.candles.download import Download, OnFile
     from btcbt.candles.importers import Stored
 
 PROBLEMS = 1
@@ -35,39 +35,41 @@ IntervalOption = Annotated[str, typer.Option(help="Interval of the candles, such
 RepairOption = Annotated[bool, typer.Option("--repair", help="Drop the rows that break the contract.")]
 PlaceholdersOption = Annotated[
     bool,
-    typer.Option("--drop-placeholders", help="Repair, and drop candles without volume and with one price as well."),
+    typer.Option(
+        "--drop-placeholders", help="Repair, and also drop candles without volume whose four prices are equal."
+    ),
 ]
 
 
-@data_app.command("download")
+@data_app.command("download", epilog="Example: btcbt data download --symbol BTCUSDT --start 2017-08")
 def download_command(
     symbol: Annotated[str, typer.Option(help="Symbol, such as BTCUSDT.")],
     start: Annotated[str, typer.Option(help="First month or day: 2017-08 or 2017-08-17.")],
     interval: IntervalOption = "1h",
-    end: Annotated[str | None, typer.Option(help="Last month or day; yesterday if left out.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last month or day; yesterday by default.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Parquet file to make or append to; data/SYMBOL_INTERVAL.parquet by default.")
+        Path | None, typer.Option(help="Parquet file to create or append to; data/SYMBOL_INTERVAL.parquet by default.")
     ] = None,
     archive: Annotated[
         Path | None, typer.Option(help="Folder that keeps the zips; 'archive' beside the output by default.")
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="Where the archive is; https://data.binance.vision by default.")
+        str | None, typer.Option(help="Base URL of the archive; https://data.binance.vision by default.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Requests at a time.")] = 4,
-    attempts: Annotated[int, typer.Option(min=1, max=20, help="Requests for a file before it is given up.")] = 6,
+    jobs: Annotated[int, typer.Option(help="Concurrent requests.")] = 4,
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="Attempts per file.")] = 6,
     repair: RepairOption = False,
     drop_placeholders: PlaceholdersOption = False,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Fetch files again that were published anew.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Fetch republished files again.")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Store the rest if some files fail.")] = False,
 ) -> None:
-    """Download candles from the Binance archive, verified, and append them; goes on where it was stopped."""
+    """Download verified candles from the Binance archive and append them; resumes if interrupted."""
     out, errors = console(), console(stderr=True)
     again = f"python -m btcbt data download --symbol {symbol} --interval {interval} --start {start} ..."
-    with guarded(errors, again, "what was fetched is kept"):
+    with guarded(errors, again, "fetched files are kept"):
         from btcbt.candles.archive import BASE_URL
         from btcbt.candles.download import download_candles
-        from btcbt.candles.transport import Patience
+        from btcbt.candles.transport import RetryPolicy
 
         with _bar(errors) as progress:
             done = download_candles(
@@ -83,7 +85,7 @@ def download_command(
                 drop_placeholders=drop_placeholders,
                 refresh=refresh,
                 keep_going=keep_going,
-                patience=Patience(attempts=attempts),
+                retry=RetryPolicy(attempts=attempts),
                 progress=progress,
             )
         clean = _show_download(out, done)
@@ -91,20 +93,20 @@ def download_command(
         raise typer.Exit(PROBLEMS)
 
 
-@data_app.command("import")
+@data_app.command("import", epilog="Example: btcbt data import candles.csv --output data/BTCUSDT_1h.parquet")
 def import_command(
     sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSON, Parquet or zipped CSV files.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to make or append to.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to create or append to.")],
     interval: IntervalOption = "1h",
     repair: RepairOption = False,
     drop_placeholders: PlaceholdersOption = False,
     prefer_new: Annotated[
-        bool, typer.Option("--prefer-new", help="Replace candles that are there with other values.")
+        bool, typer.Option("--prefer-new", help="Replace stored candles that have other values.")
     ] = False,
 ) -> None:
     """Import files into a Parquet history; importing them again changes nothing."""
     out, errors = console(), console(stderr=True)
-    with guarded(errors, "the same command", "nothing is half written"):
+    with guarded(errors, "the same command", "no partial file is left"):
         from btcbt.candles.importers import import_history
 
         stored = import_history(
@@ -121,19 +123,19 @@ def import_command(
         raise typer.Exit(PROBLEMS)
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: btcbt data check data/BTCUSDT_1h.parquet")
 def check_command(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Histories, or files to be imported.")],
     interval: IntervalOption = "1h",
     repair: RepairOption = False,
     drop_placeholders: PlaceholdersOption = False,
-    output: Annotated[Path | None, typer.Option(help="Where a repaired history goes; in place by default.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes and gaps too.")] = False,
+    output: Annotated[Path | None, typer.Option(help="File for the repaired history; in place by default.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes and gaps, too.")] = False,
 ) -> None:
     """Print coverage, gaps and problems; repair on request."""
     out, errors = console(), console(stderr=True)
     clean = True
-    with guarded(errors, "the same command", "nothing is half written"):
+    with guarded(errors, "the same command", "no partial file is left"):
         from btcbt.candles.importers import check_history
 
         for file in files:
@@ -145,23 +147,23 @@ def check_command(
                 _lines(out, [f"repaired: {checked.written}", *checked.after.lines()])
             elif checked.before.problems:
                 _lines(out, ["  not changed; --repair drops the rows with problems"])
-            clean &= _good(checked.after, strict)
+            clean &= _is_clean(checked.after, strict)
     if not clean:
         raise typer.Exit(PROBLEMS)
 
 
-def _good(inspection: Inspection, strict: bool) -> bool:
-    odd = inspection.findings or len(inspection.gaps) if strict else inspection.problems
+def _is_clean(inspection: Inspection, strict: bool) -> bool:
+    odd = inspection.issues or len(inspection.gaps) if strict else inspection.problems
     return not odd
 
 
 def _show_download(out: Console, done: Download) -> bool:
-    """Print what a download did; whether nothing is left to mend."""
-    from btcbt.candles.download import State
+    """Print the result of a download; whether nothing is left to fix."""
+    from btcbt.candles.download import FileState
 
-    counts = ", ".join(f"{done.count(state)} {state.value}" for state in State if done.count(state))
+    counts = ", ".join(f"{done.count(state)} {state.value}" for state in FileState if done.count(state))
     _lines(out, [f"files: {counts}"])
-    for state, note in ((State.ABSENT, "not in the archive"), (State.FAILED, "failed")):
+    for state, note in ((FileState.ABSENT, "not in the archive"), (FileState.FAILED, "failed")):
         names = done.named(state)
         if names:
             more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
@@ -173,19 +175,19 @@ def _show_download(out: Console, done: Download) -> bool:
         if done.filled:
             _lines(out, [f"  filled from daily files: {done.filled:,}"])
         _show_stored(out, done.output, done.stored, done.dropped)
-    return done.count(State.FAILED) == 0 and (done.inspection is None or done.stored is not None)
+    return done.count(FileState.FAILED) == 0 and (done.inspection is None or done.stored is not None)
 
 
 def _show_stored(out: Console, output: Path, stored: Stored | None, dropped: Mapping[str, int]) -> None:
     if stored is None:
-        _lines(out, [f"{output}: not written; look at the problems and add --repair to drop these rows"])
+        _lines(out, [f"{output}: not written; check the problems, and add --repair to drop these rows"])
         return
     _lines(out, _dropped(dropped))
     _lines(
         out,
         [
-            f"{output}: {stored.added:,} candles added, {stored.equal:,} were there, "
-            f"{stored.differing:,} were there with other values; SHA-256 {stored.sha256}"
+            f"{output}: {stored.added:,} candles added, {stored.equal:,} already stored, "
+            f"{stored.differing:,} stored with other values; SHA-256 {stored.sha256}"
         ],
     )
 
@@ -200,13 +202,13 @@ def _lines(out: Console, lines: list[str]) -> None:
 
 
 @contextmanager
-def _bar(errors: Console) -> Iterator[Progress | None]:
-    """A bar of files done, on a terminal only."""
+def _bar(errors: Console) -> Iterator[OnFile | None]:
+    """A progress bar of files, on a terminal only."""
     if not errors.is_terminal:
         yield None
         return
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress
 
-    with Bar(console=errors, transient=True) as bar:
+    with Progress(console=errors, transient=True) as bar:
         task = bar.add_task("download", total=None)
         yield lambda done, todo, name: bar.update(task, completed=done, total=todo, description=name)

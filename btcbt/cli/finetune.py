@@ -1,4 +1,7 @@
-"""`btcbt finetune`: tokenizer and model on candle history."""
+"""``btcbt finetune``: fit tokenizer and model on candle history.
+
+Exit codes: 0 done; 2 bad usage, recipe, data or checkpoint; 130 interrupted, resumable.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from btcbt.cli.terminal import console, guarded
 
 
 def finetune_command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe's file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the recipe.")],
 ) -> None:
-    """Fit tokenizer and model by a recipe; one that was stopped goes on. The folder says what they have looked at."""
+    """Fit tokenizer and model, or resume an interrupted fit."""
     errors, out = console(stderr=True), console()
-    with guarded(errors, f"python -m btcbt finetune {recipe}", "the last state is kept"):
+    with guarded(errors, f"python -m btcbt finetune {recipe}", "the last checkpoint is kept"):
         from btcbt.workflows.finetune import is_first, loss_table, run_recipe
 
         done = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))

@@ -23,31 +23,31 @@ def predict_command(
     interval: Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")] = "1h",
     horizon: Annotated[int, typer.Option(help="H, candles to forecast.")] = 48,
     context: Annotated[
-        int | None, typer.Option(help="T, newest candles that the forecast sees; what the checkpoint was fitted with.")
+        int | None, typer.Option(help="T, candles of the context; by default what the checkpoint was fitted with.")
     ] = None,
     paths: Annotated[int, typer.Option(help="S, sampled paths.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="kronos-nano, a checkpoint's folder, or a hub id.")] = "kronos-nano",
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub id of a tokenizer or pair, if it is apart.")
+        str | None, typer.Option(help="Folder or hub id of the tokenizer, if not with the checkpoint.")
     ] = None,
     forecaster: Annotated[
         str | None,
         typer.Option(help="Another one: a kind such as garch, module:Class, FILE.py:Class, or EXPERIMENT.yaml:NAME."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Keys the random numbers.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Above 1 spreads the paths, below 1 narrows them.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Above 1 widens the paths, below 1 narrows them.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens; 0 for all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the most likely tokens with this total probability.")] = 1.0,
     sampling: Annotated[str, typer.Option(help="independent, or systematic across the paths.")] = "independent",
     max_context: Annotated[int | None, typer.Option(help="Tokens that the model attends to.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     output: Annotated[
-        Path | None, typer.Option(help="Folder to make; predictions/SYMBOL_INTERVAL_ORIGIN by default.")
+        Path | None, typer.Option(help="Folder to create; predictions/SYMBOL_INTERVAL_ORIGIN by default.")
     ] = None,
 ) -> None:
-    """Sample the next candles after the newest of a file: CSV, JSON and a picture."""
+    """Forecast the next candles: CSV, JSON and a figure."""
     out, errors = console(), console(stderr=True)
-    with guarded(errors, f"python -m btcbt predict {candles}", "nothing is half written"):
+    with guarded(errors, f"python -m btcbt predict {candles}", "no partial file is left"):
         from btcbt.workflows.predict import kronos_config, named_forecaster, predict
 
         config = kronos_config(
@@ -77,7 +77,7 @@ def predict_command(
 
 
 def _table(made: Prediction) -> Table:
-    """What the paths say, in a few rows."""
+    """Summary of the paths."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

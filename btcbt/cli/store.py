@@ -1,4 +1,4 @@
-"""``btcbt store``: what the store of forecasts holds, what is damaged, what may go.
+"""``btcbt store``: list, verify and clean up the store of forecasts.
 
 Exit codes: 0 done; 1 damaged files were found; 2 bad usage, or no store there; 130 interrupted.
 """
@@ -12,7 +12,7 @@ import typer
 from btcbt.cli.terminal import console, guarded
 
 if TYPE_CHECKING:
-    from btcbt.storage.garbage import Holding
+    from btcbt.storage.garbage import StoredKey
     from btcbt.storage.remote import Folder
 
 DAMAGED = 1
@@ -30,7 +30,7 @@ RootOption = Annotated[
 ]
 
 
-@store_app.command("ls")
+@store_app.command("ls", epilog="Example: btcbt store ls --root runs")
 def list_command(root: RootOption = "runs") -> None:
     """List the keys: what each stands for, its origins, files and size."""
     errors, out = console(stderr=True), console()
@@ -38,10 +38,10 @@ def list_command(root: RootOption = "runs") -> None:
         from rich.table import Table
 
         from btcbt.config import time_text
-        from btcbt.storage.garbage import holdings
+        from btcbt.storage.garbage import list_keys
 
         table = Table("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB", box=None)
-        found = holdings(_folder(root))
+        found = list_keys(_folder(root))
         for one in found:
             meaning = one.meaning
             numbers = [str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths", "seed")]
@@ -54,14 +54,14 @@ def list_command(root: RootOption = "runs") -> None:
             out.print(f"{damaged} damaged files; 'btcbt store verify' names them", soft_wrap=True)
 
 
-@store_app.command("verify")
+@store_app.command("verify", epilog="Example: btcbt store verify --root runs")
 def verify_command(root: RootOption = "runs") -> None:
     """Compare every file with its checksum and name those that are damaged or foreign."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store verify", kept="nothing was changed"):
-        from btcbt.storage.garbage import holdings
+        from btcbt.storage.garbage import list_keys
 
-        found = holdings(_folder(root))
+        found = list_keys(_folder(root))
     damaged = [why for one in found for why in one.damaged]
     for why in damaged:
         out.print(why, markup=False, highlight=False, soft_wrap=True)
@@ -71,22 +71,24 @@ def verify_command(root: RootOption = "runs") -> None:
         raise typer.Exit(DAMAGED)
 
 
-@store_app.command("gc")
+@store_app.command("gc", epilog="Example: btcbt store gc --root runs --delete")
 def gc_command(
     root: RootOption = "runs",
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it only say what could go.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it, only list what could be deleted.")
+    ] = False,
     older_than: Annotated[
         float | None,
         typer.Option(
             min=0.0,
-            show_default="7; for ever at a URL",
-            help="Days for which forecasts that no run holds are kept for one to go on from.",
+            show_default="7; unlimited at a URL",
+            help="Days to keep forecasts that no run uses, for an unfinished run to resume from.",
         ),
     ] = None,
 ) -> None:
-    """Find what killed processes, given-up runs and damage left behind; it goes with --delete alone."""
+    """Find files of killed processes and abandoned runs, and damaged ones; deletes with --delete only."""
     errors, out = console(stderr=True), console()
-    with guarded(errors, "python -m btcbt store gc", kept="what was deleted was not in use"):
+    with guarded(errors, "python -m btcbt store gc", kept="only unused files were deleted"):
         from btcbt.storage.garbage import clearing, garbage
         from btcbt.storage.garbage import delete as delete_all
         from btcbt.storage.remote import LocalFolder
@@ -95,12 +97,14 @@ def gc_command(
         days = KEEP_DAYS if older_than is None and isinstance(folder, LocalFolder) else older_than
         with clearing(folder) as alone:
             if not alone:
-                errors.print("warning: a run is under way here; whole forecasts and refits are kept", soft_wrap=True)
+                errors.print(
+                    "warning: a run is in progress here; undamaged forecasts and refits are kept", soft_wrap=True
+                )
             found = garbage(folder, older_than_days=days, running=not alone)
             for item in found:
                 out.print(f"{item.folder}/{item.name}: {item.why}", markup=False, highlight=False, soft_wrap=True)
             size = delete_all(found) if delete else sum(item.size for item in found)
-    verb = "deleted" if delete else "could go; delete with --delete"
+    verb = "deleted" if delete else "can be deleted with --delete"
     out.print(f"{len(found):,} files, {size / 1e6:.1f} MB: {verb}", markup=False, highlight=False)
 
 
@@ -111,6 +115,6 @@ def _folder(root: str) -> Folder:
     return open_folder(store_root(root))
 
 
-def _kind(one: Holding) -> str:
+def _kind(one: StoredKey) -> str:
     identity = one.meaning.get("forecaster", {})
     return str(identity.get("kind", "?")) if isinstance(identity, dict) else "?"

@@ -1,4 +1,4 @@
-"""What every command shares: its consoles, and how an error of the user ends it."""
+"""Shared by all commands: consoles, progress, and how errors end a command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from btcbt.errors import BtcbtError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from btcbt.progress import Progress
+
 INTERRUPTED = 130
 PIPE_WIDTH = 120
 
@@ -24,15 +26,24 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    # In a pipe or a log the width of a terminal is unknown, and 80 columns would break the tables.
+    # Pipes and logs have no width, and tables do not fit rich's default of 80 columns.
     return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def watch(errors: Console, *, quiet: bool) -> Progress:
+    """Bars on a terminal, plain lines in a pipe, or nothing."""
+    from btcbt.progress import BarProgress, PlainProgress, Progress
+
+    if quiet:
+        return Progress()
+    return BarProgress(errors) if errors.is_terminal else PlainProgress(errors)
 
 
 @contextmanager
 def guarded(errors: Console, again: str, kept: str = "finished shards are kept") -> Iterator[None]:
-    """Turn what a user can mend into one line on `errors` and an exit code; a bug of ours keeps its traceback.
+    """Turn user errors into one line on `errors` and an exit code; bugs keep their traceback.
 
-    After Ctrl-C the line says what is `kept` and that the command `again` goes on from it.
+    After Ctrl-C the line says what is `kept` and the command, `again`, that resumes.
     """
     handler = Warnings(errors)
     logging.getLogger("btcbt").addHandler(handler)
@@ -43,7 +54,7 @@ def guarded(errors: Console, again: str, kept: str = "finished shards are kept")
         errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        message = f"interrupted; {kept}, go on with: {again}"
+        message = f"interrupted; {kept}; resume with: {again}"
         errors.print(message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
@@ -51,13 +62,13 @@ def guarded(errors: Console, again: str, kept: str = "finished shards are kept")
 
 
 class Warnings(logging.Handler):
-    """Shows the package's warnings above the progress."""
+    """Shows the package's warnings above the progress bars."""
 
     def __init__(self, errors: Console) -> None:
         super().__init__(logging.WARNING)
         self._errors = errors
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
+        """Print one warning."""
         text = f"warning: {record.getMessage()}"
         self._errors.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,7 @@
-"""Shards of forecasts on the processes of this machine (joblib) or the machines of a cluster (Dask, Ray).
+"""Forecast shards on the processes of this machine (joblib) or the machines of a cluster (Dask, Ray).
 
-The engines schedule, start and replace processes; nothing here does. A shard travels as the stretch of candles
-that its windows lie in, and comes back as a batch, so that workers need no common disk. Shards come back in the
-order in which they were asked for, a few in flight for each worker.
+The engines schedule, start and replace processes. A shard is sent as the candles that its windows span, and returns
+as a batch, so workers need no shared disk. Shards return in the order of submission, a few in flight per worker.
 """
 
 from __future__ import annotations
@@ -33,22 +32,18 @@ from btcbt.execution.local import (
     on_processes,
     one_thread,
 )
+from btcbt.files import CAN_LOCK, acquire_lock
 from btcbt.forecasters.base import Forecaster
 from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
 
-try:
-    import fcntl
-except ImportError:  # Windows: workers on several GPUs may meet on one
-    fcntl = None  # type: ignore[assignment]
-
 RETRIES = 3
-"""How often a shard is given to another worker after its own was lost."""
+"""How often a shard is retried on another worker after its own was lost."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 _pinned: list[Any] = []
-"""The lock on the GPU of this process, open as long as it lives."""
+"""The lock on this process's GPU, held until the process ends."""
 _busy = threading.Lock()
-"""A worker of a cluster may have several threads; a forecaster serves one at a time."""
+"""A cluster's worker may have several threads; a forecaster is used by one at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,34 +76,34 @@ class ShardTask:
 def forecast_shards_on(
     executor: ExecutorConfig, tasks: Iterable[ShardTask], *, key: str, build: Callable[[], Forecaster]
 ) -> Iterator[ForecastBatch]:
-    """Forecast shard after shard on another engine.
+    """Forecast shards in order on another engine.
 
     Parameters
     ----------
     executor : ExecutorConfig
         Of kind joblib, dask or ray.
     tasks : iterable of ShardTask
-        Taken up as they are needed, a few ahead of the answers.
+        Consumed as needed, a few ahead of the results.
     key : str
-        Names what `build` builds: a worker builds it once.
+        Identifies what `build` builds: a worker builds it once.
     build : callable
-        Makes the forecaster in a worker.
+        Builds the forecaster in a worker.
 
     Raises
     ------
     ConfigError
-        If the engine is not installed, or no cluster answers at the address.
+        If the engine is not installed, or no cluster responds at the address.
     BtcbtError
-        If the engine gave a shard up: its workers were lost again and again.
+        If a shard failed because its workers were lost repeatedly.
     """
     engine = {"joblib": _on_joblib, "dask": _on_dask, "ray": _on_ray}[executor.kind]
     yield from engine(executor, tasks, key, build)
 
 
 def work(key: str, build: Callable[[], Forecaster], task: ShardTask) -> ForecastBatch:
-    """Forecast a shard in a worker, in the batches that one process alone would cut."""
+    """Forecast a shard in a worker, in the same batches as a single process."""
     if threading.current_thread() is threading.main_thread():
-        # Ctrl-C goes to every process of a terminal; when to stop is for the one that writes the shards to say.
+        # Ctrl-C reaches every process of a terminal; the process that writes the shards decides when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with _busy:
         pin_gpu()
@@ -122,10 +117,10 @@ def work(key: str, build: Callable[[], Forecaster], task: ShardTask) -> Forecast
 
 
 def pin_gpu() -> None:
-    """Let this process see one GPU alone, where there are several; it must not have touched one yet.
+    """Restrict this process to one GPU of several; call it before any use of a GPU.
 
-    It takes the first that the fewest others of this machine have taken; a lock on a file says so, which ends with the
-    process. An engine that shows each worker its own GPU first (as dask-cuda does) is followed so.
+    It takes the first of those used by the fewest processes of this machine, marked by file locks that end with their
+    process. The order is that of CUDA_VISIBLE_DEVICES, so that an engine's own assignment (dask-cuda's) is kept.
     """
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = seen.split(",") if seen is not None else [str(i) for i in range(len(list(_GPUS.glob("*"))))]
@@ -139,15 +134,13 @@ def pin_gpu() -> None:
 
 
 def _lock(name: str) -> bool:
-    """Take a name among the processes of this machine; False if another has it."""
-    if fcntl is None:
+    """Claim a name among the processes of this machine; False if another has it."""
+    if not CAN_LOCK:
         return True
     folder = Path(tempfile.gettempdir()) / f"btcbt-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = (folder / name).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not acquire_lock(file, wait=False):
         file.close()
         return False
     _pinned.append(file)
@@ -166,7 +159,7 @@ def _on_dask(
     distributed = _engine("distributed", "dask")
     try:
         if executor.address:
-            distributed.comm.get_address_host(executor.address)  # before threads are started that wait for it
+            distributed.comm.get_address_host(executor.address)  # fails before threads that would wait for it start
         client = (
             distributed.Client(executor.address, timeout="20s")
             if executor.address
@@ -178,9 +171,9 @@ def _on_dask(
             )
         )
     except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"executor.address {executor.address}: no Dask scheduler answers ({told}); give one such as "
+            f"executor.address {executor.address}: no Dask scheduler responds ({reason}); give one such as "
             "tcp://HOST:8786, or none to start one here"
         ) from None
     with client:
@@ -193,7 +186,7 @@ def _on_dask(
             yield from in_order(submit, lambda future: future.result(), tasks, width)
         except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError):
             raise BtcbtError(
-                "a shard was given up after its Dask workers or scheduler were lost, perhaps for want of memory; "
+                "a shard failed after its Dask workers or scheduler were lost, possibly out of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
 
@@ -207,24 +200,24 @@ def _on_ray(
         where = {"address": executor.address} if executor.address else {"num_cpus": executor.workers}
         try:
             ray.init(**where, include_dashboard=False if not executor.address else None, log_to_driver=False)
-        except Exception as error:  # noqa: BLE001 - Ray raises bare ones when its processes do not come up in time
-            told = " ".join(str(error).split())[:200]
+        except Exception as error:  # noqa: BLE001 - Ray raises bare ones when its processes do not start in time
+            reason = " ".join(str(error).split())[:200]
             if executor.address:
-                raise ConfigError(f"executor.address {executor.address}: no Ray cluster answers ({told})") from None
-            raise BtcbtError(f"executor.kind ray: Ray could not be started here ({told}); run again") from None
+                raise ConfigError(f"executor.address {executor.address}: no Ray cluster responds ({reason})") from None
+            raise BtcbtError(f"executor.kind ray: Ray could not be started here ({reason}); run again") from None
     try:
         resources = ray.cluster_resources()
-        # Ray shows a task that asks for a GPU that one alone.
+        # Ray shows a task only the GPU that it requested.
         remote = ray.remote(max_retries=RETRIES, num_gpus=1 if resources.get("GPU") else 0)(work)
         width = AHEAD * int(executor.workers or resources.get("GPU") or resources.get("CPU") or 1)
         yield from in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, BtcbtError):
-            raise error.cause from None  # in its own words, without the worker's traceback
+            raise error.cause from None  # the original message, without the worker's traceback
         raise
     except ray.exceptions.RayError as error:
         raise BtcbtError(
-            f"a shard was given up after its Ray workers were lost ({type(error).__name__}), perhaps for want of "
+            f"a shard failed after its Ray workers were lost ({type(error).__name__}), possibly out of "
             "memory; finished shards are kept, run again with more memory or fewer workers"
         ) from None
     finally:

@@ -1,4 +1,4 @@
-"""Batches of windows to forecasts, in order, on as many processes as pay, within the memory that there is."""
+"""Forecast batches of windows in order, in this process or in several, within the available memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from btcbt.forecasters.base import Forecaster
 from btcbt.records import ForecastBatch, Window
 
 PROCESS_BATCH = 16
-"""Origins of a task: handing them over costs little, and no process waits long for the last one."""
+"""Origins per task: cheap to transfer, and short enough that no process waits long for the last one."""
 MIN_ORIGINS = 128
-"""Fewer origins are done before a second process has started."""
+"""Fewer origins finish before a second process has started."""
 
 AHEAD = 2
-"""Tasks in flight for each worker: the next one is there when one is done."""
+"""Tasks in flight per worker, so that the next one is ready when one finishes."""
 IDLE_SECONDS = 60
-"""After so long without a task a process ends."""
+"""A process without a task ends after this time."""
 _THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -44,26 +44,25 @@ _THREADS = (
 log = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 _built: dict[str, Forecaster] = {}
 """The forecaster that a worker process has built, by its key."""
 _limits: WeakKeyDictionary[Forecaster, int] = WeakKeyDictionary()
-"""How many origins at once each forecaster turned out to have memory for."""
+"""Largest batch that each forecaster was found to have memory for."""
 
 
 def processes(forecaster: Forecaster, origins: int) -> int:
-    """How many processes to forecast so many origins on: one for a forecaster that uses the machine itself."""
+    """Number of processes for so many origins: one for a forecaster that parallelises itself."""
     if not forecaster.single_threaded or origins < MIN_ORIGINS:
         return 1
     return int(joblib.cpu_count())
 
 
 def batch_size(forecaster: Forecaster) -> int:
-    """How many windows to put into each batch of `forecast_in_order`.
+    """Number of windows in each batch of `forecast_in_order`.
 
-    It does not depend on the number of processes, so that a run which goes on where another stopped cuts the same
-    batches.
+    Independent of the number of processes, so that a resumed run has the same batches.
     """
     return min(forecaster.batch_size, PROCESS_BATCH) if forecaster.single_threaded else forecaster.batch_size
 
@@ -76,20 +75,20 @@ def forecast_in_order(
     key: str,
     build: Callable[[], Forecaster],
 ) -> Iterator[ForecastBatch]:
-    """Forecast batch after batch; which process did which cannot be told from the answer.
+    """Forecast batches in order; results do not depend on which process computed them.
 
     Parameters
     ----------
     forecaster : Forecaster
-        Does the work if it stays in this process.
+        Used if `workers` is 1.
     batches : iterable of sequence of Window
-        Taken up as they are needed, a few ahead of the answers.
+        Consumed as needed, a few ahead of the results.
     workers : int
         Processes; 1 stays in this one.
     key : str
-        Names what `build` builds: a process builds it once.
+        Identifies what `build` builds: a process builds it once.
     build : callable
-        Makes the forecaster anew in another process, where networks and their caches cannot be sent.
+        Builds the forecaster in another process, since networks and their caches cannot be sent.
     """
     if workers == 1:
         with one_thread(forecaster):
@@ -99,11 +98,11 @@ def forecast_in_order(
     yield from on_processes(partial(_work, key, build), map(list, batches), workers)
 
 
-def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], workers: int) -> Iterator[Answer]:
-    """Call a function for task after task on the processes of joblib's loky, and give the answers in order.
+def on_processes(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+    """Apply a function to tasks on joblib's loky processes, and yield the results in order.
 
-    No more than a few answers wait to be taken, so memory stays bounded however slow the taker is. Processes stay for
-    the next call, and end when there is none for a minute.
+    Only a few results are buffered, so memory stays bounded. Processes are reused by the next call, and end after a
+    minute without one.
 
     Raises
     ------
@@ -113,8 +112,8 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    # A process that grew by 300 MB since its first task is replaced, which loses nothing: loky takes for a leak what
-    # is the next forecaster's network. Its warning would tell users to look for one.
+    # loky replaces a process that grew by 300 MB, without loss: it takes the next forecaster's network for a leak, and
+    # its warning would make users look for one.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
     threads = str(max(1, joblib.cpu_count() // workers))
     pool = get_reusable_executor(
@@ -132,8 +131,8 @@ def on_processes(function: Callable[[Task], Answer], tasks: Iterable[Task], work
         done = True
     except BrokenProcessPool:
         raise BtcbtError(
-            "a worker process was killed, perhaps for want of memory; finished shards are kept, run again, "
-            "with fewer executor.workers if it happens again"
+            "a worker process was killed, possibly out of memory; finished shards are kept; run again, "
+            "with fewer executor.workers if it recurs"
         ) from None
     finally:
         if not done:
@@ -157,9 +156,9 @@ def _end_with(parent: int) -> None:
 
 
 def in_order(
-    submit: Callable[[Task], Any], result: Callable[[Any], Answer], tasks: Iterable[Task], width: int
-) -> Iterator[Answer]:
-    """Hand tasks to an engine, `width` ahead, and wait for their answers in order: memory stays bounded."""
+    submit: Callable[[Task], Any], result: Callable[[Any], Result], tasks: Iterable[Task], width: int
+) -> Iterator[Result]:
+    """Submit tasks to an engine, `width` ahead, and yield their results in order: memory stays bounded."""
     waiting: deque[Any] = deque()
     for task in tasks:
         waiting.append(submit(task))
@@ -170,20 +169,20 @@ def in_order(
 
 
 def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> ForecastBatch:
-    """Forecast a batch; where memory runs out, in halves of it, and never again so many at once.
+    """Forecast a batch; if memory runs out, halve the batch size for this and later calls.
 
     Raises
     ------
     ForecasterError
         If what it returns is not their forecast; see `btcbt.forecasters.asking.ask`.
     BtcbtError
-        If there is not memory enough for a single origin.
+        If memory does not suffice for a single origin.
     """
     parts: list[ForecastBatch] = []
     done = 0
     while done < len(windows) or not parts:
         size = min(_limits.get(forecaster, len(windows)), len(windows) - done)
-        # The handler is left before the next try, for a traceback keeps the arrays of the failed one.
+        # Retry outside the handler: the traceback keeps the arrays of the failed attempt alive.
         try:
             parts.append(ask(forecaster, windows[done : done + size]))
             failed = False
@@ -196,7 +195,7 @@ def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> Forec
             continue
         if size <= 1:
             raise BtcbtError(
-                f"forecaster {type(forecaster).__name__}: memory does not suffice for one origin of "
+                f"forecaster {type(forecaster).__name__}: not enough memory for one origin of "
                 f"{forecaster.n_paths} paths; lower n_paths or context, or free memory on its device"
             )
         _limits[forecaster] = size // 2
@@ -206,7 +205,7 @@ def forecast_halving(forecaster: Forecaster, windows: Sequence[Window]) -> Forec
 
 
 def concatenate(parts: Sequence[ForecastBatch]) -> ForecastBatch:
-    """One batch of several of the same forecaster; its provenance is that of the last."""
+    """Concatenate batches of one forecaster; the provenance is that of the last."""
     origins = np.concatenate([part.origins for part in parts])
     provenance: Mapping[str, str] = dict(parts[-1].provenance)
     return ForecastBatch(origins, np.concatenate([part.paths for part in parts]), provenance)
@@ -215,13 +214,13 @@ def concatenate(parts: Sequence[ForecastBatch]) -> ForecastBatch:
 def built(key: str, build: Callable[[], Forecaster]) -> Forecaster:
     """The forecaster of a worker process, built at its first use."""
     if key not in _built:
-        _built.clear()  # a pool outlives the forecaster that it was started for
+        _built.clear()  # a pool outlives its first forecaster
         _built[key] = build()
     return _built[key]
 
 
 def _work(key: str, build: Callable[[], Forecaster], windows: Sequence[Window]) -> ForecastBatch:
-    # Ctrl-C goes to every process of a terminal; when to stop is for the one that writes the shards to say.
+    # Ctrl-C reaches every process of a terminal; the process that writes the shards decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forecaster = built(key, build)
     with one_thread(forecaster):
@@ -231,7 +230,7 @@ def _work(key: str, build: Callable[[], Forecaster], windows: Sequence[Window]) 
 
 @contextmanager
 def one_thread(forecaster: Forecaster) -> Iterator[None]:
-    """Hold torch to one thread, here as in a worker: sums split over threads are rounded differently."""
+    """Limit torch to one thread, as in a worker: sums split over threads are rounded differently."""
     torch = sys.modules.get("torch") if forecaster.single_threaded else None
     if torch is None:
         yield
@@ -245,7 +244,7 @@ def one_thread(forecaster: Forecaster) -> Iterator[None]:
 
 
 def _free_cached() -> None:
-    """Give back what torch holds on to on a GPU, in pieces that the next batch may not fit into."""
+    """Release torch's cached GPU memory, which may be too fragmented for the next batch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,24 +1,22 @@
-"""Forecasts to and from disk: addressed by content, whole or absent, never computed twice.
+"""Forecasts on disk: addressed by content, written atomically, never computed twice.
 
 Layout::
 
-    <root>/<key>/key.json                            what the key stands for, for people
+    <root>/<key>/key.json                            what the key stands for, for readers
     <root>/<key>/<first>-<last>-<checksum>.parquet   a shard: the forecasts of some origins
 
 The **key** is the SHA-256 of everything but the candles that determines a forecast: the forecaster's
 identity (digests of weights, sampling parameters), T, H, S, the interval, the seed, and `NUMERICAL_VERSION`.
 A **row** is an origin, the digest of exactly the candles of its window, and its paths; it is used only where
-both agree, so that another experiment reuses what is there and a corrected candle recomputes the origins that
-saw it.
+origin and digest match, so that other experiments reuse it, and a corrected candle recomputes the origins whose
+windows contain it.
 
-A shard is written to a temporary name, synced, and renamed: it is whole or absent. Its name ends in the
-checksum of its bytes, which is compared before anything is parsed: a truncated, altered or foreign file is
-named in a warning and its origins are computed again. Equal forecasts make equal files, so two processes at
-once do no harm.
+A shard is written to a temporary name, synced, and renamed: it is complete or absent. Its name ends in the
+checksum of its bytes, which is verified before parsing: a truncated, altered or foreign file is reported in a
+warning and its origins are recomputed. Equal forecasts give equal files, so concurrent processes do no harm.
 
-A store may have a remote folder beside the local one, which other machines share. What is missing here is looked for
-there first and fetched, verified; what is computed is written here and then there. Everything else reads the local
-files alone.
+A store may have a remote folder shared with other machines. Forecasts missing locally are first looked for there,
+fetched and verified; computed ones are written locally, then remotely. Everything else reads local files only.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
 from btcbt.storage.remote import RemoteFolder
 
 NUMERICAL_VERSION = 1
-"""Raised when a change of the code changes forecasts beyond rounding; old shards are then left unused."""
+"""Increased when a code change alters forecasts beyond rounding; old shards are then unused."""
 
 Digests = NDArray[np.void]
 """Window digests, (B,) of 16 bytes."""
@@ -59,13 +57,13 @@ _CHECKSUM_BYTES = 16
 _SHARD_NAME = re.compile(r"(-?\d{1,15})-(-?\d{1,15})-([0-9a-f]{32})\.parquet")
 _FORMAT = "btcbt-forecasts-1"
 _PAGE_BYTES = 1 << 16
-MAX_ROWS = 100_000
-"""Origins of a shard, as `btcbt.config.experiment.StoreConfig` bounds them."""
+MAX_SHARD_ROWS = 100_000
+"""Most origins of a shard; `btcbt.config.experiment.StoreConfig` has the same bound."""
 Shape = tuple[int, int, int]
 """S, H, C of a row's paths."""
 KEY_FILE = "key.json"
 TRANSFERS = 8
-"""Shards fetched at once: each waits for the network most of the time."""
+"""Shards fetched concurrently; each mostly waits for the network."""
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ log = logging.getLogger(__name__)
 def forecast_key(
     identity: Mapping[str, object], *, interval_ms: int, context: int, horizon: int, n_paths: int, seed: int
 ) -> tuple[str, dict[str, object]]:
-    """The key of a forecaster's forecasts (64 hex digits), and what it stands for, as JSON values."""
+    """The key of a forecaster's forecasts (64 hex digits), and its meaning as JSON values."""
     meaning: dict[str, object] = {
         "forecaster": dict(identity),
         "interval_ms": interval_ms,
@@ -94,14 +92,14 @@ def window_digests(windows: Iterable[Window]) -> Digests:
 
 
 def history_digests(origins: IntArray, windows: Digests) -> Digests:
-    """Digests for forecasts that depend on the whole walk so far, (B,): of each origin and window up to there.
+    """Digests for forecasts that depend on the whole walk so far, (B,): of every origin and window up to each.
 
-    Two walks agree on them up to the first origin or window in which they differ, and nowhere after it.
+    Two walks have equal digests up to the first origin or window in which they differ, and none after it.
 
     Parameters
     ----------
     origins : int64 (B,)
-        From the first of the walk on, ms UTC.
+        Starting with the first of the walk, ms UTC.
     windows : void (B,)
         `window_digests` of the same origins.
     """
@@ -114,14 +112,14 @@ def history_digests(origins: IntArray, windows: Digests) -> Digests:
 
 
 def fitted_digests(windows: Digests, weights: Sequence[str]) -> Digests:
-    """Digests for forecasts made with weights of their own, (B,): of each window and of what was fitted for it.
+    """Digests for forecasts with refitted weights, (B,): of each window and the weights that forecast it.
 
     Parameters
     ----------
     windows : void (B,)
         `window_digests`.
     weights : sequence of str (B,)
-        Digest of the weights of each origin; where it is empty, a window's digest is left as it is.
+        Digest of the weights of each origin; where it is empty, the window's digest is unchanged.
     """
     digests = [
         hashlib.blake2b(bytes(window) + of.encode(), digest_size=DIGEST_BYTES, person=b"btcbt-refit").digest()
@@ -142,8 +140,8 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """Where the forecasts of some origins lie.
+class ShardPlan:
+    """Which shards hold the forecasts of some origins.
 
     Attributes
     ----------
@@ -162,9 +160,9 @@ class Plan:
         """Indices of the origins that no shard holds, increasing."""
         return np.flatnonzero(self.shard < 0)
 
-    def part(self, rows: slice) -> Plan:
+    def part(self, rows: slice) -> ShardPlan:
         """The plan of some of the origins."""
-        return Plan(self.shards, self.shard[rows], self.row[rows])
+        return ShardPlan(self.shards, self.shard[rows], self.row[rows])
 
 
 class ForecastStore:
@@ -173,13 +171,13 @@ class ForecastStore:
     Parameters
     ----------
     folder : Path
-        Where the shards lie. It need not exist before the first write.
+        Folder of the shards; created by the first write.
     key : str
-        What `forecast_key` gave; files of another key are foreign.
+        From `forecast_key`; files of another key are foreign.
     n_paths, horizon : int
         S and H of every row.
     remote : RemoteFolder, optional
-        Where the same shards are kept for other machines.
+        Folder that shares the same shards with other machines.
     """
 
     def __init__(
@@ -191,20 +189,20 @@ class ForecastStore:
         self.shape = (n_paths, horizon, len(CHANNELS))
 
     def shards(self) -> list[Shard]:
-        """The files here whose names are those of shards, in order of their origins. Not verified."""
+        """The local files named like shards, in order of their origins; not verified."""
         if not self.folder.is_dir():
             return []
         found = []
         for path in self.folder.glob("*.parquet"):
             shard = shard_named(path)
             if shard is None:
-                log.warning("%s is not named like a shard of forecasts; left alone and not used", path)
+                log.warning("%s is not named like a shard of forecasts; ignored", path)
                 continue
             found.append(shard)
         return sorted(found, key=lambda shard: (shard.first, shard.last, shard.checksum))
 
-    def plan(self, origins: IntArray, digests: Digests) -> Plan:
-        """Find the forecasts of some origins, verifying every file that could hold one.
+    def plan(self, origins: IntArray, digests: Digests) -> ShardPlan:
+        """Find the stored forecasts of some origins, verifying every file that may contain one.
 
         Parameters
         ----------
@@ -227,11 +225,11 @@ class ForecastStore:
             ours = [*(shard.path.name for shard in plan.shards), KEY_FILE] if plan.shards else []
             self._send(self.remote, [name for name in ours if name not in there])
         for error in damaged:
-            log.warning("%s; its origins are computed again", error)
+            log.warning("%s; its origins are recomputed", error)
         return plan
 
-    def _plan(self, origins: IntArray, digests: Digests) -> tuple[Plan, list[StoreError]]:
-        """The plan by the local files, and what is wrong with some of them."""
+    def _plan(self, origins: IntArray, digests: Digests) -> tuple[ShardPlan, list[StoreError]]:
+        """The plan from local files, and the errors of damaged ones."""
         shard, row = np.full(len(origins), -1), np.full(len(origins), -1)
         used: list[Shard] = []
         damaged: list[StoreError] = []
@@ -250,10 +248,10 @@ class ForecastStore:
                 shard[at[fits]] = len(used)
                 row[at[fits]] = np.flatnonzero(fits)
                 used.append(candidate)
-        return Plan(tuple(used), shard, row), damaged
+        return ShardPlan(tuple(used), shard, row), damaged
 
     def _fetch(self, remote: RemoteFolder, names: Iterable[str], origins: IntArray) -> None:
-        """Copy those remote shards here that could hold one of some origins and are not whole here."""
+        """Copy remote shards that may contain some origins and are missing or damaged locally."""
 
         def fetch(shard: Shard) -> None:
             name = shard.path.name
@@ -261,7 +259,7 @@ class ForecastStore:
                 if _checksum(shard.path.read_bytes()) == shard.checksum:
                     return
             except OSError:
-                pass  # not here
+                pass  # not present locally
             content = remote.read(name)
             if _checksum(content) == shard.checksum:
                 self._put(shard.path, content)
@@ -275,12 +273,12 @@ class ForecastStore:
                 pass
 
     def _send(self, remote: RemoteFolder, names: Iterable[str]) -> None:
-        """Copy local files to the remote folder: those of a time when there was none, or when it did not answer."""
+        """Copy local files to the remote folder: those written without one, or while it was unreachable."""
         for name in names:
             if (path := self.folder / name).exists():
                 remote.write(name, path.read_bytes())
 
-    def read(self, plan: Plan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
+    def read(self, plan: ShardPlan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
         """Stream the planned forecasts in order, `batch` origins at a time; memory is bounded by the batch.
 
         Raises
@@ -296,7 +294,7 @@ class ForecastStore:
             shard, row = plan.shard[part], plan.row[part]
             paths = np.empty((len(shard), *self.shape), dtype=np.float32)
             provenance: dict[str, str] = {}
-            # A shard that spans two parts is read once; those behind are let go.
+            # A shard that spans two batches is read once; earlier ones are released.
             tables = {w: tables.get(w) or self._read(plan.shards[w], ["paths"]) for w in map(int, np.unique(shard))}
             for which, table in tables.items():
                 here = shard == which
@@ -306,12 +304,12 @@ class ForecastStore:
             yield ForecastBatch(origins[part], paths, MappingProxyType(provenance))
 
     def write(self, digests: Digests, batch: ForecastBatch) -> Path:
-        """Write one shard; when this returns it is on disk, whole, and in the remote folder if there is one.
+        """Write one shard; on return it is complete on disk, and in the remote folder if there is one.
 
         Raises
         ------
         StoreError
-            If the disk or the remote folder refuses.
+            If it cannot be written to the disk or to the remote folder.
         """
         if batch.paths.shape[1:] != self.shape:
             raise ValueError(f"paths {batch.paths.shape[1:]} are not those of the store, {self.shape}")
@@ -324,18 +322,18 @@ class ForecastStore:
         return path
 
     def describe(self, meaning: Mapping[str, object]) -> None:
-        """Leave a note of what the key stands for."""
+        """Write a note of what the key stands for."""
         note = self.folder / KEY_FILE
         content = json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n"
-        if not note.exists() or note.read_bytes() != content:  # a damaged one is mended
+        if not note.exists() or note.read_bytes() != content:  # a damaged one is replaced
             self._put(note, content)
         if self.remote is not None and (KEY_FILE, len(content)) not in {(e.name, e.size) for e in self.remote.files()}:
             self.remote.write(KEY_FILE, content)
 
-    def link_into(self, folder: Path, plan: Plan) -> None:
-        """Make the planned shards part of another folder: hard links, or copies where links cannot be made.
+    def link_into(self, folder: Path, plan: ShardPlan) -> None:
+        """Add the planned shards to another folder: by hard links, or copies where links are not possible.
 
-        A run keeps its forecasts so, whatever later becomes of the store.
+        A run keeps its forecasts this way, independently of the store.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for shard in plan.shards:
@@ -351,8 +349,8 @@ class ForecastStore:
             write_whole(path, content)
         except OSError as error:
             raise StoreError(
-                f"{path}: cannot be written ({error.strerror}); what was finished before is kept, "
-                "make room or choose another store.root, and run again"
+                f"{path}: cannot be written ({error.strerror}); finished shards are kept, "
+                "free space or choose another store.root, and run again"
             ) from None
 
     def _encode(self, digests: Digests, batch: ForecastBatch) -> pa.Buffer:
@@ -396,10 +394,9 @@ class ForecastStore:
 
 
 class ShardWriter:
-    """Writes shards in a background thread; at most `depth` wait, so memory stays bounded.
+    """Writes shards in a background thread; at most `depth` are queued, so memory stays bounded.
 
-    Leaving the ``with`` block waits until everything is on disk. An error of the disk surfaces at the next
-    call.
+    Leaving the ``with`` block waits until everything is on disk. An error is raised at the next call.
     """
 
     def __init__(self, store: ForecastStore, depth: int = 2) -> None:
@@ -421,7 +418,7 @@ class ShardWriter:
             self._raise()
 
     def put(self, digests: Digests, batch: ForecastBatch) -> None:
-        """Hand a shard over.
+        """Queue a shard.
 
         Raises
         ------
@@ -445,7 +442,7 @@ class ShardWriter:
 
 
 def shard_named(path: Path) -> Shard | None:
-    """The shard that a file is by its name, if it is one."""
+    """The shard that a file's name describes; None if it is not named like a shard."""
     match = _SHARD_NAME.fullmatch(path.name)
     return None if match is None else Shard(path, int(match[1]), int(match[2]), match[3])
 
@@ -453,18 +450,18 @@ def shard_named(path: Path) -> Shard | None:
 def shard_rows(
     where: str, content: bytes, checksum: str, key: str, shape: Shape | None = None
 ) -> set[tuple[int, bytes]]:
-    """Which forecasts the content of a shard holds, by origin and window digest.
+    """The forecasts in a shard, by origin and window digest.
 
     Parameters
     ----------
     where : str
-        What messages call the shard.
+        Name of the shard in messages.
     content : bytes
-        What it holds.
+        Its bytes.
     checksum, key : str
-        What its name and its folder say.
+        From its name and from the name of its folder.
     shape : (S, H, C), optional
-        That of its paths; any if left out.
+        Expected shape of its paths; any by default.
 
     Raises
     ------
@@ -479,8 +476,8 @@ def shard_rows(
 def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | None, columns: list[str]) -> pa.Table:
     """Verify the content of a shard, and parse some of its columns.
 
-    A checksum finds what happened by accident. Whoever writes into the store can make one, too, so what it vouches for
-    is held to the form of a shard before anything of its size is allocated.
+    A checksum detects accidental damage only: anyone who can write to the store can compute one. So the file must also
+    have the layout of a shard before memory for its content is allocated.
     """
     if _checksum(content) != checksum:
         raise StoreError(f"{where} is damaged: its bytes do not match the checksum in its name")
@@ -497,14 +494,14 @@ def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | N
         table.validate(full=True)
         lengths = {(len(column), column.null_count) for column in table.columns}
         if lengths != {(file.metadata.num_rows, 0)}:
-            raise StoreError(f"{where} is foreign: its columns are not as long as it says")
+            raise StoreError(f"{where} is foreign: the length of its columns differs from its metadata")
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise StoreError(f"{where} is not a shard of forecasts ({' '.join(str(error).split())[:200]})") from None
 
 
 def _well_formed(file: pq.ParquetFile, metadata: Mapping[bytes, bytes]) -> bool:
-    """Whether the columns have the types of a shard, no more rows than one, and unpack to no more than their size."""
+    """Whether columns have a shard's types, its number of rows, and an uncompressed size that fits them."""
     width = 4 * math.prod(json.loads(metadata[b"shape"]))
     types = {
         "origin": pa.timestamp("ms", tz="UTC"),
@@ -517,7 +514,7 @@ def _well_formed(file: pq.ParquetFile, metadata: Mapping[bytes, bytes]) -> bool:
         {field.name: field.type for field in schema} == types
         and len(schema) == len(types)
         and not any(field.nullable for field in schema)
-        and 0 < rows <= MAX_ROWS
+        and 0 < rows <= MAX_SHARD_ROWS
         and sum(groups) <= 2 * rows * (8 + DIGEST_BYTES + width) + _PAGE_BYTES
         and isinstance(json.loads(metadata[b"provenance"]), dict)
     )
@@ -534,7 +531,7 @@ def fixed_binary(array: NDArray[Any], rows: int) -> pa.Array:
 
 
 def column_values(table: pa.Table, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> NDArray[Any]:
-    """A column of fixed width as an array, (N, *shape), without a copy where it lies in one chunk."""
+    """A column of fixed width as an array, (N, *shape), without a copy if it has one chunk."""
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0)

@@ -1,7 +1,7 @@
-"""What the store of forecasts holds, what of it is damaged, and what of it may go.
+"""Inspect the store of forecasts: its content, damaged files, and files that can be deleted.
 
-Nothing here is needed for a run to be right: damaged files are found and computed again by themselves, and a killed
-process leaves nothing that a later one could take for a forecast. This is for disks that fill up.
+Correct runs do not depend on this: damaged files are detected and recomputed anyway, and a killed process leaves
+nothing that could be mistaken for a forecast. It frees disk space.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from typing import Any
 from btcbt.config import REFITS_FOLDER, STORE_FOLDER
 from btcbt.errors import StoreError
 from btcbt.files import TEMPORARY, in_use, is_being_written
-from btcbt.records import CHANNELS
+from btcbt.records import CHANNELS, DAY_MS, HOUR_MS
 from btcbt.storage.forecasts import KEY_FILE, shard_named, shard_rows
 from btcbt.storage.remote import Entry, Folder, LocalFolder
 
-GRACE_SECONDS = 3600.0
-"""Whatever is younger is left alone: a run may be about to use it."""
-DAY_SECONDS = 24 * 3600.0
+GRACE_SECONDS = HOUR_MS / 1000
+"""Younger files are never garbage: a run may be about to use them."""
+DAY_SECONDS = DAY_MS / 1000
 MAX_NOTE_BYTES = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class StoredKey:
     """The forecasts of one key.
 
     Attributes
     ----------
     key : str
-        The key.
+        The key, 64 hex digits.
     meaning : mapping
-        What it stands for; empty if the note of it is lost.
+        What it stands for; empty if its note is missing or damaged.
     origins, shards, size : int
-        Distinct origins in files that are whole, number of files, bytes.
+        Distinct origins in undamaged files, number of files, bytes.
     first, last : int or None
         First and last origin, ms UTC.
     damaged : tuple of str
-        Files that cannot be used, and why.
+        Damaged or foreign files, and why.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A file or folder that may go, the folder that it lies in, why, and how many bytes that frees."""
+    """A file or folder that can be deleted: its parent folder, its name, why, and the bytes that this frees."""
 
     folder: Folder
     name: str
@@ -70,14 +70,14 @@ class Garbage:
 
 @dataclass(slots=True)
 class _Contents:
-    """The files of a key's folder: the whole ones with their rows, and the others with what is wrong."""
+    """The files of a key's folder: undamaged ones with their rows, damaged ones with the reason."""
 
     rows: dict[Entry, set[tuple[int, bytes]]] = field(default_factory=dict)
     damaged: dict[Entry, str] = field(default_factory=dict)
 
 
-def holdings(root: Folder) -> list[Holding]:
-    """Read every file of the store under `root` (``store.root`` of an experiment), and verify its checksum.
+def list_keys(root: Folder) -> list[StoredKey]:
+    """List the keys of the store under `root` (an experiment's ``store.root``), verifying every file's checksum.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def holdings(root: Folder) -> list[Holding]:
         if not meaning and any(entry.name == KEY_FILE for entry in files):
             damaged.append(f"{folder}/{KEY_FILE} does not describe the key that its folder is named by")
         found.append(
-            Holding(
+            StoredKey(
                 key=key,
                 meaning=meaning,
                 origins=len(origins),
@@ -110,9 +110,9 @@ def holdings(root: Folder) -> list[Holding]:
 
 @contextmanager
 def clearing(root: Folder) -> Iterator[bool]:
-    """Keep runs from beginning under `root` while it is cleared up; the block is told whether none is under way.
+    """Keep runs from starting under `root` during a clean-up; yields whether no run is in progress.
 
-    At a URL nobody can be asked.
+    At a URL that is unknown, and True.
     """
     store = root.child(STORE_FOLDER)
     if isinstance(store, LocalFolder) and store.path.is_dir():
@@ -123,19 +123,18 @@ def clearing(root: Folder) -> Iterator[bool]:
 
 
 def garbage(root: Folder, *, older_than_days: float | None, running: bool = False) -> list[Garbage]:
-    """What may go without loss to any run that is finished; with `running`, to one that runs now, either.
+    """Files that can be deleted without loss to a finished run or, with `running`, to one in progress.
 
-    - Temporary files of killed processes: whoever writes one here holds a lock on it, which ends with the process.
+    - Temporary files of killed processes: a local writer holds a lock on them, which ends with its process.
     - Shards that are damaged or foreign: they are never used.
-    - Shards all of whose rows other shards hold too.
-    - Shards that no run holds, of runs that were given up or deleted: those written more than
-      `older_than_days` ago, for an unfinished run would go on from them. None keeps them all: a store that
-      machines share knows nothing of their runs, which hold copies of their own.
-
+    - Shards all of whose rows are in other shards too.
+    - Shards of abandoned or deleted runs, if written more than `older_than_days` ago, since an unfinished run
+      would resume from younger ones. None keeps them all: a shared store does not know the runs of other
+      machines, which have copies of their own.
     - Refits that no run's manifest names, by the same age.
 
-    Shards that a run under `root` holds stay, and so does what is younger than an hour. While one runs (see
-    `btcbt.files.in_use`) whole shards and refits stay, for it may have planned with any of them.
+    Shards of a run under `root` are kept, and so is anything younger than an hour. While a run is in progress
+    (see `btcbt.files.in_use`) undamaged shards and refits are kept, as it may have planned to use any of them.
 
     Raises
     ------
@@ -149,7 +148,7 @@ def garbage(root: Folder, *, older_than_days: float | None, running: bool = Fals
     for folder, key in _key_folders(root):
         files = folder.files()
         contents = _read(folder, key, _meaning(folder, key, files), files)
-        if local is None:  # nobody can be asked whether he still writes
+        if local is None:  # whether its writer is alive is unknown
             torn = [entry for entry in files if TEMPORARY.fullmatch(entry.name)]
             found += [
                 _garbage(folder, entry, "left by a killed process") for entry in torn if _old(entry, now, DAY_SECONDS)
@@ -161,9 +160,9 @@ def garbage(root: Folder, *, older_than_days: float | None, running: bool = Fals
                 continue
             others = set().union(*(rows for other, rows in kept.items() if other is not entry))
             if kept[entry] <= others:
-                why = "other files hold all of its forecasts"
+                why = "all of its forecasts are in other files"
             elif older_than_days is not None and _old(entry, now, max(GRACE_SECONDS, older_than_days * DAY_SECONDS)):
-                why = f"no run holds it, and it is older than {older_than_days:g} days"
+                why = f"no run uses it, and it is older than {older_than_days:g} days"
             else:
                 continue
             del kept[entry]
@@ -174,7 +173,7 @@ def garbage(root: Folder, *, older_than_days: float | None, running: bool = Fals
 
 
 def delete(found: list[Garbage]) -> int:
-    """Delete what `garbage` found; bytes freed. What is gone already is no error.
+    """Delete what `garbage` found and return the bytes freed; files already deleted are ignored.
 
     Raises
     ------
@@ -190,12 +189,12 @@ def _key_folders(root: Folder) -> list[tuple[Folder, str]]:
     store = root.child(STORE_FOLDER)
     keys = [name for name in store.folders() if _KEY.fullmatch(name)]
     if not keys and (not isinstance(store, LocalFolder) or not store.path.is_dir()):
-        raise StoreError(f"{store}: no store of forecasts there; give what experiments name as store.root")
+        raise StoreError(f"{store}: no store of forecasts there; give the experiments' store.root")
     return [(store.child(key), key) for key in keys]
 
 
 def _meaning(folder: Folder, key: str, files: list[Entry]) -> Mapping[str, Any]:
-    """The note of what a key stands for, if it is whole: the key is its digest."""
+    """The note of what a key stands for, if undamaged: its digest is the key."""
     if not any(entry.name == KEY_FILE and entry.size <= MAX_NOTE_BYTES for entry in files):
         return {}
     try:
@@ -208,7 +207,7 @@ def _meaning(folder: Folder, key: str, files: list[Entry]) -> Mapping[str, Any]:
 
 
 def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entry]) -> _Contents:
-    """Verify every file of a key's folder, and note which forecasts each holds."""
+    """Verify every file of a key's folder, and list the forecasts in each."""
     contents = _Contents()
     shape = (meaning["n_paths"], meaning["horizon"], len(CHANNELS)) if meaning else None
     for entry in files:
@@ -236,7 +235,7 @@ def _left_behind(root: Path, now: float) -> Iterator[Garbage]:
                 continue
             folder, entry = LocalFolder(path.parent), Entry(path.name, stat.st_size, stat.st_mtime)
             if path.is_dir() and not path.is_symlink():
-                # Folders cannot be locked as files can, so only such as nobody has touched for a day are left behind.
+                # Folders have no lock, so only those unchanged for a day count.
                 gone = _old(entry, now, DAY_SECONDS)
             else:
                 gone = _old(entry, now) and not is_being_written(path)
@@ -245,7 +244,7 @@ def _left_behind(root: Path, now: float) -> Iterator[Garbage]:
 
 
 def _unused_refits(root: Path, now: float, older_than_days: float) -> Iterator[Garbage]:
-    """Checkpoints that were fitted inside walk-forwards, and are in none that is finished."""
+    """Checkpoints fitted inside walk-forwards that no finished run uses."""
     used: set[str] = set()
     for manifest in root.glob("*/*/manifest.json"):
         try:
@@ -273,6 +272,6 @@ def _garbage(folder: Folder, entry: Entry, why: str) -> Garbage:
     if isinstance(folder, LocalFolder):
         path = folder.path / entry.name
         files = path.rglob("*") if path.is_dir() else [path]
-        # A shard that a run holds as well frees nothing here.
+        # Deleting a shard that a run links to as well frees nothing.
         size = sum(stat.st_size for stat in (one.lstat() for one in files if one.is_file()) if stat.st_nlink == 1)
     return Garbage(folder, entry.name, why, size)

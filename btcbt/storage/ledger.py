@@ -1,16 +1,16 @@
-"""The trial ledger: every configuration ever evaluated on some candles, so that luck can be counted.
+"""The trial ledger: every configuration ever evaluated on some candles, for multiple-testing corrections.
 
 The best of many worthless strategies looks good. How good depends on how many were tried, over all runs, not
 only in the last one (Bailey and Lopez de Prado, 2014, "The deflated Sharpe ratio"). So every account of every
-run leaves a line in a file beside the runs, which is only ever appended to::
+run appends a line to a file beside the runs::
 
     {"checksum": "...", "trial": {"id": "...", "name": "threshold@kronos", "sharpe": 0.01, ...}}
 
-A configuration is known by the digest of all that it is made of, so running it again adds nothing. What goes into
-that digest has a version (`VERSION`). A line of an earlier version is still read and counted; only where an account
-of this version has the same scores on the same candles to the last bit, both are taken for one trial. A line is
-written in one piece and synced, under a lock where the system has one; the checksum finds lines that were cut
-off or altered, which are named in a warning and skipped.
+A configuration is identified by the digest of all its inputs, so running it again adds nothing. What goes into that
+digest has a version (`VERSION`). A line of an earlier version is still read and counted; only where an account of this
+version has the same scores on the same candles to the last bit, both are taken for one trial. Lines are written
+at once and synced, under a lock where the system has one; the checksum detects truncated or altered lines, which
+are reported in a warning and skipped.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from btcbt.errors import StoreError
+from btcbt.files import acquire_lock
 from btcbt.records import Candles
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes at once may write the same trial twice, which readers forgive
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = 2
 """Of trial identities; the same configuration has another one under each version. 2: built-in strategies have short
@@ -45,22 +40,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration on one stretch of candles, and how it fared.
+    """One configuration on one period of candles, and its result.
 
     Attributes
     ----------
     id : str
-        Digest of everything that it is made of; see `trial_id`.
+        Digest of all its inputs; see `trial_id`.
     name, experiment : str
-        What it was called, ``strategy@forecaster``, and in which experiment; for people.
+        Its name, ``strategy@forecaster``, and that of the experiment; for readers.
     candles, stretch : str
-        SHA-256 of the file of candles, and digest of the candles that were traded on; see `stretch_digest`.
+        SHA-256 of the file of candles, and digest of the candles traded; see `stretch_digest`.
     start, end : int
-        The candles that were traded on, [start, end) in ms UTC.
+        Period of the candles traded, [start, end) in ms UTC.
     sharpe : float
-        Per candle, net; NaN if the account never traded.
+        Sharpe ratio per candle, net; NaN if the account never traded.
     n : int
-        Candles.
+        Number of candles.
     skew, kurtosis : float
         Of the returns per candle; the kurtosis of a normal distribution is 3. NaN as `sharpe`.
     version : int
@@ -88,13 +83,13 @@ class Trial:
 
 
 def trial_id(made_of: Mapping[str, object]) -> str:
-    """Digest (32 hex digits) of what a configuration is made of, as JSON values."""
+    """Digest (32 hex digits) of all inputs of a configuration, given as JSON values."""
     text = json.dumps({"version": VERSION, **made_of}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def stretch_digest(candles: Candles, start: int, end: int) -> str:
-    """Digest (32 hex digits) of the candles that open in [start, end) ms UTC, whatever file holds them."""
+    """Digest (32 hex digits) of the candles that open in [start, end) ms UTC, independent of their file."""
     rows = (candles.open_time >= start) & (candles.open_time < end)
     digest = hashlib.blake2b(candles.open_time[rows].tobytes(), digest_size=16)
     digest.update(candles.values[rows].tobytes())
@@ -107,44 +102,45 @@ class Ledger:
     Parameters
     ----------
     file : Path
-        Where it is.
+        The ledger's file.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def record(self, trials: Iterable[Trial]) -> int:
-        """Add the trials that the ledger does not hold; when this returns they are on disk.
+        """Add trials that the ledger does not have yet; on return they are on disk.
 
         Returns
         -------
         int
-            How many were new.
+            Number of new trials.
 
         Raises
         ------
         StoreError
-            If the disk refuses.
+            If the file cannot be written.
         """
         wanted = {trial.id: trial for trial in trials}
         if not wanted:
             return 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab+") as file, _locked(file.fileno()):
+            with self.file.open("ab+") as file:
+                acquire_lock(file)
                 file.seek(0)
                 content = file.read()
                 known = {trial.id for trial in self._parse(content)}
                 new = [trial for trial in wanted.values() if trial.id not in known]
                 if new:
-                    # A line that was cut off by a crash is closed, so that it spoils nothing but itself.
+                    # Terminate a line truncated by a crash, so that it does not damage the next.
                     torn = b"\n" if content and not content.endswith(b"\n") else b""
                     file.write(torn + b"".join(map(_line, new)))
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be written ({error.strerror}); make room or fix its permissions"
+                f"{self.file}: the trial ledger cannot be written ({error.strerror}); free space or fix its permissions"
             ) from None
         return len(new)
 
@@ -174,7 +170,7 @@ class Ledger:
         return _without_predecessors(first.values())
 
     def related(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Every trial on the candles of some others: the same stretch, or an overlapping one of the same file."""
+        """Every trial on the candles of some others: the same ones, or an overlapping period of the same file."""
         stretches = {trial.stretch for trial in trials}
         spans = {(trial.candles, trial.start, trial.end) for trial in trials}
         return [
@@ -192,7 +188,7 @@ class Ledger:
             if trial is not None:
                 yield trial
             elif warn:
-                log.warning("%s:%d: a damaged line of the trial ledger; its trial is not counted", self.file, number)
+                log.warning("%s:%d: damaged line of the trial ledger; its trial is not counted", self.file, number)
 
 
 def _without_predecessors(trials: Iterable[Trial]) -> list[Trial]:
@@ -232,16 +228,3 @@ def _read(line: bytes) -> Trial | None:
 def _checksum(tree: Mapping[str, Any]) -> str:
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES).hexdigest()
-
-
-@contextmanager
-def _locked(handle: int) -> Iterator[None]:
-    """Hold the file for this process alone."""
-    if fcntl is None:
-        yield
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)

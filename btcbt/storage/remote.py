@@ -1,8 +1,7 @@
-"""Folders of whole files: on a disk of this machine, or on S3, Google Cloud Storage or HDFS through pyarrow.fs.
+"""Folders of files on a local disk, or on S3, Google Cloud Storage or HDFS through pyarrow.fs.
 
-What keeps forecasts somewhere else needs little: list the files of a folder, read and write a whole one, delete one.
-An object store shows an object when all of it has arrived, and not before; on HDFS a file is written under another
-name and renamed.
+A remote store needs few operations: list the files of a folder; read, write and delete a file. Object stores show
+objects only when complete; on HDFS a file is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _MESSAGE = 200
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file: its name, its bytes, and when it was last changed (seconds since the epoch)."""
+    """A file: its name, its size in bytes, and when it was last modified (seconds since the epoch)."""
 
     name: str
     size: int
@@ -39,32 +38,32 @@ class Entry:
 
 
 class Folder(Protocol):
-    """A folder whose files are read and deleted whole. Errors of the disk or the network are StoreErrors."""
+    """A folder of files. Errors of the disk or the network are raised as `StoreError`."""
 
     def __str__(self) -> str: ...
     def child(self, name: str) -> Folder:
-        """A folder in this one, which need not exist."""
+        """A subfolder, which need not exist."""
         ...
 
     def folders(self) -> list[str]:
-        """Names of the folders in it, in order; none where it does not exist."""
+        """Sorted names of the subfolders; empty if it does not exist."""
         ...
 
     def files(self) -> list[Entry]:
-        """The files in it, in order of their names; none where it does not exist."""
+        """The files, sorted by name; empty if it does not exist."""
         ...
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """The content of a file."""
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a file, or a folder of this machine with all that is in it; what is gone already is no error."""
+        """Delete a file, or a local folder with all its content; ignored if already deleted."""
         ...
 
 
 class LocalFolder:
-    """A folder of this machine."""
+    """A local folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,26 +72,26 @@ class LocalFolder:
         return str(self.path)
 
     def child(self, name: str) -> LocalFolder:
-        """A folder in this one, which need not exist."""
+        """A subfolder, which need not exist."""
         return LocalFolder(self.path / name)
 
     def folders(self) -> list[str]:
-        """Names of the folders in it, in order; none where it does not exist."""
+        """Sorted names of the subfolders; empty if it does not exist."""
         return sorted(path.name for path in self._paths() if path.is_dir())
 
     def files(self) -> list[Entry]:
-        """The files in it, in order of their names; none where it does not exist."""
+        """The files, sorted by name; empty if it does not exist."""
         found = []
         with self._listed():
             for path in self._paths():
-                with suppress(FileNotFoundError):  # writers rename and delete while it is listed
+                with suppress(FileNotFoundError):  # concurrent writers rename and delete
                     status = path.stat()
                     if stat.S_ISREG(status.st_mode):
                         found.append(Entry(path.name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """The content of a file."""
         path = self.path / name
         try:
             return path.read_bytes()
@@ -100,7 +99,7 @@ class LocalFolder:
             raise StoreError(f"{path} cannot be read ({error.strerror})") from None
 
     def delete(self, name: str) -> None:
-        """Delete a file, or a folder with all that is in it; what is gone already is no error."""
+        """Delete a file, or a folder with all its content; ignored if already deleted."""
         path = self.path / name
         try:
             if path.is_dir() and not path.is_symlink():
@@ -108,7 +107,7 @@ class LocalFolder:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be deleted ({error.strerror}); mend its rights") from None
+            raise StoreError(f"{path}: cannot be deleted ({error.strerror}); fix its permissions") from None
 
     def _paths(self) -> list[Path]:
         with self._listed():
@@ -119,7 +118,7 @@ class LocalFolder:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{self.path} cannot be listed ({error.strerror}); mend its rights") from None
+            raise StoreError(f"{self.path} cannot be listed ({error.strerror}); fix its permissions") from None
 
 
 class RemoteFolder:
@@ -128,13 +127,13 @@ class RemoteFolder:
     Parameters
     ----------
     system : pyarrow.fs.FileSystem
-        Where it lies.
+        The file system.
     path : str
-        Its path there.
+        Path of the folder there.
     url : str
-        What messages call it.
+        Its name in messages.
     renames : bool
-        Whether a file appears before it is whole, so that it must be written under another name.
+        Whether incomplete files are visible, so that they must be written under a temporary name.
     """
 
     def __init__(self, system: FileSystem, path: str, url: str, *, renames: bool) -> None:
@@ -147,33 +146,33 @@ class RemoteFolder:
         return self._url
 
     def child(self, name: str) -> RemoteFolder:
-        """A folder in this one, which need not exist."""
+        """A subfolder, which need not exist."""
         return RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}", renames=self._renames)
 
     def folders(self) -> list[str]:
-        """Names of the folders in it, in order; none where it does not exist."""
+        """Sorted names of the subfolders; empty if it does not exist."""
         return sorted(info.base_name for info in self._list() if info.type.name == "Directory")
 
     def files(self) -> list[Entry]:
-        """The files in it, in order of their names; none where it does not exist."""
+        """The files, sorted by name; empty if it does not exist."""
         found = [info for info in self._list() if info.type.name == "File"]
         entries = [Entry(info.base_name, info.size or 0, (info.mtime_ns or 0) / 1e9) for info in found]
         return sorted(entries, key=lambda entry: entry.name)
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """The content of a file."""
         with self._explained("read", name), self._system.open_input_stream(self._at(name), compression=None) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file that is whole or absent, in the place of any of that name.
+        """Create or replace a file atomically.
 
         Parameters
         ----------
         name : str
-            What it shall be called.
+            Its name.
         content : bytes-like
-            What it shall hold.
+            Its content.
         """
         with self._explained("written", name):
             if not self._renames:
@@ -184,12 +183,12 @@ class RemoteFolder:
             self._send(temporary, content)
             try:
                 self._system.move(temporary, self._at(name))
-            except OSError:  # HDFS does not rename onto a file that is there
+            except OSError:  # HDFS does not rename onto an existing file
                 self._system.delete_file(self._at(name))
                 self._system.move(temporary, self._at(name))
 
     def delete(self, name: str) -> None:
-        """Delete a file; what is gone already is no error."""
+        """Delete a file; ignored if already deleted."""
         with self._explained("deleted", name):
             try:
                 self._system.delete_file(self._at(name))
@@ -232,18 +231,18 @@ def open_folder(place: str | Path) -> Folder:
 def open_remote(url: str) -> RemoteFolder:
     """The folder at an ``s3://``, ``gs://`` or ``hdfs://`` URL.
 
-    Who may read and write there is found as the service's own tools find it: environment variables, profiles, the
-    identity of the machine.
+    Credentials are found as the service's own tools find them: environment variables, profiles, the machine's
+    identity.
 
     Parameters
     ----------
     url : str
-        As `btcbt.config.experiment.StoreConfig.root` takes it.
+        As in `btcbt.config.experiment.StoreConfig.root`.
 
     Raises
     ------
     StoreError
-        If no service answers, there is no such bucket, or it may not be listed.
+        If the service is not reachable, or the bucket does not exist or may not be listed.
     """
     parts = urlsplit(url)
     path = f"{parts.netloc}{parts.path}".rstrip("/")
@@ -259,21 +258,21 @@ def open_remote(url: str) -> RemoteFolder:
 
             system = HadoopFileSystem.from_uri(f"hdfs://{parts.netloc}")
             path = parts.path.rstrip("/")
-        # A bucket that is not there lists like an empty folder.
+        # A missing bucket lists like an empty folder.
         there = parts.scheme != "s3" or system.get_file_info(parts.netloc).type.name != "NotFound"
-    except (OSError, ValueError) as error:  # Arrow's for what it cannot make a file system of
+    except (OSError, ValueError) as error:  # Arrow raises either for an invalid URL or option
         raise StoreError(
             f"store.root {shown}: not reachable ({_one_line(error)}); check its name, the network and your credentials"
         ) from None
     if not there:
-        raise StoreError(f"store.root {shown}: there is no bucket '{parts.netloc}'; create it or correct the name")
+        raise StoreError(f"store.root {shown}: bucket '{parts.netloc}' does not exist; create it or correct the name")
     return RemoteFolder(system, path, shown, renames=parts.scheme == "hdfs")
 
 
 def _s3(bucket: str, options: dict[str, str]) -> FileSystem:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
 
-    # As Amazon's own tools name a service that is not Amazon's; Arrow does not read it.
+    # Amazon's tools read other S3 endpoints from these variables; Arrow does not.
     service = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     endpoint = options.get("endpoint_override") or service.netloc or None
     region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -283,8 +282,8 @@ def _s3(bucket: str, options: dict[str, str]) -> FileSystem:
         endpoint_override=endpoint,
         connect_timeout=CONNECT_SECONDS,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=5),
-        background_writes=False,  # shards are few megabytes, and a background thread writes them already
-        allow_delayed_open=True,  # so one request writes a small object, and no killed process leaves half an upload
+        background_writes=False,  # shards are a few megabytes, and already written by a background thread
+        allow_delayed_open=True,  # one request per small object, so a killed process leaves no partial upload
     )
 
 
@@ -294,7 +293,7 @@ def _gcs(options: dict[str, str]) -> FileSystem:
     from pyarrow.fs import GcsFileSystem
 
     return GcsFileSystem(
-        # A server of one's own, as its users run it, knows no credentials.
+        # A self-hosted server has no credentials.
         anonymous="endpoint_override" in options,
         scheme=options.get("scheme"),
         endpoint_override=options.get("endpoint_override"),

@@ -36,7 +36,7 @@ from btcbt.config import RunConfig
 from btcbt.errors import StoreError
 from btcbt.files import sync_folder, temporary_name, write_whole
 from btcbt.records import Float32Array, ForecastBatch, IntArray
-from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, Plan, column_values, fixed_binary
+from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, ShardPlan, column_values, fixed_binary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class StoredForecasts:
         Origins, ms UTC.
     """
 
-    def __init__(self, store: ForecastStore, plan: Plan, origins: IntArray) -> None:
+    def __init__(self, store: ForecastStore, plan: ShardPlan, origins: IntArray) -> None:
         self._store = store
         self._plan = plan
         self.origins = origins

@@ -1,8 +1,8 @@
-"""The verdict of an audit on disk, and stamped into the manifest of the run that it is about.
+"""Audit verdicts on disk, and in the manifest of the audited run.
 
-A verdict is kept under the digest of what was audited, which is the name of the run's folder: configuration,
-candles, forecasters (weights included), sources of strategies and version of the code. A run that is made
-after the audit finds it there; one that was made before is stamped when the audit ends.
+A verdict is stored under the digest of what was audited, which is the name of the run's folder: configuration,
+candles, forecasters (weights included), sources of strategies and version of the code. A later run reads it from
+there; the manifest of an earlier run is updated when the audit ends.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _STAMPED = ("verdict", "findings", "stages", "origins", "eligible", "seed", "fin
 def keep_verdict(
     root: Path, name: str, digest: str, verdict: Mapping[str, Any], stale: str | None = None
 ) -> Path | None:
-    """Keep a verdict for runs to come, and stamp the run that is there.
+    """Store a verdict for later runs, and add it to the manifest of the existing one.
 
     Parameters
     ----------
     root : Path
-        Where runs are kept.
+        Folder of the runs.
     name, digest : str
-        Of the experiment, and of the run that it makes.
+        Name of the experiment, and digest of its run.
     verdict : mapping
         JSON values.
     stale : str, optional
-        Why it is not about the run that is there, if it is not.
+        Why it is not about the existing run, if it is not.
 
     Returns
     -------
     Path or None
-        The folder of the stamped run, which now has an ``audit.json``; None if there is no such run yet.
+        Folder of the run whose manifest was updated, now with an ``audit.json``; None if there is no run yet.
 
     Raises
     ------
     StoreError
-        If the disk refuses.
+        If a file cannot be written.
     """
     kept, folder = _kept(root, digest), root / name / digest
     try:
@@ -57,15 +57,12 @@ def keep_verdict(
         _write(folder / AUDIT_FILE, verdict)
         _write(manifest_file, {**manifest, "audit": stamp(verdict, stale)})
     except (OSError, ValueError) as error:
-        raise StoreError(f"{folder}: the verdict cannot be kept ({error}); audit again") from None
+        raise StoreError(f"{folder}: the verdict cannot be stored ({error}); audit again") from None
     return folder
 
 
 def stored_verdict(root: Path, digest: str) -> dict[str, Any] | None:
-    """What the newest audit of the experiment with this run digest said.
-
-    None if it was never audited, or if what it left cannot be read.
-    """
+    """The newest verdict for a run digest; None if not audited, or if it cannot be read."""
     try:
         verdict = json.loads(_kept(root, digest).read_text(encoding="utf-8"))
         stamp(verdict, None)

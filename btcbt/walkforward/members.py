@@ -17,7 +17,7 @@ from btcbt.records import ForecastBatch, IntArray
 from btcbt.storage.forecasts import (
     Digests,
     ForecastStore,
-    Plan,
+    ShardPlan,
     fitted_digests,
     forecast_key,
     history_digests,
@@ -56,7 +56,7 @@ class Member:
     meaning : mapping
         What the key is the digest of, as JSON values.
     store : ForecastStore
-    plan : Plan
+    plan : ShardPlan
         Which forecasts are stored, and which are missing.
     labels : str (M,)
         Contamination label of each origin.
@@ -79,7 +79,7 @@ class Member:
     key: str
     meaning: Mapping[str, object]
     store: ForecastStore
-    plan: Plan
+    plan: ShardPlan
     labels: NDArray[np.str_]
     configured: bool
     computed: int = 0

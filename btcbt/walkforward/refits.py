@@ -39,7 +39,7 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.errors import CheckpointError, StoreError
-from btcbt.files import sync_folder, temporary_name, write_whole
+from btcbt.files import CAN_LOCK, acquire_lock, sync_folder, temporary_name, write_whole
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, pair_digest
 from btcbt.forecasters.refitted import Served
@@ -52,11 +52,6 @@ from btcbt.models.kronos.training.state import ForeignFitError
 from btcbt.progress import Progress
 from btcbt.records import Candles, DataRange, IntArray, Refit
 from btcbt.windows import RefitPeriod, fit_windows, plan_refits
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes at once may both fit the same
-    fcntl = None  # type: ignore[assignment]
 
 NOTE_FILE = "refit.json"
 REFIT_NUMERICS = 1
@@ -386,13 +381,13 @@ def _find(folder: Path, key: str) -> _Found | None:
 def _alone(target: Path) -> Iterator[None]:
     """Hold others who want to make the same refit until it is there, or could not be made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if not CAN_LOCK:
         yield
         return
     lock = target.with_name(f".{target.name}.lock.{target.name[:8]}.tmp")  # ``btcbt store gc`` knows such names
     while True:
         with lock.open("wb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            acquire_lock(file)
             if not _is_at(file, lock):  # who held it has removed it, and the next one may hold another
                 continue
             try:

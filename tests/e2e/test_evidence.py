@@ -130,7 +130,7 @@ def test_a_damaged_ledger_is_named_and_the_run_goes_on(write: Write, invoke: Inv
     ledger.write_bytes(ledger.read_bytes()[:-30])
     result = invoke(write())
     assert result.exit_code == 0
-    assert f"{ledger}:3: a damaged line of the trial ledger" in " ".join(result.stderr.split())
+    assert f"{ledger}:3: damaged line of the trial ledger" in " ".join(result.stderr.split())
     assert len(Ledger(ledger).trials()) == 3
 
 

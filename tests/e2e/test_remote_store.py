@@ -171,7 +171,7 @@ def store(command: str, *arguments: str) -> tuple[int, str]:
 def test_the_store_commands_work_at_a_url(write: Write, tmp_path: Path, s3: fs.S3FileSystem) -> None:
     assert store("ls") == (
         2,
-        f"error: {URL}/store: no store of forecasts there; give what experiments name as store.root\n",
+        f"error: {URL}/store: no store of forecasts there; give the experiments' store.root\n",
     )
     btcbt.run(remote(write, tmp_path / "one"))
     code, text = store("ls")

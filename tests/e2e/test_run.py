@@ -158,7 +158,7 @@ def test_a_second_run_computes_no_forecast_again(write: Write, invoke: Invoke) -
     results = {name: (first.directory / name).read_bytes() for name in RESULTS}
     result = invoke(write())
     assert result.exit_code == 0
-    assert "forecast ewma: 72 of 72 origins are stored already" in result.stderr
+    assert "forecast ewma: 72 of 72 origins already stored" in result.stderr
     again = btcbt.load_run(first.directory)
     assert again.manifest["forecasters"]["ewma"]["computed"] == 0
     assert {name: (again.directory / name).read_bytes() for name in RESULTS} == results
@@ -236,7 +236,7 @@ def test_ctrl_c_ends_the_shard_in_hand_and_says_how_to_go_on(write: Write, tmp_p
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopping after the shard in hand" in err
-    assert f"interrupted; finished shards are kept, go on with: python -m btcbt run {file}" in err
+    assert f"interrupted; finished shards are kept; resume with: python -m btcbt run {file}" in err
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "runs" / "small").exists()

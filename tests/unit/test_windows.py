@@ -97,7 +97,7 @@ def test_outcomes_and_contexts_are_the_candles_on_either_side(make_history: Hist
 
 def test_an_unknown_outcome_cannot_be_asked_for(make_history: History) -> None:
     windows = make_windows(make_history(40), config(35, 41))
-    with pytest.raises(ValueError, match="without its outcome"):
+    with pytest.raises(ValueError, match="outcome is incomplete"):
         windows.outcomes(np.arange(len(windows)))
 
 
@@ -146,7 +146,7 @@ def test_candles_after_an_origin_never_decide_on_it(make_history: History, rng: 
 def test_a_range_outside_the_candles_is_told_with_both_ranges(make_history: History, first: int, last: int) -> None:
     with pytest.raises(CandleError) as caught:
         make_windows(make_history(40), config(first, last))
-    assert "simulated: they span 2019-01-01T00:00Z .. 2019-01-02T16:00Z, but windows.start" in str(caught.value)
+    assert "simulated: history spans 2019-01-01T00:00Z .. 2019-01-02T16:00Z, but windows.start" in str(caught.value)
 
 
 def test_no_eligible_origin_is_an_error_with_its_reasons(make_history: History) -> None:

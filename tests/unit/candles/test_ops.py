@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btcbt.candles import find_gaps, make_candles, read_candles, resample, slice_candles
+from btcbt.candles import find_gaps, make_candles, read_candles, resample
 from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles
 
@@ -137,45 +137,6 @@ def test_merged_hours_equal_the_exchanges_own_4h_candles(shared_data):
     ours = np.isin(own.open_time, merged.open_time)
     hours = own.open_time[~ours, None] + HOUR * np.arange(4)
     assert not np.isin(hours, hourly.open_time).all(axis=1).any()
-
-
-@given(start=st.integers(-5, 60), length=st.integers(-5, 60))
-def test_a_slice_holds_the_rows_that_open_in_the_range(start, length):
-    hours = np.delete(np.arange(50), [10, 11, 30])
-    candles = walk(1, hours)
-    first, last = START + start * HOUR - 7, START + (start + length) * HOUR
-    expected = [t for t in candles.open_time.tolist() if first <= t < last]
-    if not expected:
-        with pytest.raises(CandleError, match="no candle opens in"):
-            slice_candles(candles, first, last)
-        return
-    part = slice_candles(candles, first, last)
-    assert part.open_time.tolist() == expected
-    np.testing.assert_array_equal(part.values, candles.values[np.isin(candles.open_time, expected)])
-
-
-def test_a_slice_is_half_open_and_keeps_the_digest_of_the_file(sample_candles):
-    part = slice_candles(sample_candles, START, START + 24 * HOUR)
-    assert (int(part.open_time[0]), int(part.open_time[-1])) == (START, START + 23 * HOUR)
-    assert (part.source, part.sha256) == (sample_candles.source, sample_candles.sha256)
-    assert np.shares_memory(part.values, sample_candles.values)
-    assert not part.values.flags.writeable
-
-
-def test_open_bounds_reach_to_the_ends(sample_candles):
-    assert len(slice_candles(sample_candles)) == len(sample_candles)
-    early = slice_candles(sample_candles, end_ms=START)
-    late = slice_candles(sample_candles, start_ms=START)
-    assert len(early) + len(late) == len(sample_candles)
-
-
-def test_a_range_outside_the_history_says_what_there_is(sample_candles):
-    with pytest.raises(CandleError) as caught:
-        slice_candles(sample_candles, 1_600_000_000_000)
-    assert str(caught.value) == (
-        "candles bundled:BTCUSD_1h: no candle opens in 2020-09-13T12:26:40Z .. open, "
-        "expected some of 2017-10-01T00:00:00Z .. 2019-09-30T23:00:00Z; choose a range inside it"
-    )
 
 
 def test_gaps_are_found_as_a_loop_finds_them(rng):

@@ -175,7 +175,9 @@ def test_an_unknown_interval_lists_the_known_ones():
 
 def test_an_amount_that_overflows_is_refused(times, values):
     values[1, VOLUME:] = [1e307, np.nan]
-    assert "row 1 (2019-01-01T01:00:00Z) has a volume 1e+307 whose worth overflows" in refusal(times, values)
+    assert "row 1 (2019-01-01T01:00:00Z) has volume 1e+307 whose value in quote units overflows" in refusal(
+        times, values
+    )
 
 
 def test_arrays_of_the_wrong_shape_are_a_programming_error(times, values):

@@ -6,12 +6,12 @@ from email.utils import format_datetime
 
 import pytest
 
-from btcbt.candles.transport import Client, FetchError, Patience
+from btcbt.candles.transport import Client, FetchError, RetryPolicy
 from btcbt.errors import CandleError
 from tests.unit.candles.archive_server import cut, flipped, hung_up, silent, status
 
 CONTENT = bytes(range(256)) * 40
-USUAL = Patience()
+USUAL = RetryPolicy()
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def test_what_may_pass_is_tried_again_after_a_growing_pause(client, archive_serv
 
 
 def test_pauses_grow_up_to_the_longest_and_differ_between_files():
-    patience = Patience(longest_s=20)
-    pauses = [patience.pause_s(attempt, "a") for attempt in range(1, 10)]
+    retry = RetryPolicy(max_pause_s=20)
+    pauses = [retry.pause_s(attempt, "a") for attempt in range(1, 10)]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 20
-    assert patience.pause_s(1, "a") != patience.pause_s(1, "b")
+    assert retry.pause_s(1, "a") != retry.pause_s(1, "b")
 
 
 @pytest.mark.parametrize("fault", [hung_up, cut])
@@ -61,33 +61,33 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(client, archive_server, cl
 
 def test_silence_is_not_waited_for(archive_server, client, clock):
     archive_server.faults["file.zip"] = [silent(2.0)]
-    hasty = Client(archive_server.url, Patience(silence_s=0.25), sleep=clock.sleep, clock=clock)
+    hasty = Client(archive_server.url, RetryPolicy(read_timeout_s=0.25), sleep=clock.sleep, clock=clock)
     assert fetch(hasty) == CONTENT
     assert len(archive_server.requests) >= 2
 
 
 def test_silence_to_the_end_is_an_error(archive_server, client, clock):
     archive_server.faults["file.zip"] = [silent(2.0)] * 2
-    hasty = Client(archive_server.url, Patience(attempts=2, silence_s=0.1), sleep=clock.sleep, clock=clock)
-    with pytest.raises(FetchError, match=r"file.zip: no answer within 0.1 s \(2 attempts\)"):
+    hasty = Client(archive_server.url, RetryPolicy(attempts=2, read_timeout_s=0.1), sleep=clock.sleep, clock=clock)
+    with pytest.raises(FetchError, match=r"file.zip: no response within 0.1 s \(2 attempts\)"):
         fetch(hasty)
 
 
 def test_an_answer_that_trickles_is_given_up_after_its_time(client, archive_server, clock):
     def trickle(answers, content):
-        clock.now += USUAL.answer_s + 1
+        clock.now += USUAL.total_timeout_s + 1
         answers.reply(200, content)
 
     archive_server.faults["file.zip"] = [trickle]
     started = clock.now
     assert fetch(client) == CONTENT
-    assert clock.now > started + USUAL.answer_s
+    assert clock.now > started + USUAL.total_timeout_s
 
 
 def test_a_wrong_content_is_asked_for_again(client, archive_server):
     def check(content):
         if content != CONTENT:
-            raise FetchError("wrong", passing=True)
+            raise FetchError("wrong", transient=True)
 
     archive_server.faults["file.zip"] = [flipped]
     assert fetch(client, check=check) == CONTENT
@@ -96,7 +96,7 @@ def test_a_wrong_content_is_asked_for_again(client, archive_server):
 
 def test_the_last_attempt_says_what_failed(client, archive_server):
     archive_server.faults["file.zip"] = [status(503)] * 6
-    with pytest.raises(FetchError, match=r"^file.zip: the server answers 503 Service Unavailable \(6 attempts\)$"):
+    with pytest.raises(FetchError, match=r"^file.zip: the server returned 503 Service Unavailable \(6 attempts\)$"):
         fetch(client)
     assert len(archive_server.requests) == 6
 
@@ -104,7 +104,7 @@ def test_the_last_attempt_says_what_failed(client, archive_server):
 @pytest.mark.parametrize("code", [400, 401, 403, 410, 501])
 def test_what_cannot_pass_is_not_asked_for_again(client, archive_server, code):
     archive_server.faults["file.zip"] = [status(code)]
-    with pytest.raises(FetchError, match=f"file.zip: the server answers {code}"):
+    with pytest.raises(FetchError, match=f"file.zip: the server returned {code}"):
         fetch(client)
     assert len(archive_server.requests) == 1
 
@@ -163,7 +163,7 @@ def test_a_declared_size_above_the_bound_is_refused_before_it_is_read(client, ar
         answers.close_connection = True
 
     archive_server.faults["file.zip"] = [huge]
-    with pytest.raises(FetchError, match=r"declares 1,000,000,000,000,000 bytes, expected at most"):
+    with pytest.raises(FetchError, match=r"response declares 1,000,000,000,000,000 bytes, expected at most"):
         fetch(client)
     assert len(archive_server.requests) == 1
 
@@ -178,7 +178,7 @@ def test_a_body_without_an_end_is_read_up_to_the_bound(client, archive_server):
         answers.close_connection = True
 
     archive_server.faults["file.zip"] = [endless]
-    with pytest.raises(FetchError, match="sends more than"):
+    with pytest.raises(FetchError, match="response exceeds"):
         fetch(client)
 
 
@@ -189,7 +189,7 @@ def test_a_redirect_is_not_followed(client, archive_server):
 
 
 def test_no_server_is_an_error_after_the_attempts(clock):
-    client = Client("http://127.0.0.1:9", Patience(attempts=3), sleep=clock.sleep, clock=clock)
+    client = Client("http://127.0.0.1:9", RetryPolicy(attempts=3), sleep=clock.sleep, clock=clock)
     with pytest.raises(FetchError, match=r"connection failed .* \(3 attempts\)"):
         client.fetch("x", 10)
 
@@ -214,6 +214,6 @@ def test_a_base_url_that_is_none_is_refused(url):
     "url", ["https://me:hunter2@data.example", "https://hunter2@data.example", "ftp://me:hunter2@a"]
 )
 def test_a_base_url_with_credentials_is_refused_and_not_repeated(url):
-    with pytest.raises(CandleError, match="a base URL without user or password is expected") as caught:
+    with pytest.raises(CandleError, match="base URL contains a user or password") as caught:
         Client(url)
     assert "hunter2" not in str(caught.value)

@@ -6,6 +6,10 @@ import json
 import logging
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
@@ -57,11 +61,11 @@ def test_an_error_of_the_user_is_one_line_on_stderr(capsys: pytest.CaptureFixtur
     assert err == f"error: {' '.join(message.split())}\n"
 
 
-def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as caught, terminal.guarded(Console(stderr=True), "btcbt run [a].yaml"):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted; finished shards are kept, go on with: btcbt run [a].yaml\n"
+    assert capsys.readouterr().err == "interrupted; finished shards are kept; resume with: btcbt run [a].yaml\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:
@@ -76,6 +80,29 @@ def test_warnings_of_the_package_are_shown_while_a_command_runs(capsys: pytest.C
         logger.info("not this")
     assert capsys.readouterr().err == "warning: shard [x] is damaged\n"
     assert not any(isinstance(handler, terminal.Warnings) for handler in logging.getLogger("btcbt").handlers)
+
+
+def test_help_lists_run_first_and_has_an_example_for_every_command() -> None:
+    shown = CliRunner().invoke(cli.app, ["--help"]).stdout
+    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and not line.startswith("  -")]
+    assert listed[1] == "run"  # after the line that says what the program does
+    for name in ("run", "predict", "finetune", "audit", "check", "card", "push", "data download", "store gc"):
+        done = CliRunner().invoke(cli.app, [*name.split(), "--help"])
+        assert f"Example: btcbt {name}" in " ".join(done.stdout.split())
+        assert name.split()[0] in listed
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"btcbt {version('btcbt')}\n")
+
+
+def test_the_script_and_the_module_run_the_same_function() -> None:
+    from btcbt import __main__ as module
+
+    with (Path(__file__).parents[3] / "pyproject.toml").open("rb") as file:
+        where, name = tomllib.load(file)["project"]["scripts"]["btcbt"].split(":")
+    assert getattr(import_module(where), name) is module.main
 
 
 def test_quiet_is_an_option_of_run() -> None:

@@ -83,7 +83,7 @@ def test_an_engine_that_is_not_installed_is_named_with_what_to_install(
         next(forecast_shards_on(ExecutorConfig(kind=kind), [], key="", build=BUILD))  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(executors.fcntl is None, reason="no locks on files here")
+@pytest.mark.skipif(not executors.CAN_LOCK, reason="no locks on files here")
 def test_each_worker_takes_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(executors.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(executors, "_pinned", [])
@@ -112,7 +112,7 @@ def test_a_worker_that_is_shown_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("10.0.0.1:6379", r"executor\.address 10\.0\.0\.1:6379: no Ray cluster answers"),
+        ("10.0.0.1:6379", r"executor\.address 10\.0\.0\.1:6379: no Ray cluster responds"),
         (None, "Ray could not be started here"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_ray_that_does_not_start_is_one_line(
 @pytest.mark.parametrize("address", ["bogus", "foo://host:1"])
 def test_a_dask_address_that_is_none_is_one_line(address: str) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
-    with pytest.raises(ConfigError, match=rf"executor\.address {address}: no Dask scheduler answers") as caught:
+    with pytest.raises(ConfigError, match=rf"executor\.address {address}: no Dask scheduler responds") as caught:
         next(forecast_shards_on(ExecutorConfig(kind="dask", address=address), [], key="", build=BUILD))
     assert "\n" not in str(caught.value)
 
@@ -163,7 +163,7 @@ def test_lost_ray_workers_are_one_line(monkeypatch: pytest.MonkeyPatch, make_win
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1})
     monkeypatch.setattr(ray, "remote", lambda **_: lambda _: Remote)
     tasks = [task(make_windows(4, 8), 0, 4)]
-    with pytest.raises(BtcbtError, match=rf"its Ray workers were lost \({loss}\), perhaps for want of memory"):
+    with pytest.raises(BtcbtError, match=rf"its Ray workers were lost \({loss}\), possibly out of memory"):
         next(forecast_shards_on(ExecutorConfig(kind="ray"), tasks, key="", build=BUILD))
 
 

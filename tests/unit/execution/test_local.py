@@ -216,7 +216,7 @@ def test_one_origin_that_does_not_fit_is_an_error_of_the_user(
     make_windows: MakeWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hungry, "room", 0)
-    with pytest.raises(BtcbtError, match="does not suffice for one origin of 2 paths; lower n_paths"):
+    with pytest.raises(BtcbtError, match="not enough memory for one origin of 2 paths; lower n_paths"):
         parallel.forecast_halving(Hungry(context=8, horizon=2, n_paths=2, seed=0), make_windows(4, 8))
 
 

@@ -22,7 +22,7 @@ from btcbt.storage.forecasts import (
     DIGEST_BYTES,
     Digests,
     ForecastStore,
-    Plan,
+    ShardPlan,
     ShardWriter,
     forecast_key,
     window_digests,
@@ -370,5 +370,5 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_plan_counts_what_is_missing() -> None:
-    plan = Plan((), np.array([0, -1, 1, -1]), np.array([0, -1, 5, -1]))
+    plan = ShardPlan((), np.array([0, -1, 1, -1]), np.array([0, -1, 5, -1]))
     assert plan.missing.tolist() == [1, 3]

@@ -17,7 +17,7 @@ from btcbt.cli.main import app
 from btcbt.errors import StoreError
 from btcbt.files import in_use
 from btcbt.records import ForecastBatch
-from btcbt.storage import garbage as upkeep
+from btcbt.storage import garbage as gc
 from btcbt.storage.forecasts import DIGEST_BYTES, ForecastStore, forecast_key
 from btcbt.storage.remote import LocalFolder
 
@@ -62,16 +62,16 @@ def invoke(root: Path, *arguments: str) -> tuple[int, str]:
 
 
 def why(root: Path, days: float | None = 7.0) -> dict[str, str]:
-    return {item.name: item.why for item in upkeep.garbage(LocalFolder(root), older_than_days=days)}
+    return {item.name: item.why for item in gc.garbage(LocalFolder(root), older_than_days=days)}
 
 
 def test_a_store_is_listed_with_what_its_keys_mean(store: ForecastStore, tmp_path: Path) -> None:
     write(store, 0, 5)
     write(store, 3, 5)
-    (holding,) = upkeep.holdings(LocalFolder(tmp_path))
-    assert (holding.key, holding.origins, holding.shards) == (KEY, 8, 2)
-    assert (holding.first, holding.last) == (0, 7 * HOUR)
-    assert holding.meaning["forecaster"] == {"kind": "echo"}
+    (stored,) = gc.list_keys(LocalFolder(tmp_path))
+    assert (stored.key, stored.origins, stored.shards) == (KEY, 8, 2)
+    assert (stored.first, stored.last) == (0, 7 * HOUR)
+    assert stored.meaning["forecaster"] == {"kind": "echo"}
     code, text = invoke(tmp_path, "ls")
     assert code == 0
     for word in (KEY[:16], "echo", "1970-01-01T00:00Z", "1970-01-01T07:00Z"):
@@ -104,9 +104,9 @@ def test_a_whole_store_verifies(store: ForecastStore, tmp_path: Path) -> None:
 def test_a_note_that_is_not_that_of_its_key_is_named(store: ForecastStore, tmp_path: Path) -> None:
     write(store, 0, 5)
     (store.folder / "key.json").write_text('{"n_paths": 3}')
-    (holding,) = upkeep.holdings(LocalFolder(tmp_path))
-    assert holding.damaged == (f"{store.folder}/key.json does not describe the key that its folder is named by",)
-    assert holding.origins == 5
+    (stored,) = gc.list_keys(LocalFolder(tmp_path))
+    assert stored.damaged == (f"{store.folder}/key.json does not describe the key that its folder is named by",)
+    assert stored.origins == 5
 
 
 def test_forecasts_that_no_run_holds_go_when_they_are_old(store: ForecastStore, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_while_a_run_is_under_way_whole_forecasts_stay(store: ForecastStore, tmp
             assert also
         code, output = invoke(tmp_path, "gc", "--delete")
     assert code == 0
-    assert "a run is under way here" in " ".join(output.split())
+    assert "a run is in progress here" in " ".join(output.split())
     assert old.exists()
     assert not broken.exists()
     assert "under way" not in invoke(tmp_path, "gc", "--delete")[1]
@@ -149,7 +149,7 @@ def test_nothing_goes_without_delete(store: ForecastStore, tmp_path: Path) -> No
     path = write(store, 0, 5, age=30)
     code, text = invoke(tmp_path, "gc")
     assert code == 0
-    assert "could go; delete with --delete" in text
+    assert "can be deleted with --delete" in text
     assert path.exists()
     code, text = invoke(tmp_path, "gc", "--delete")
     assert code == 0
@@ -189,13 +189,13 @@ def test_a_half_written_run_goes_after_a_day(store: ForecastStore, tmp_path: Pat
     (folder / "metrics.json").write_text("{}")
     assert why(tmp_path) == {}
     aged(folder, 2)
-    assert upkeep.delete(upkeep.garbage(LocalFolder(tmp_path), older_than_days=7)) == 2
+    assert gc.delete(gc.garbage(LocalFolder(tmp_path), older_than_days=7)) == 2
     assert not folder.exists()
 
 
 def test_a_folder_without_a_store_is_an_error_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no store of forecasts there; give what experiments name"):
-        upkeep.holdings(LocalFolder(tmp_path))
+    with pytest.raises(StoreError, match=r"no store of forecasts there; give the experiments' store.root"):
+        gc.list_keys(LocalFolder(tmp_path))
     assert invoke(tmp_path, "verify")[0] == 2
 
 
@@ -214,5 +214,5 @@ def test_refits_that_no_run_uses_may_go_when_they_are_old(store: ForecastStore, 
     (run / "manifest.json").write_text("damaged")
     assert why(tmp_path) == {}
     (run / "manifest.json").write_text(json.dumps(manifest))
-    upkeep.delete(upkeep.garbage(LocalFolder(tmp_path), older_than_days=7))
+    gc.delete(gc.garbage(LocalFolder(tmp_path), older_than_days=7))
     assert sorted(path.name for path in (tmp_path / "store" / "refits").iterdir()) == [used, young]

@@ -88,7 +88,7 @@ def test_a_damaged_line_is_named_and_the_others_count(
     with caplog.at_level(logging.WARNING):
         assert ledger.trials() == [trial(1), trial(3)]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{ledger.file}:2: a damaged line of the trial ledger; its trial is not counted"
+        f"{ledger.file}:2: damaged line of the trial ledger; its trial is not counted"
     ]
     assert ledger.record([trial(2)]) == 1
     assert {one.id for one in ledger.trials()} == {trial(n).id for n in (1, 2, 3)}

@@ -137,7 +137,7 @@ def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(StoreError, match=r"cannot be listed \(Permission denied\); mend its rights"):
+    with pytest.raises(StoreError, match=r"cannot be listed \(Permission denied\); fix its permissions"):
         LocalFolder(tmp_path).files()
 
 

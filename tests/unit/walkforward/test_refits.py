@@ -268,8 +268,8 @@ def test_a_damaged_refit_is_made_again_with_a_warning(
 
 def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tmp_path: Path) -> None:
     for change, says in (
-        ({"train_window": "99999h"}, r"is fitted on candles from 2007-.* but they begin 2017-10-01T00:00Z; shorten"),
-        ({"train_window": "36525d", "embargo": "36525d"}, "is fitted on candles from 1719-.* but they begin"),
+        ({"train_window": "99999h"}, r"needs candles from 2007-.* but the history begins 2017-10-01T00:00Z; shorten"),
+        ({"train_window": "36525d", "embargo": "36525d"}, "needs candles from 1719-.* but the history begins"),
         (
             {"select_window": "20h"},
             r"no 24 contiguous candles in 2019-05-30T04:00Z .. 2019-05-31T00:00Z; lengthen refit.s",

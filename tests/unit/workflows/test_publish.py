@@ -292,7 +292,7 @@ def test_scores_are_those_of_the_forecaster_with_both_networks_or_of_the_one_tha
     assert "Forecaster `foreign` of kind `kronos`: context 20, horizon 4, 2 paths" in (alone / "README.md").read_text()
     result = CliRunner().invoke(app, ["card", str(alone), "--forecaster", "own"])
     assert result.exit_code == 2
-    assert "give the run with --metrics" in result.stderr
+    assert "give it with --metrics" in result.stderr
 
 
 def test_the_manifest_s_digest_is_the_one_on_the_card(checkpoint: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(write, monkeypatch):
     monkeypatch.setattr("btcbt.workflows.finetune.finetune", interrupt)
     done = run(write("stopped"))
     assert done.exit_code == 130
-    assert "go on with: python -m btcbt finetune stopped/recipe.yaml" in done.stderr
+    assert "resume with: python -m btcbt finetune stopped/recipe.yaml" in done.stderr
 
 
 def test_a_fit_that_is_done_is_not_done_again(write):

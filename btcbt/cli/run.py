@@ -1,0 +1,29 @@
+"""``btcbt run``: run an experiment.
+
+Exit codes: 0 done; 2 bad usage, configuration, data or checkpoint; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from btcbt.cli.terminal import console, guarded, watch
+
+
+def run_command(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
+) -> None:
+    """Run an experiment, or resume an interrupted one."""
+    from btcbt.report.summary import summary
+
+    errors, out = console(stderr=True), console()
+    progress = watch(errors, quiet=quiet)
+    with guarded(errors, f"python -m btcbt run {experiment}"):
+        from btcbt.walkforward.runner import run
+
+        finished = run(experiment, progress=progress)
+    out.print(summary(finished))
