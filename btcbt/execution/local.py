@@ -139,7 +139,7 @@ def on_processes(function: Callable[[Task], Result], tasks: Iterable[Task], work
             pool.shutdown(kill_workers=True)
 
 
-def _in_folder(folder: str, function: Callable[[Task], Answer], task: Task) -> Answer:
+def _in_folder(folder: str, function: Callable[[Task], Result], task: Task) -> Result:
     os.chdir(folder)
     return function(task)
 
