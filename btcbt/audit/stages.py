@@ -114,6 +114,7 @@ class Cast:
         self._loaded: dict[str, Forecaster] = {}
         self._traders: list[Trader] | None = None
         self.refitters: dict[str, Refitter] = {}
+        self._fitted = False  # whether some are fitted on the history
 
     def forecasters(self, candles: Candles, until: int | None = None) -> Mapping[str, Forecaster]:
         """Forecasters by name.
@@ -130,7 +131,7 @@ class Cast:
             return self._forecasters
         if self._stages.forecasters is not None:
             self._forecasters = self._stages.forecasters(candles)
-        elif self._forecasters is None or self.refitters:
+        elif self._forecasters is None or self.refitters or self._fitted:
             self._forecasters = self._build(candles, until)
         return self._forecasters
 
@@ -147,8 +148,9 @@ class Cast:
                 continue
             if name not in self._loaded:
                 self._loaded[name] = create_forecaster(configs[name].without_refit(), run.windows, run.seed)
-            built[name] = self._loaded[name]
-            refitter = make_refitter(configs[name], run, candles, built[name], self._stages.plan)
+            built[name] = self._loaded[name].on_history(candles, run.windows, until)
+            self._fitted |= built[name] is not self._loaded[name]
+            refitter = make_refitter(configs[name], run, candles, self._loaded[name], self._stages.plan)
             if refitter is not None:
                 self.refitters[name] = refitter
                 built[name] = refitter.forecaster(partial(refitter.at, until=until))

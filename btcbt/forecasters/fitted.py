@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Generic, TypeVar
+from importlib import import_module
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from btcbt.config import time_text
+from btcbt.config import WindowsConfig, interval_ms, time_ms, time_text
 from btcbt.errors import CandleError, ConfigError
 from btcbt.forecasters.base import Forecaster, Part
 from btcbt.randomness import uniforms
@@ -160,6 +161,8 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
 class Fitted(Forecaster, Generic[State]):
     """Forecasts each origin with the state that was fitted for its period.
 
+    Built without a history it has no periods, and can say who it is but forecast nothing; see `on_history`.
+
     Parameters
     ----------
     model : FittedModel
@@ -201,6 +204,48 @@ class Fitted(Forecaster, Generic[State]):
         self._batch_size = batch_size or max(1, min(64, _PATH_STEPS_PER_BATCH // (n_paths * horizon)))
         self._keys: dict[int, str] = {}
         self._states: dict[int, State] = {}
+
+    @classmethod
+    def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
+        """Build what a `FittedConfig` describes; see `Forecaster.from_config`."""
+        module, _, name = config.model.partition(":")
+        model: FittedModel[State] = getattr(import_module(module), name)(**config.model_parameters)
+        every, window, embargo = (
+            None if length is None else interval_ms(length)
+            for length in (config.fit.every, config.fit.window, config.fit.embargo)
+        )
+        return cls(
+            model,
+            (),
+            FitSchedule(every, window or 0, embargo or 0),
+            context=windows.context,
+            horizon=windows.horizon,
+            n_paths=config.n_paths,
+            seed=seed,
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
+        )
+
+    def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Fitted[State]:
+        """The same model with the periods of a walk over a history.
+
+        Raises
+        ------
+        CandleError
+            If the history begins after the first stretch to fit on does.
+        """
+        step = windows.stride * candles.interval_ms
+        first = -(-time_ms(windows.start) // step) * step
+        return type(self)(
+            self.model,
+            plan_fits(candles, first, time_ms(windows.end), self.schedule),
+            self.schedule,
+            context=self.context,
+            horizon=self.horizon,
+            n_paths=self.n_paths,
+            seed=self.seed,
+            batch_size=self._batch_size,
+            until=until,
+        )
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window, each with the state of its period.

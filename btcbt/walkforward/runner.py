@@ -33,6 +33,7 @@ from btcbt.config import (
     LEDGER_FILE,
     RANDOM_WALK,
     STORE_FOLDER,
+    FittedConfig,
     ForecasterConfig,
     RandomWalkConfig,
     RunConfig,
@@ -200,7 +201,7 @@ class _Walk:
             if config.based_on is not None:
                 check_forecaster(config)
                 continue
-            self.loaded[name] = create_forecaster(config.without_refit(), self.config.windows, self.config.seed)
+            self.loaded[name] = self._builder(config.without_refit())()
             refitter = make_refitter(config, self.config, self.candles, self.loaded[name])
             if refitter is not None:
                 refitter.check()
@@ -209,14 +210,18 @@ class _Walk:
         longest = max(forecaster.context for forecaster in self.loaded.values())
         self.windows = make_windows(self.candles, self.config.windows, context=longest)
 
+    def _builder(self, config: ForecasterConfig) -> Callable[..., Forecaster]:
+        """What builds a forecaster, here and in workers; the candles go only with one that is fitted on them."""
+        build = partial(create_forecaster, config, self.config.windows, self.config.seed)
+        return partial(build, candles=self.candles) if isinstance(config, FittedConfig) else build
+
     def _make_members(self) -> None:
         """Fit what is refitted, and find what is stored."""
         contexts = {self.windows.context, *(forecaster.context for forecaster in self.loaded.values())}
         self.digests = {context: window_digests(self.windows.with_context(context)) for context in sorted(contexts)}
         self.members: list[Member] = []
         for name, config in self.configs.items():
-            build: Callable[[], Forecaster]
-            build = partial(create_forecaster, config, self.config.windows, self.config.seed)
+            build = self._builder(config)
             if config.based_on is not None:
                 build = partial(build, {member.name: member.forecaster for member in self.members})
             if name in self.refitters:
