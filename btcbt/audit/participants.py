@@ -46,6 +46,7 @@ class Participants:
         self._keep = keep
         self._forecasters: Mapping[str, Forecaster] | None = None
         self._frozen: Mapping[str, Forecaster] = {}
+        self._depends_on_history = False
         self._traders: list[Trader] | None = None
         self.refitters: Mapping[str, Refitter] = {}
 
@@ -65,13 +66,14 @@ class Participants:
         if self._stages.forecasters is not None:
             with running(FORECAST):
                 self._forecasters = self._stages.forecasters(candles)
-        elif self._forecasters is None or self.refitters:
-            loaded = load_forecasters(self._config, candles, self._stages.plan, self._frozen)
+        elif self._forecasters is None or self._depends_on_history:
+            loaded = load_forecasters(self._config, candles, self._stages.plan, self._frozen, until)
+            self._depends_on_history = loaded.depends_on_history
             self._frozen, self.refitters = loaded.frozen, loaded.refitters
             serving: dict[str, Serving] = {
                 name: partial(refitter.at, until=until) for name, refitter in loaded.refitters.items()
             }
-            built = build_forecasters(self._config, loaded, serving)
+            built = build_forecasters(self._config, loaded, serving, candles)
             self._forecasters = {name: forecaster for name, (forecaster, _) in built.items()}
         return self._forecasters
 

@@ -207,6 +207,69 @@ class GarchConfig(PathForecasterConfig):
     builds: ClassVar[str] = "btcbt.forecasters.garch:Garch"
 
 
+class FitConfig(Section):
+    """Fit a cheap model inside the walk-forward, periodically, on candles before the origins that it serves.
+
+    The first fit serves the first origin of the range and those after it, until `every` is over and the next one does;
+    without `every` (null) there is one, which is frozen from then on. Each is fitted on the `window` of candles that
+    ends `embargo` before the first origin that is served.
+    """
+
+    every: Duration | None = "720h"
+    window: Duration = "8760h"
+    embargo: Duration | None = None
+    """None by default: no outcome that a fit looks at reaches beyond its window."""
+
+
+class LongFitConfig(FitConfig):
+    """The same on two years, for models with more to learn."""
+
+    window: Duration = "17520h"
+
+
+class FittedConfig(PathForecasterConfig):
+    """What every forecaster that is fitted on months of candles has; its paths are cheap, so there are many."""
+
+    builds: ClassVar[str] = "btcbt.forecasters.fitted:Fitted"
+    model: ClassVar[str]
+    """``module:Class`` of the model; what is neither here nor in `PathForecasterConfig` is its parameters."""
+    n_paths: int = Field(300, ge=1, le=100_000)
+    fit: FitConfig = FitConfig()
+
+    @property
+    def model_parameters(self) -> dict[str, Any]:
+        """What the model is built with."""
+        shared = {"kind", *FittedConfig.model_fields}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
+
+
+class HarConfig(FittedConfig):
+    """HAR realised volatility with a profile by hour and weekend, and a filtered bootstrap (Corsi, 2009)."""
+
+    kind: Literal["har"]
+    model: ClassVar[str] = "btcbt.forecasters.har:Har"
+    lags: tuple[Annotated[int, Field(ge=1, le=8760)], ...] = Field((1, 6, 24, 168), min_length=1, strict=False)
+
+
+class GjrGarchConfig(FittedConfig):
+    """GJR-GARCH(1,1) with Student t innovations and the same profile (Glosten, Jagannathan and Runkle, 1993)."""
+
+    kind: Literal["gjr_garch"]
+    model: ClassVar[str] = "btcbt.forecasters.gjr_garch:GjrGarch"
+
+
+class BoostedQuantilesConfig(FittedConfig):
+    """Quantiles of returns by gradient-boosted trees, turned into paths; needs the extra ``boost`` (LightGBM)."""
+
+    kind: Literal["boosted_quantiles"]
+    model: ClassVar[str] = "btcbt.forecasters.boosted_quantiles:BoostedQuantiles"
+    fit: LongFitConfig = LongFitConfig()
+    rounds: int = Field(60, ge=1, le=10_000)
+    leaves: int = Field(4, ge=2, le=1024)
+    learning_rate: float = Field(0.05, gt=0, le=1)
+    leaf_size: int = Field(500, ge=1)
+
+
 class CalibratedConfig(ForecasterSection):
     """The forecaster named `base`, its paths widened, narrowed and shifted by how its earlier ones turned out.
 
@@ -256,6 +319,9 @@ _BuiltIn = (
     | DriftConfig
     | EwmaVolatilityConfig
     | GarchConfig
+    | HarConfig
+    | GjrGarchConfig
+    | BoostedQuantilesConfig
     | CalibratedConfig
 )
 KINDS = tuple(str(get_args(one.model_fields["kind"].annotation)[0]) for one in get_args(_BuiltIn))

@@ -15,7 +15,7 @@ from btcbt.errors import ForecasterError
 from btcbt.forecasters.candle_paths import candles_from_closes
 from btcbt.loading import Params, source_sha256
 from btcbt.randomness import uniforms
-from btcbt.records import DataRange, FloatArray, ForecastBatch, IntArray, Refit, Window
+from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArray, Refit, Window
 
 
 class Part(NamedTuple):
@@ -228,6 +228,20 @@ class Forecaster(ABC):
     def from_refit(cls, config: Any, windows: WindowsConfig, seed: int, refit: Refit) -> Self:
         """Build with the weights of a refit, otherwise as `from_config`."""
         raise TypeError(f"{cls.__name__} cannot be refitted")
+
+    def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Forecaster:
+        """The same forecaster, to be fitted on a history as the walk goes on; itself if nothing of it is.
+
+        Parameters
+        ----------
+        candles : Candles
+            The history of the experiment. The forecast of an origin may depend on what had closed by it alone.
+        windows : WindowsConfig
+            The range of the walk.
+        until : int, optional
+            Later origins (ms UTC) are served as this one is; for the audit.
+        """
+        return self
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
         """Group origins by the fitted parts that forecast them: all together, unless it is refitted as time passes."""

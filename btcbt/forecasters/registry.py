@@ -13,7 +13,7 @@ from btcbt.errors import BtcbtError, ForecasterError
 from btcbt.forecasters.base import Forecaster, Postprocessor
 from btcbt.loading import Extension, Params, load_class, make_params
 from btcbt.messages import describe, explain
-from btcbt.records import DataRange, Refit
+from btcbt.records import Candles, DataRange, Refit
 
 FORECASTERS: Extension[Forecaster] = Extension("forecaster", "forecasters", Forecaster, ForecasterError, {})  # type: ignore[type-abstract]
 
@@ -26,6 +26,7 @@ def create_forecaster(
     seed: int,
     built: Mapping[str, Forecaster] | None = None,
     serving: Callable[[int], Refit] | None = None,
+    candles: Candles | None = None,
 ) -> Forecaster:
     """Build the forecaster that a part of an experiment describes.
 
@@ -43,6 +44,8 @@ def create_forecaster(
         Other forecasters of the experiment by name; one that is based on another must find it there.
     serving : callable, optional
         Origin (ms UTC) to the refit that serves it; one that is refitted needs it.
+    candles : Candles, optional
+        The history; one that is fitted on it needs it (`Forecaster.on_history`).
 
     Raises
     ------
@@ -57,6 +60,8 @@ def create_forecaster(
     module, _, name = config.builds.partition(":")
     cls: type[Forecaster] = getattr(import_module(module), name)
     forecaster = cls.from_config(config, windows, seed, base)
+    if candles is not None:
+        forecaster = forecaster.on_history(candles, windows)
     if config.schedule is None:
         return forecaster
     if serving is None:

@@ -29,13 +29,21 @@ class Loaded:
         Their configurations by name, in the order in which they forecast.
     frozen : mapping
         Those that depend on no other forecaster, with the weights that they start from.
+    fitted : mapping
+        The same where some are fitted on the history as the walk goes on.
     refitters : mapping
         What refits those that are refitted.
     """
 
     configs: Mapping[str, ForecasterConfig]
     frozen: Mapping[str, Forecaster]
+    fitted: Mapping[str, Forecaster]
     refitters: Mapping[str, Refitter]
+
+    @property
+    def depends_on_history(self) -> bool:
+        """Whether any forecaster is fitted or refitted on the history."""
+        return bool(self.refitters) or any(self.fitted[name] is not one for name, one in self.frozen.items())
 
     @property
     def context(self) -> int:
@@ -64,6 +72,7 @@ def load_forecasters(
     candles: Candles,
     plan: Plan = plan_refits,
     known: Mapping[str, Forecaster] = MappingProxyType({}),
+    until: int | None = None,
 ) -> Loaded:
     """Load every forecaster with the weights that it starts from, and find what refits it.
 
@@ -77,6 +86,8 @@ def load_forecasters(
         Which candles each refit is given.
     known : mapping, optional
         Forecasters, by name, that were loaded before for the same experiment and need not be loaded again.
+    until : int, optional
+        Later origins (ms UTC) are served as this one is by what is fitted on the history; for the audit.
 
     Raises
     ------
@@ -85,6 +96,7 @@ def load_forecasters(
     """
     configs = forecasters_in_order(config)
     frozen: dict[str, Forecaster] = {}
+    fitted: dict[str, Forecaster] = {}
     refitters: dict[str, Refitter] = {}
     with running(FORECAST):
         for name, one in configs.items():
@@ -92,14 +104,15 @@ def load_forecasters(
                 check_forecaster(one)
                 continue
             frozen[name] = known.get(name) or create_forecaster(one.without_refit(), config.windows, config.seed)
+            fitted[name] = frozen[name].on_history(candles, config.windows, until)
             refitter = make_refitter(one, config, candles, frozen[name], plan)
             if refitter is not None:
                 refitters[name] = refitter
-    return Loaded(configs, frozen, refitters)
+    return Loaded(configs, frozen, fitted, refitters)
 
 
 def build_forecasters(
-    config: RunConfig, loaded: Loaded, serving: Mapping[str, Serving]
+    config: RunConfig, loaded: Loaded, serving: Mapping[str, Serving], candles: Candles
 ) -> dict[str, tuple[Forecaster, Callable[[], Forecaster]]]:
     """Every forecaster as it forecasts, and how a worker process builds the same.
 
@@ -111,6 +124,8 @@ def build_forecasters(
         Its forecasters before any refit.
     serving : mapping
         The refits of those that are refitted.
+    candles : Candles
+        The history, sent to workers only with a forecaster that is fitted on it.
     """
     built: dict[str, Forecaster] = {}
     builders: dict[str, Callable[[], Forecaster]] = {}
@@ -121,7 +136,9 @@ def build_forecasters(
                 build = partial(build, dict(built))
             elif name in serving:
                 build = partial(build, None, serving[name])
-            plain = name in loaded.frozen and name not in serving
-            built[name] = loaded.frozen[name] if plain else build()
+            elif loaded.fitted[name] is not loaded.frozen[name]:
+                build = partial(build, candles=candles)
+            plain = name in loaded.fitted and name not in serving
+            built[name] = loaded.fitted[name] if plain else build()
             builders[name] = build
     return {name: (built[name], builders[name]) for name in built}

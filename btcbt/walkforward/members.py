@@ -140,7 +140,7 @@ def make_members(
     """
     of_context: dict[int, Digests] = {}
     members: dict[str, Member] = {}
-    for name, (forecaster, build) in build_forecasters(config, loaded, serving).items():
+    for name, (forecaster, build) in build_forecasters(config, loaded, serving, windows.candles).items():
         own = windows.with_context(forecaster.context)
         if forecaster.context not in of_context:
             of_context[forecaster.context] = window_digests(own)

@@ -189,7 +189,7 @@ def predict(
     _require_ours(folder)
 
     windows_config = _windows_config(context, horizon, origin, history.interval_ms)
-    model = create_forecaster(config, windows_config, seed)
+    model = create_forecaster(config, windows_config, seed, candles=history)
     windows = make_windows(history, windows_config, context=model.context).with_context(model.context)
     try:
         batch = ask(model, windows[:1])

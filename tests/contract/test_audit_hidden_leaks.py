@@ -184,7 +184,7 @@ class Mine(Strategy):
 
 
 def test_a_stamp_does_not_outlive_a_change_of_a_helper_module(candle_file, tmp_path, monkeypatch):
-    """A module whose name is put together as `decide` runs is in no digest of a run, but among the files of the audit."""
+    """A module whose name is put together as `decide` runs is in no digest, but among the files of the audit."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "stamped_helper.py").write_text(HELPER)
     (tmp_path / "stamped_mine.py").write_text(MINE)

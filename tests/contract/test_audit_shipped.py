@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
 from btcbt.audit import audit_experiment
-from btcbt.config import KINDS, RunConfig
+from btcbt.config import KINDS, FittedConfig, RunConfig
+from btcbt.forecasters import fitted
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.checkpoints.files import NANO, write_data_ranges
 from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
 from btcbt.strategies.loading import BUILT_IN, load_strategy
 
+FITTED = [get_args(one.model_fields["kind"].annotation)[0] for one in FittedConfig.__subclasses__()]
 SPECIAL = {
     "kronos": {"device": "cpu"},
     "kronos_anchored": {"device": "cpu", "block": 4},
@@ -36,11 +40,13 @@ def tiny_checkpoint(tmp_path_factory):
     return str(folder)
 
 
-def experiment(checkpoint, kinds, uses, base="drift"):
+def experiment(checkpoint, kinds, uses, base="drift", context=60, every="240h"):
     forecasters = {}
     for kind in kinds:
         forecasters[kind] = {"kind": kind, **SPECIAL.get(kind, {})}
         forecasters[kind] |= {"base": base} if kind == "calibrated" else {"n_paths": 4}
+        if kind in FITTED:
+            forecasters[kind]["fit"] = {"every": every, "window": "1500h"}
         if kind.startswith("kronos"):
             forecasters[kind]["checkpoint"] = checkpoint
     chosen = {}
@@ -50,7 +56,7 @@ def experiment(checkpoint, kinds, uses, base="drift"):
     tree = {
         "name": "shipped",
         "candles": {"path": "bundled:BTCUSD_1h"},
-        "windows": {"context": 60, "horizon": 6, "start": "2019-06-01", "end": "2019-07-01"},
+        "windows": {"context": context, "horizon": 6, "start": "2019-06-01", "end": "2019-07-01"},
         "forecasters": forecasters,
         "strategies": chosen,
         "portfolio": {"max_short": 1.0},
@@ -68,10 +74,30 @@ def variants(use):
 def test_every_shipped_forecaster_and_strategy_passes(tiny_checkpoint):
     uses = list(BUILT_IN)
     assert len(uses) >= 8
-    config = experiment(tiny_checkpoint, KINDS, uses)
+    config = experiment(tiny_checkpoint, [kind for kind in KINDS if kind not in FITTED], uses)
     report = audit_experiment(config, sample=3, fresh_process=False)
     assert report.clean, report.findings[:3]
     assert all(report.comparisons[stage] for stage in ("forecast", "calibration", "strategy", "portfolio", "split"))
+
+
+def test_every_forecaster_that_is_fitted_on_the_history_passes():
+    config = experiment("", FITTED, ["quantile"], context=170)
+    report = audit_experiment(config, sample=3, fresh_process=False)
+    assert report.clean, report.findings[:3]
+    assert all(report.comparisons[stage] for stage in ("forecast", "strategy", "split"))
+
+
+def test_a_fit_that_sees_past_its_origin_is_caught(monkeypatch):
+    plan = fitted.plan_fits
+
+    def late(candles, first, stop, schedule):
+        periods = plan(candles, first, stop, replace(schedule, embargo=-24 * 3_600_000))
+        return tuple(replace(period, train=(period.train[0], period.start)) for period in periods)
+
+    monkeypatch.setattr(fitted, "plan_fits", late)
+    config = experiment("", ["har"], [], context=170, every="24h")
+    report = audit_experiment(config, sample=3, fresh_process=False)
+    assert {finding.stage for finding in report.findings} >= {"forecast"}
 
 
 def test_a_calibrated_network_passes_in_a_fresh_process(tiny_checkpoint):

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from btcbt.candles import read_candles
 from btcbt.config import KINDS, ForecasterConfig, WindowsConfig
 from btcbt.forecasters import Forecaster, create_forecaster
-from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Float32Array, Window
+from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, Window
 
 Maker = Callable[..., list[Window]]
 SEED = 17
@@ -63,7 +65,9 @@ class Case:
             base = TypeAdapter(ForecasterConfig).validate_python({**BASE, "n_paths": n_paths})
             built = {"base": create_forecaster(base, windows, seed)}
             tree.pop("n_paths")
-        return create_forecaster(TypeAdapter(ForecasterConfig).validate_python(tree), windows, seed, built)
+        return create_forecaster(
+            TypeAdapter(ForecasterConfig).validate_python(tree), windows, seed, built, candles=_history()
+        )
 
     @property
     def kind(self) -> str:
@@ -77,6 +81,13 @@ class Case:
             np.testing.assert_allclose(got, expected, rtol=self.rtol)
 
 
+@cache
+def _history() -> Candles:
+    """What fitted models are fitted on: real hours, of which they are given those before 2019."""
+    return read_candles("bundled:BTCUSD_1h")
+
+
+FIT = {"every": None, "window": "1500h"}
 BASE = {"kind": "random_walk"}
 USER = f"{Path(__file__).with_name('user_forecaster.py')}:RecentReturns"
 CASES = {
@@ -88,6 +99,9 @@ CASES = {
     "kronos_anchored": Case(
         {"kind": "kronos_anchored", "device": "cpu", "block": 12}, rtol=1e-4, valid_candles=False, smallest_price=1.0
     ),
+    "har": Case({"kind": "har", "fit": FIT}, context=170),
+    "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
+    "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
     "user": Case({"use": USER, "params": {"recent": 30}}),
 }

@@ -12,19 +12,21 @@ from pydantic import TypeAdapter
 from btcbt.config import KINDS, ForecasterConfig, WindowsConfig
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.forecasters.ewma_volatility import EwmaVolatility
+from btcbt.forecasters.fitted import FitSchedule, Fitted
 
 WINDOWS = WindowsConfig(
     context=128, horizon=12, start=datetime(2019, 6, 1, tzinfo=UTC), end=datetime(2019, 7, 1, tzinfo=UTC)
 )
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
+FITTED = ("har", "gjr_garch", "boosted_quantiles")
 
 
 def config(kind: str, **parameters: object) -> ForecasterConfig:
     return TypeAdapter(ForecasterConfig).validate_python({"kind": kind, **parameters})
 
 
-def test_the_baselines_kronos_and_the_calibrated_are_all_the_kinds() -> None:
-    assert set(KINDS) == {*BASELINES, "kronos", "kronos_anchored", "calibrated"}
+def test_these_are_all_the_kinds() -> None:
+    assert set(KINDS) == {*BASELINES, *FITTED, "kronos", "kronos_anchored", "calibrated"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)
@@ -72,6 +74,26 @@ def test_the_decay_reaches_the_forecaster_and_its_identity() -> None:
 def test_each_schema_names_a_class_that_exists(kind: str) -> None:
     module, _, name = config(kind, **({"base": "x"} if kind == "calibrated" else {})).builds.partition(":")
     assert issubclass(getattr(import_module(module), name), Forecaster)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_a_fitted_forecaster_takes_shape_schedule_and_parameters_from_its_schema(kind: str) -> None:
+    windows = WINDOWS.model_copy(update={"context": 240})
+    forecaster = create_forecaster(config(kind, fit={"every": "48h", "embargo": "6h"}), windows, 99)
+    assert isinstance(forecaster, Fitted)
+    shape = (forecaster.context, forecaster.horizon, forecaster.n_paths, forecaster.seed)
+    assert shape == (240, 12, 300, 99)
+    years = 2 if kind == "boosted_quantiles" else 1
+    assert forecaster.schedule == FitSchedule(48 * 3_600_000, years * 8760 * 3_600_000, 6 * 3_600_000)
+    assert forecaster.data_ranges() == ()
+    assert forecaster.model.kind == kind
+    assert create_forecaster(config(kind, batch_size=3), windows, 0).batch_size == 3
+
+
+def test_parameters_of_a_model_reach_it_and_its_identity() -> None:
+    windows = WINDOWS.model_copy(update={"context": 240})
+    assert create_forecaster(config("har", lags=[1, 24]), windows, 0).identity()["lags"] == [1, 24]
+    assert create_forecaster(config("boosted_quantiles", leaves=8), windows, 0).identity()["leaves"] == 8
 
 
 def test_importing_forecasters_loads_neither_torch_nor_arch() -> None:

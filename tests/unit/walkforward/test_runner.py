@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from btcbt.config import RunConfig
-from btcbt.errors import ConfigError, ForecasterError, StrategyError
+from btcbt.errors import CandleError, ConfigError, ForecasterError, StrategyError
 from btcbt.forecasters.base import Forecaster
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, DataRange, ForecastBatch, Window
@@ -274,3 +274,23 @@ def test_a_run_outside_of_the_main_thread_works(echo: Echo, tmp_path: Path) -> N
     thread.start()
     thread.join()
     assert runs[0].manifest["origins"]["eligible"] == 48
+
+
+def test_a_fitted_forecaster_is_clean_and_its_stored_forecasts_are_found_again(tmp_path: Path) -> None:
+    windows = {"context": 170, "horizon": 3, "start": "2019-06-01", "end": "2019-06-04"}
+    parts = {"har": {"kind": "har", "n_paths": 4, "fit": {"every": "48h", "window": "1000h"}}}
+    run = runner.run(config(tmp_path, windows=windows, forecasters=parts))
+    assert run.manifest["forecasters"]["har"]["labels"] == {"clean": 72}
+    paths = run.forecasts("har").paths()
+    longer = windows | {"end": "2019-06-05"}
+    again = runner.run(config(tmp_path, windows=longer, forecasters=parts))
+    assert again.manifest["forecasters"]["har"]["computed"] == 24
+    assert np.array_equal(again.forecasts("har").paths()[:72], paths)
+
+
+def test_a_history_too_short_for_a_fit_is_refused_before_anything_is_forecast(tmp_path: Path) -> None:
+    parts = {"har": {"kind": "har", "n_paths": 4, "fit": {"window": "36500h"}}}
+    windows = {"context": 170, "horizon": 3, "start": "2019-06-01", "end": "2019-06-04"}
+    with pytest.raises(CandleError, match=r"shorten fit\.window"):
+        runner.run(config(tmp_path, windows=windows, forecasters=parts))
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,357 @@
+"""Cheap models that are fitted on months of candles, again and again as the walk-forward goes on.
+
+What a window of ten days cannot tell, a profile by hour and weekday or the coefficients of a regression, is fitted on
+the candles before the origins that it serves, and on nothing else. A fit takes milliseconds to seconds, so it is made
+anew where it is needed instead of being stored; what it was made from (model, parameters, candles) is its key, which
+stored forecasts carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+
+from btcbt.config import WindowsConfig, interval_ms, time_ms, time_text
+from btcbt.errors import CandleError, ConfigError
+from btcbt.forecasters.base import Forecaster, Part
+from btcbt.randomness import uniforms
+from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
+
+State = TypeVar("State")
+
+_PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps the temporaries near the processor, at some MB
+_KEPT = 2  # states in memory: a batch may lie across two periods
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """The windows of a batch as arrays.
+
+    Attributes
+    ----------
+    values : float64 (B, T, 6)
+    open_time : int64 (B, T)
+        ms UTC.
+    interval_ms : int
+    """
+
+    values: FloatArray
+    open_time: IntArray
+    interval_ms: int
+
+    def future_open_time(self, horizon: int) -> IntArray:
+        """Open times of the candles to forecast, (B, H): the calendar alone."""
+        ahead = self.interval_ms * np.arange(1, horizon + 1, dtype=np.int64)
+        return np.asarray(self.open_time[:, -1:] + ahead)
+
+
+class FittedModel(ABC, Generic[State]):
+    """Two pure functions: candles to a state, and a state with windows to paths."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever the same candles, windows and seed give other numbers than before."""
+
+    @property
+    @abstractmethod
+    def needed_context(self) -> int:
+        """Fewest candles in a window."""
+
+    @abstractmethod
+    def fit(self, candles: Candles) -> State:
+        """Fit on candles, gaps and all; a pure function of them.
+
+        Raises
+        ------
+        CandleError
+            If there is too little to fit on.
+        """
+
+    @abstractmethod
+    def sample(self, state: State, inputs: Inputs, numbers: FloatArray) -> Float32Array:
+        """Paths (B, S, H, 6), independent given the window, from windows and uniforms (B, S, H, 2)."""
+
+    def parameters(self) -> Mapping[str, object]:
+        """What fits and forecasts depend on besides candles and seed, as JSON values."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FitSchedule:
+    """When a model is fitted, and on what.
+
+    Attributes
+    ----------
+    every : int or None
+        Length of the period that a fit serves, ms; None for one fit that serves all origins.
+    window : int
+        Length of the stretch of candles that it is fitted on, ms.
+    embargo : int
+        How long before the first origin that it serves the stretch ends, ms. No outcome reaches beyond the end of the
+        stretch, so 0 is clean.
+    """
+
+    every: int | None
+    window: int
+    embargo: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitPeriod:
+    """Origins that one fit serves, and the candles that it is made from.
+
+    Attributes
+    ----------
+    start, end : int
+        It serves origins in [start, end), ms UTC.
+    train : tuple of int
+        Open times of the candles to fit on, [start, end); the end is `start` minus the embargo, or earlier.
+    candles : Candles
+        Those candles and nothing else.
+    """
+
+    start: int
+    end: int
+    train: tuple[int, int]
+    candles: Candles
+
+
+def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) -> tuple[FitPeriod, ...]:
+    """The periods of a schedule, from the first origin of the range on: a later end keeps the earlier periods.
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    first, stop : int
+        Origins lie in [first, stop), ms UTC.
+    schedule : FitSchedule
+
+    Raises
+    ------
+    CandleError
+        If the history begins after the first stretch does.
+    """
+    every = stop - first if schedule.every is None else schedule.every
+    periods = []
+    for start in range(first, stop, every):
+        train = (start - schedule.embargo - schedule.window, start - schedule.embargo)
+        # A candle that opens in the last interval before the end closes at it.
+        rows = slice(*np.searchsorted(candles.open_time, train).tolist())
+        open_time, values = candles.open_time[rows], candles.values[rows]
+        part = Candles(open_time, values, candles.interval_ms, candles.source, candles.sha256)
+        periods.append(FitPeriod(start, start + every, train, part))
+    if periods and (not len(candles) or candles.open_time[0] > periods[0].train[0]):
+        begins = time_text(int(candles.open_time[0])) if len(candles) else "later"
+        raise CandleError(
+            f"candles {candles.source}: the fit for {time_text(first)} needs candles from "
+            f"{time_text(periods[0].train[0])} on, but they begin {begins}; shorten fit.window, or move windows.start"
+        )
+    return tuple(periods)
+
+
+class Fitted(Forecaster, Generic[State]):
+    """Forecasts each origin with the state that was fitted for its period.
+
+    Built without a history it has no periods, and can say who it is but forecast nothing; see `on_history`.
+
+    Parameters
+    ----------
+    model : FittedModel
+    periods : sequence of FitPeriod
+        In order of time, as from `plan_fits`.
+    schedule : FitSchedule
+        What made them.
+    until : int, optional
+        Later origins (ms UTC) are served as this one is: their own fits may know what follows it. For the audit.
+    context, horizon, n_paths, seed, batch_size
+        As in `Baseline`.
+
+    Raises
+    ------
+    ConfigError
+        If the context is too short for the model.
+    """
+
+    def __init__(
+        self,
+        model: FittedModel[State],
+        periods: Sequence[FitPeriod],
+        schedule: FitSchedule,
+        *,
+        context: int,
+        horizon: int,
+        n_paths: int,
+        seed: int,
+        batch_size: int | None = None,
+        until: int | None = None,
+    ) -> None:
+        super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
+        if context < model.needed_context:
+            raise ConfigError(
+                f"forecaster of kind '{model.kind}': windows.context is {context}, expected {model.needed_context} or "
+                "more; lengthen windows.context"
+            )
+        self.model, self.periods, self.schedule, self.until = model, tuple(periods), schedule, until
+        self._batch_size = batch_size or max(1, min(64, _PATH_STEPS_PER_BATCH // (n_paths * horizon)))
+        self._keys: dict[int, str] = {}
+        self._states: dict[int, State] = {}
+
+    @classmethod
+    def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
+        """Build what a `FittedConfig` describes; see `Forecaster.from_config`."""
+        module, _, name = config.model.partition(":")
+        model: FittedModel[State] = getattr(import_module(module), name)(**config.model_parameters)
+        every, window, embargo = (
+            None if length is None else interval_ms(length)
+            for length in (config.fit.every, config.fit.window, config.fit.embargo)
+        )
+        return cls(
+            model,
+            (),
+            FitSchedule(every, window or 0, embargo or 0),
+            context=windows.context,
+            horizon=windows.horizon,
+            n_paths=config.n_paths,
+            seed=seed,
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
+        )
+
+    def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Fitted[State]:
+        """The same model with the periods of a walk over a history.
+
+        Raises
+        ------
+        CandleError
+            If the history begins after the first stretch to fit on does.
+        """
+        step = windows.stride * candles.interval_ms
+        first = -(-time_ms(windows.start) // step) * step
+        return type(self)(
+            self.model,
+            plan_fits(candles, first, time_ms(windows.end), self.schedule),
+            self.schedule,
+            context=self.context,
+            horizon=self.horizon,
+            n_paths=self.n_paths,
+            seed=self.seed,
+            batch_size=self._batch_size,
+            until=until,
+        )
+
+    def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
+        """Sample the H candles after each window, each with the state of its period.
+
+        Parameters
+        ----------
+        windows : sequence of Window
+            B windows of T candles each.
+
+        Returns
+        -------
+        ForecastBatch
+            ``paths`` float32 (B, S, H, 6).
+
+        Raises
+        ------
+        CandleError
+            If there is too little to fit on.
+        ValueError
+            If a window does not have `context` candles, or no period serves it.
+        """
+        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
+        provenance = {"forecaster": self.model.kind}
+        for rows, number in self._groups(origins):
+            inputs = self._inputs([windows[row] for row in rows.tolist()])
+            numbers = uniforms(self.seed, origins[rows], self.n_paths, self.horizon)
+            paths[rows] = self.model.sample(self.state(number), inputs, numbers)
+            provenance["fit"] = self.key(number)
+        return ForecastBatch(origins, paths, provenance)
+
+    def identity(self) -> Mapping[str, object]:
+        """Kind, numerical version, seed, shape of the paths, parameters and schedule.
+
+        The candles of each fit are not part of it; see `parts`.
+        """
+        return {
+            "kind": self.model.kind,
+            "version": self.model.version,
+            "context": self.context,
+            "horizon": self.horizon,
+            "n_paths": self.n_paths,
+            "seed": self.seed,
+            "fit": asdict(self.schedule),
+            **self.model.parameters(),
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """How many origins to hand over in one call; speed and memory alone depend on it."""
+        return self._batch_size
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """What all fits together have looked at; those of each period are in `parts`."""
+        return tuple(DataRange("fit", *period.train) for period in self.periods)
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """One for each fit that serves any of the origins; its key stands for what was fitted."""
+        for rows, number in self._groups(origins):
+            yield Part(rows, self.key(number), (DataRange("fit", *self.periods[number].train),))
+
+    def number(self, origin: int) -> int:
+        """Which period serves an origin (ms UTC).
+
+        Raises
+        ------
+        ValueError
+            If none does.
+        """
+        asked = origin if self.until is None else min(origin, self.until)
+        number = bisect_right(self.periods, asked, key=lambda period: period.start) - 1
+        if number < 0 or asked >= self.periods[number].end:
+            raise ValueError(f"no fit serves {time_text(origin)}")
+        return number
+
+    def key(self, number: int) -> str:
+        """SHA-256 (hex) of all that a period's state is made from: model, parameters and candles."""
+        if number not in self._keys:
+            candles = self.periods[number].candles
+            made_by = {"kind": self.model.kind, "version": self.model.version, **self.model.parameters()}
+            digest = hashlib.sha256(json.dumps([made_by, candles.interval_ms], sort_keys=True).encode())
+            for array in (candles.open_time, candles.values):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            self._keys[number] = digest.hexdigest()
+        return self._keys[number]
+
+    def state(self, number: int) -> State:
+        """What is fitted on the candles of a period; the last few are kept."""
+        if number not in self._states:
+            state = self.model.fit(self.periods[number].candles)
+            if len(self._states) == _KEPT:
+                self._states.pop(next(iter(self._states)))
+            self._states[number] = state
+        return self._states[number]
+
+    def _inputs(self, windows: Sequence[Window]) -> Inputs:
+        values = np.empty((len(windows), self.context, 6), dtype=np.float64)
+        open_time = np.empty((len(windows), self.context), dtype=np.int64)
+        for row, window in enumerate(windows):
+            if window.values.shape != values.shape[1:]:
+                raise ValueError(f"a window has values {window.values.shape}; expected {values.shape[1:]}")
+            values[row], open_time[row] = window.values, window.open_time
+        return Inputs(values, open_time, windows[0].interval_ms)
+
+    def _groups(self, origins: IntArray) -> Iterator[tuple[IntArray, int]]:
+        """Rows of the origins that each period serves, and its number."""
+        numbers = np.array([self.number(origin) for origin in origins.tolist()], dtype=np.int64)
+        for number in np.unique(numbers).tolist():
+            yield np.flatnonzero(numbers == number), number
