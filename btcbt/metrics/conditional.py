@@ -82,8 +82,8 @@ def instruments(difference: ArrayLike, volatility: ArrayLike, overlap: int) -> F
 def conditional_ability(difference: ArrayLike, known: ArrayLike, overlap: int) -> ConditionalTest:
     """Test whether anything known at the origin foretells which forecaster loses less.
 
-    Giacomini and White (2006), Econometrica 74(6): the null is that the difference has mean zero
-    whatever is known, so that ``Z = h d`` has mean zero; ``n Zbar' Omega^-1 Zbar`` is chi-squared in large samples.
+    Giacomini and White (2006), Econometrica 74(6): the null is that the difference has mean zero whatever is known, so
+    that ``Z = h d`` has mean zero; ``n Zbar' Omega^-1 Zbar`` is chi-squared in large samples.
     Omega is the cosine long-run covariance of Z, under which ``(B - q + 1) / (B q)`` times that is F(q, B - q + 1)
     (Sun, 2013, Econometrics Journal 16(1)). Rejects in the upper tail. Dependence: under the null Z is
     correlated over the overlap alone. NaN: rows with any NaN are dropped. NaN where there are too few origins or

@@ -11,8 +11,8 @@ from scipy import fft, stats
 from btcbt.metrics.inference import cosine_terms, regime_cosine_terms
 from btcbt.records import FloatArray
 
-MIN_STRETCHES = 60
-"""Non-overlapping stretches before the first interval: two months of hours at an overlap of 24."""
+MIN_STRETCHES = 90
+"""Non-overlapping stretches before the first interval: three months of hours at an overlap of 24."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,14 @@ def clustered(rng: np.random.Generator, records: int, n: int) -> tuple[FloatArra
     return moving_sums(rng.normal(size=volatility.shape) * volatility), volatility[:, :n]
 
 
+def flipped(rng: np.random.Generator, difference: FloatArray, records: int, block: int) -> FloatArray:
+    """A real loss difference (n,) with signs flipped in blocks of some hours, cut at random: a true null."""
+    n = len(difference)
+    signs = rng.choice([-1.0, 1.0], size=(records, n // block + 2))
+    place = (np.arange(n) + rng.integers(block, size=(records, 1))) // block
+    return np.asarray(difference * np.take_along_axis(signs, place, axis=1))
+
+
 def t_rejections(x: FloatArray, terms: int, size: float = 0.05) -> float:
     """Share of records (records, n) in which a test with that many cosine terms rejects a zero mean: a fast twin."""
     projections = fft.dct(x - x.mean(axis=1, keepdims=True), type=2, norm="ortho", axis=1)[:, 1 : terms + 1]

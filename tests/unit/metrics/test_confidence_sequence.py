@@ -12,7 +12,7 @@ from tests.unit.metrics.designs import overlapping
 def test_an_interval_is_the_formula_written_out(rng):
     x = overlapping(rng, 1, 2400, 12)[0]
     found = confidence_sequence(x, 12, level=0.9, best_at=100)
-    for n in (60 * 12, 150 * 12, 2400):
+    for n in (90 * 12, 150 * 12, 2400):
         sums = x[:n].reshape(-1, 12).sum(axis=1)
         deviations = []
         for terms in (cosine_terms(n, 12), regime_cosine_terms(n, 12)):
@@ -25,22 +25,22 @@ def test_an_interval_is_the_formula_written_out(rng):
 
 
 def test_there_is_no_interval_before_enough_stretches(rng):
-    found = confidence_sequence(overlapping(rng, 1, 2000)[0], 24)
+    found = confidence_sequence(overlapping(rng, 1, 2600)[0], 24)
     assert np.isinf(found.low[: MIN_STRETCHES * 24 - 1]).all()
     assert np.isfinite(found.low[MIN_STRETCHES * 24 - 1 :]).all()
     assert confidence_sequence(np.ones(50), 24).excludes() == 0.0
 
 
 def test_nothing_that_happens_later_changes_an_earlier_interval(rng):
-    x = overlapping(rng, 1, 2400)[0]
+    x = overlapping(rng, 1, 3000)[0]
     changed = x.copy()
-    changed[1700:] += 50.0
+    changed[2500:] += 50.0
     one, other = confidence_sequence(x, 24), confidence_sequence(changed, 24)
-    assert (one.high[:1700] == other.high[:1700]).all()
+    assert (one.high[:2500] == other.high[:2500]).all()
 
 
 def test_many_records_at_once_are_each_on_its_own_and_nan_are_refused(rng):
-    x = overlapping(rng, 3, 2000).T
+    x = overlapping(rng, 3, 2600).T
     together = confidence_sequence(x, 24)
     for k in range(3):
         assert together.low[:, k] == pytest.approx(confidence_sequence(x[:, k], 24).low)

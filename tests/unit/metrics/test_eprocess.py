@@ -14,7 +14,7 @@ from btcbt.metrics.eprocess import (
 BOTH = pytest.mark.parametrize("process", [conditional_e_process, average_e_process])
 
 
-def worst_stakes(x, lag):
+def stakes_by_loop(x, lag):
     """Stakes by a loop over origins and what each knows."""
     out = []
     for i in range(len(x) + lag - 1):
@@ -26,7 +26,7 @@ def worst_stakes(x, lag):
 @pytest.mark.parametrize("lag", [1, 2, 5])
 def test_the_conditional_process_is_a_loop_over_sequences(rng, lag):
     x = rng.uniform(-1, 1, 23)
-    stakes = worst_stakes(x, lag)
+    stakes = stakes_by_loop(x, lag)
     values = conditional_e_process(-3.0 * x, 3.0, lag).values
     for t in range(23):
         total = 0.0
@@ -129,7 +129,7 @@ def test_the_bound_of_crps_differences_is_what_the_worst_outcome_shows(rng):
     outcomes = np.concatenate([np.linspace(-9, 9, 20_001), [-1e6, 1e6]])
     for i in range(5):
         largest = 0.0
-        for kinds in (("independent", "dependent"), ("dependent", "independent")) * 1:
+        for kinds in (("independent", "dependent"), ("dependent", "independent")):
             ours = ensembles.crps(np.broadcast_to(a[i], (len(outcomes), 12)), outcomes, kinds[0])
             theirs = ensembles.crps(np.broadcast_to(b[i], (len(outcomes), 7)), outcomes, kinds[1])
             largest = max(largest, np.abs(ours - theirs).max())

@@ -9,7 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 from btcbt.metrics.accuracy import directional_accuracy
 from btcbt.metrics.inference import mean_test, regime_cosine_terms
 from btcbt.metrics.intervals import _wilson, direction_hits, loss_difference, rate_interval, smallest_detectable
-from tests.unit.metrics.designs import overlapping, switching, t_rejections
+from tests.unit.metrics.designs import flipped, overlapping, switching, t_rejections
 
 
 def test_the_difference_and_its_interval_are_those_of_the_mean_test(rng):
@@ -114,3 +114,12 @@ def test_regimes_of_ten_days_mislead_many_terms_and_not_few(rng):
     x = switching(rng, 600, 2922, edge=0.2)
     assert t_rejections(x, 40) > 0.15
     assert t_rejections(x, regime_cosine_terms(2922, 24)) < 0.13
+
+
+def test_flipped_signs_keep_sizes_and_whole_blocks(rng):
+    x = flipped(rng, np.arange(1.0, 101.0), 3000, 24)
+    assert (np.abs(x) == np.arange(1.0, 101.0)).all()
+    assert np.abs(np.mean(x, axis=0) / np.arange(1.0, 101.0)).max() < 0.1
+    changes = np.diff(np.sign(x), axis=1) != 0.0
+    assert changes.mean() == pytest.approx(0.5 / 24, rel=0.1)
+    assert all((np.diff(np.flatnonzero(row)) % 24 == 0).all() for row in changes[:50])
