@@ -27,9 +27,9 @@ from btcbt.candles import read_candles
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PathGenerator
+from btcbt.models.kronos.inference.linear import Linear
 from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw
 from btcbt.models.kronos.inference.scaling import Scaling
-from btcbt.models.kronos.network.linear import Linear
 from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
 from btcbt.randomness import uniforms
 from btcbt.records import FloatArray

@@ -27,6 +27,7 @@ from btcbt.candles import read_candles
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.shapes import MODELS, TOKENIZERS
 from btcbt.models.kronos.training.batches import Batch, make_batch
+from btcbt.models.kronos.training.kernels import use_training_kernels
 from btcbt.models.kronos.training.losses import Encoder, model_losses
 from btcbt.models.kronos.training.memory import keep_freed_memory
 from btcbt.models.kronos.training.recipe import Optimizer
@@ -104,7 +105,7 @@ def build(options: argparse.Namespace) -> dict[str, Step]:
     batches = make_batches(options)
 
     def ours(*, known: bool = False, half: bool = False, counted: list[Batch] = batches) -> Step:
-        mine = Kronos(MODELS[options.size])
+        mine = use_training_kernels(Kronos(MODELS[options.size]))
         mine.load_state_dict(first)
         return our_step(tokenizer, mine, counted, known=known, half=half)
 

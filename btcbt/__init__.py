@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from btcbt.models.kronos.hf import hook as _auto_classes
-
 if TYPE_CHECKING:
     from btcbt.models.kronos.hf.quick import predict_btc
     from btcbt.storage.runs import Run, load_run
@@ -25,12 +23,9 @@ _HOMES = {
     "predict_btc": "btcbt.models.kronos.hf.quick",
 }
 
-# AutoTokenizer and AutoModelForCausalLM of transformers read our checkpoints once this package is imported.
-_auto_classes.install()
-
 
 def __getattr__(name: str) -> object:
-    # Importing the package stays fast: numerical libraries are loaded when they are first needed.
+    # Importing the package stays fast: numerical libraries are imported when they are first needed.
     if name not in _HOMES:
         raise AttributeError(f"module 'btcbt' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`btcbt finetune`: reads a recipe and its candles, has the models fitted, and draws their loss curves."""
+"""`btcbt finetune`: reads a recipe and its candles, fits the networks, and draws their loss curves."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from btcbt.files import replacing
 from btcbt.models.kronos.training.finetune import CURVE_FILES, finetune
 from btcbt.models.kronos.training.leakage import selection_losses
 from btcbt.models.kronos.training.memory import keep_freed_memory
-from btcbt.models.kronos.training.processes import is_first, leave
+from btcbt.models.kronos.training.processes import is_first, leave_process_group
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.report.figures import COLOURS, DPI, INK, new_figure, style_axes
 
-__all__ = ["Outcome", "draw_curves", "is_first", "loss_table", "run_recipe"]
+__all__ = ["FinetuneResult", "draw_curves", "is_first", "loss_table", "run_recipe"]
 
 Report = Callable[[str], None]
 Losses = Mapping[str, Mapping[str, float]]
 
 
-class Outcome(NamedTuple):
-    """Folders of the fits, and where scalings were compared the selection losses by the fit's and the measure's."""
+class FinetuneResult(NamedTuple):
+    """Folders of the fits; if scalings are compared, selection losses by the scaling of the fit and of the measure."""
 
     folders: list[Path]
     losses: Losses
 
 
-def run_recipe(path: str | Path, report: Report) -> Outcome:
-    """Fit what a recipe describes; see `btcbt.models.kronos.training.finetune.finetune`.
+def run_recipe(path: str | Path, report: Report) -> FinetuneResult:
+    """Fit the networks of a recipe; see `btcbt.models.kronos.training.finetune.finetune`.
 
     Raises
     ------
@@ -54,28 +54,28 @@ def run_recipe(path: str | Path, report: Report) -> Outcome:
             draw_curves(folders[-1])
         if len(variants) > 1:
             losses[str(variant.scaling)] = selection_losses(histories, config, folders[-1])
-    leave()
-    return Outcome(folders, losses)
+    leave_process_group()
+    return FinetuneResult(folders, losses)
 
 
 def loss_table(losses: Losses) -> str:
     """Selection losses of compared scalings side by side, in nats per sub-token."""
     columns = list(next(iter(losses.values())))
     head = f"{'fitted with':20s}" + "".join(f"{column:>22s}" for column in columns)
-    lines = ["selection loss of the model in nats per sub-token, by how windows are scaled when it is measured", head]
+    lines = ["selection loss of the model in nats per sub-token; columns: scaling of the windows measured on", head]
     lines += [f"{name:20s}" + "".join(f"{row[c]:22.4f}" for c in columns) for name, row in losses.items()]
     return "\n".join(lines)
 
 
 def draw_curves(folder: Path) -> list[Path]:
-    """Draw each loss curve of a fit beside its CSV file, and give the pictures' places."""
+    """Draw each loss curve of a fit beside its CSV file; return the pictures' paths."""
     files = []
     for name in CURVE_FILES.values():
         if (folder / name).is_file():
             figure = curve_chart(name.partition("_")[0], _curve(folder / name))
             file = (folder / name).with_suffix(".png")
-            with replacing(file) as place:
-                figure.savefig(place, dpi=DPI, format="png")
+            with replacing(file) as temporary:
+                figure.savefig(temporary, dpi=DPI, format="png")
             files.append(file)
     return files
 

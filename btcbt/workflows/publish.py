@@ -1,4 +1,4 @@
-"""Checkpoints for others: a card with the scores of a run, and the upload to the model hub."""
+"""Publishing checkpoints: a model card with the scores of a run, and the upload to the model hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from btcbt.models.kronos.checkpoints.files import (
     WEIGHTS_FILE,
     weights_digest,
 )
-from btcbt.models.kronos.checkpoints.locate import find_model, find_tokenizer
+from btcbt.models.kronos.checkpoints.locate import find_tokenizer
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.training.state import FIT_FILE
@@ -34,13 +34,13 @@ ALLOWED = frozenset(
     {CARD_FILE, RANGES_FILE, RECIPE_FILE, *CURVE_FILES, *(f"{file.removesuffix('csv')}png" for file in CURVE_FILES)}
     | {*NETWORK_FILES, *(f"{part}/{file}" for part in (MODEL_FOLDER, TOKENIZER_FOLDER) for file in _PART_FILES)}
 )
-"""What `push` uploads; it refuses a folder that holds anything else, but for notes of our own, which stay here."""
+"""Files that `push` uploads; it refuses a folder with any other file, except notes of btcbt, which are not uploaded."""
 _NOTES = frozenset({FIT_FILE, NOTE_FILE})
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def evaluate_from_run(folder: str | Path, run: str | Path, forecaster: str | None = None) -> Evaluation:
-    """Take the scores of a checkpoint from a finished run that forecast with it.
+    """Collect the scores of a checkpoint from a finished run that forecast with it.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def evaluate_from_run(folder: str | Path, run: str | Path, forecaster: str | Non
     run : path
         ``runs/NAME`` or ``runs/NAME/DIGEST``.
     forecaster : str, optional
-        Its name in the run; needed where several forecast with these weights.
+        Its name in the run; needed if several forecast with these weights.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def evaluate_from_run(folder: str | Path, run: str | Path, forecaster: str | Non
     name = _forecaster_of(done, folder, forecaster)
     scores = tuple(_scores(done, name))
     if not scores:
-        raise ConfigError(f"{done.directory}: no forecast of it has a known outcome yet, so there are no scores")
+        raise ConfigError(f"{done.directory}: no forecast has a known outcome yet, so there are no scores")
     windows, manifest = done.config.windows, done.manifest
     entry = manifest["forecasters"][name]
     sampled: Mapping[str, Any] = entry["identity"]
@@ -92,7 +92,7 @@ def evaluate_from_run(folder: str | Path, run: str | Path, forecaster: str | Non
 
 
 def _forecaster_of(run: Run, folder: Path, asked: str | None) -> str:
-    """The forecaster of a run that has a checkpoint's weights: the one asked for, or the only one."""
+    """The forecaster of a run that has a checkpoint's weights: the requested one, or the only one."""
     forecasters: Mapping[str, Mapping[str, Any]] = run.manifest["forecasters"]
     if asked is not None and asked not in forecasters:
         raise ConfigError(f"{run.directory}: no forecaster '{asked}'; name one of {', '.join(forecasters)}")
@@ -118,11 +118,11 @@ def _forecaster_of(run: Run, folder: Path, asked: str | None) -> str:
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    """Digests of a checkpoint's networks, by their keys in a forecaster's identity; a model alone has the one."""
-    place = folder.resolve()  # a folder, even if its name is that of a published checkpoint
-    digests = {"model_sha256": weights_digest(Kronos.from_pretrained(find_model(place)))}
+    """Digests of a checkpoint's networks by their keys in a forecaster's identity; a model alone has one."""
+    checkpoint = folder.resolve()  # a folder, even if its name is that of a published checkpoint
+    digests = {"model_sha256": weights_digest(Kronos.from_pretrained(checkpoint))}
     try:
-        tokenizer = find_tokenizer(place)
+        tokenizer = find_tokenizer(checkpoint)
     except CheckpointError:
         return digests
     return digests | {"tokenizer_sha256": weights_digest(KronosTokenizer.from_pretrained(tokenizer))}
@@ -150,7 +150,7 @@ def _scores(run: Run, name: str) -> Iterator[Score]:
 
 
 def _interval(difference: float, statistic: float, origins: int, overlap: int) -> tuple[float, float]:
-    """The interval that belongs to a Diebold-Mariano statistic of a mean difference."""
+    """95 % interval of a mean difference, from its Diebold-Mariano statistic."""
     if not math.isfinite(statistic) or statistic == 0.0:
         return math.nan, math.nan
     degrees = float(cosine_terms(origins, overlap))
@@ -158,21 +158,21 @@ def _interval(difference: float, statistic: float, origins: int, overlap: int) -
 
 
 def uploadable(folder: str | Path) -> list[str]:
-    """The files of a checkpoint that go to the hub, by their names in it.
+    """The files of a checkpoint that go to the hub, by their paths in the folder.
 
     Raises
     ------
     CheckpointError
-        If the folder is no checkpoint, or holds a file that is none of a checkpoint's, or a link out of it.
+        If the folder is not a checkpoint, or holds a file that does not belong to one, or a link out of it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give that of a checkpoint")
+        raise CheckpointError(f"{folder}: no such folder; give the folder of a checkpoint")
     root, found = folder.resolve(), list[str]()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.resolve().is_relative_to(root):
-            raise CheckpointError(f"{path}: a link to {path.resolve()}, outside of the checkpoint; put the file there")
+            raise CheckpointError(f"{path}: a link to {path.resolve()}, outside the checkpoint; copy the file there")
         if path.is_dir():
             continue
         if name not in ALLOWED | _NOTES or not path.is_file():
@@ -203,9 +203,9 @@ def push(
     message: str = "Upload a checkpoint",
     endpoint: str | None = None,
 ) -> str:
-    """Upload a checkpoint to the model hub, in one commit; the repository is created if there is none.
+    """Upload a checkpoint to the model hub, in one commit; the repository is created if it does not exist.
 
-    The token is the one of ``HF_TOKEN`` or of the hub's own login; it is neither kept nor shown.
+    The token is that of ``HF_TOKEN`` or of the hub's own login; it is neither stored nor shown.
 
     Parameters
     ----------
@@ -216,9 +216,9 @@ def push(
     private : bool
         Whether a repository that is created here is private.
     revision : str, optional
-        Branch; created if there is none.
+        Branch; created if it does not exist.
     message : str
-        Of the commit.
+        Message of the commit.
     endpoint : str, optional
         The hub's address; that of ``HF_ENDPOINT``, or the public one, if left out.
 
@@ -230,9 +230,9 @@ def push(
     Raises
     ------
     CheckpointError
-        If the folder is no checkpoint, or holds what does not belong there.
+        If the folder is not a checkpoint, or holds a file that does not belong to one.
     ConfigError
-        If there is no token, or the hub refuses or cannot be reached.
+        If there is no token, the hub refuses, or it cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, errors, get_token
 
@@ -243,7 +243,7 @@ def push(
     if not token:
         raise ConfigError("no token for the hub; set HF_TOKEN to one that may write, or log in with: hf auth login")
     api = HfApi(endpoint=endpoint, token=token, library_name="btcbt")
-    network_error: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the client that the hub's library uses
+    network_error: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the hub's HTTP client
     try:
         api.create_repo(repo, private=private or None, exist_ok=True)
         if revision is not None:
@@ -256,16 +256,16 @@ def push(
 
 
 def _explain(repo: str, error: Exception) -> str:
-    """One line on what the hub said, and what to do."""
+    """The hub's answer and the remedy, in one line."""
     cause: BaseException = error
     while getattr(cause, "response", None) is None and cause.__cause__ is not None:
         cause = cause.__cause__
     status = getattr(getattr(cause, "response", None), "status_code", None)
     remedies = {
-        401: "the token is not accepted; set HF_TOKEN to a valid one, or log in with: hf auth login",
+        401: "the token is invalid; set HF_TOKEN to a valid one, or log in with: hf auth login",
         403: f"the token may not write to '{repo}'; use one with write access to that owner, or another --repo",
         404: "no such repository or branch for this token; check --repo and --revision",
-        409: "somebody else is changing the repository; run the command again",
+        409: "the repository is being changed by another commit; run the command again",
     }
     if status in remedies:
         return f"hub: {status} for {repo}: {remedies[status]}"
@@ -273,7 +273,7 @@ def _explain(repo: str, error: Exception) -> str:
         said = getattr(cause, "server_message", None) or ""
         return f"hub: {status} for {repo}: {_short(said) or 'no reason given'}; try again later"
     why = f"{type(cause).__name__}: {_short(str(cause))}"
-    return f"hub: not reachable for {repo} ({why}); check the network and HF_ENDPOINT"
+    return f"hub: cannot be reached for {repo} ({why}); check the network and HF_ENDPOINT"
 
 
 def _short(text: str) -> str:

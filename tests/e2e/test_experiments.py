@@ -9,7 +9,7 @@ import pytest
 import btcbt
 from btcbt.config import load_config
 from btcbt.models.kronos.training.recipe import FinetuneConfig
-from btcbt.models.kronos.training.start import begin
+from btcbt.models.kronos.training.start import load_starting_weights
 from btcbt.walkforward.traders import make_traders
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -30,7 +30,7 @@ def test_an_experiment_is_valid_and_its_strategies_can_be_built(file: Path) -> N
 def test_a_recipe_is_valid_and_its_networks_can_be_built(file: Path) -> None:
     config = load_config(file, FinetuneConfig)
     assert config.name == file.stem
-    start = begin(config)
+    start = load_starting_weights(config)
     assert start.tokenizer.config.s1_bits == start.model.config.s1_bits
 
 

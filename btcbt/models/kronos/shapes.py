@@ -25,11 +25,11 @@ _LIMITS = {
 
 
 class _Shape:
-    """Reading and checking that both configurations share."""
+    """Reading and checking, shared by both configurations."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Build from the keys of a ``config.json``; keys that are not ours are ignored, as upstream does.
+        """Build from the keys of a ``config.json``; unknown keys are ignored, as upstream does.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class _Shape:
         return config
 
     def check(self, where: str) -> None:
-        """Refuse shapes that no network can have, before any memory is taken for them."""
+        """Refuse impossible shapes before any memory is allocated for them."""
         values = dataclasses.asdict(self)  # type: ignore[call-overload]
         for key, value in values.items():
             limit = _LIMITS.get(key)
@@ -72,7 +72,7 @@ class _Shape:
 
 @dataclass(frozen=True)
 class TokenizerConfig(_Shape):
-    """Shape of a tokenizer. `n_enc_layers` and `n_dec_layers` count one more than are built, as upstream's do."""
+    """Shape of a tokenizer. As in upstream, one layer less than `n_enc_layers` and `n_dec_layers` is built."""
 
     d_in: int
     d_model: int
@@ -92,7 +92,7 @@ class TokenizerConfig(_Shape):
     group_size: int
 
     def check(self, where: str) -> None:
-        """Also: the bits must divide into groups."""
+        """As for every shape; also, the bits must divide into groups."""
         super().check(where)
         if self.group_size < 1 or (self.s1_bits + self.s2_bits) % self.group_size:
             raise CheckpointError(
@@ -117,7 +117,7 @@ class ModelConfig(_Shape):
     learn_te: bool
 
     def check(self, where: str) -> None:
-        """Also: the dependency layer's heads must divide, and time embeddings are learned ones."""
+        """As for every shape; also, the dependency layer's heads must divide the width, and `learn_te` must be true."""
         super().check(where)
         if self.d_model % DEPENDENCY_HEADS:
             raise CheckpointError(f"{where}: d_model {self.d_model} does not divide by {DEPENDENCY_HEADS}")
@@ -156,4 +156,4 @@ MODELS: Mapping[str, ModelConfig] = MappingProxyType(
     }
 )
 MAX_CONTEXT: Mapping[str, int] = MappingProxyType({"nano": 512, "mini": 2048, "small": 512, "base": 512})
-"""Tokens that each size was trained to attend to."""
+"""Longest context of each size in training, in tokens."""

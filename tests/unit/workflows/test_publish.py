@@ -114,9 +114,13 @@ def test_the_command_says_where_it_went(hub: HubServer, checkpoint: Path) -> Non
 @pytest.mark.parametrize(
     ("part", "status", "says"),
     [
-        ("/api/repos/create", 401, "hub: 401 for me/tiny: the token is not accepted"),
+        ("/api/repos/create", 401, "hub: 401 for me/tiny: the token is invalid"),
         ("/api/repos/create", 403, "hub: 403 for me/tiny: the token may not write to 'me/tiny'"),
-        ("/commit/", 409, "hub: 409 for me/tiny: somebody else is changing the repository; run the command again"),
+        (
+            "/commit/",
+            409,
+            "hub: 409 for me/tiny: the repository is being changed by another commit; run the command again",
+        ),
         ("/commit/", 403, "hub: 403 for me/tiny: the token may not write"),
         ("/commit/", 404, "hub: 404 for me/tiny: no such repository or branch"),
         ("/lfs/", 403, "hub: 403 for me/tiny"),
@@ -143,7 +147,7 @@ def test_a_namespace_of_somebody_else_a_wrong_token_and_a_dead_server_are_told_a
     with pytest.raises(ConfigError, match="hub: 401 for me/tiny"):
         push(checkpoint, "me/tiny")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(ConfigError, match=r"hub: not reachable for me/tiny .*check the network") as caught:
+    with pytest.raises(ConfigError, match=r"hub: cannot be reached for me/tiny .*check the network") as caught:
         push(checkpoint, "me/tiny", endpoint="http://127.0.0.1:9")
     assert TOKEN not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")
@@ -182,12 +186,12 @@ def test_a_foreign_file_stops_the_upload_before_anything_is_sent(hub: HubServer,
 def test_a_link_out_of_the_folder_stops_the_upload(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text("{}")
     (checkpoint / "recipe.json").symlink_to(tmp_path / "secret.json")
-    with pytest.raises(CheckpointError, match=r"a link to .*secret.json, outside of the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"a link to .*secret.json, outside the checkpoint"):
         push(checkpoint, "me/tiny")
     (checkpoint / "recipe.json").unlink()
     (tmp_path / "away").mkdir()
     (checkpoint / "away").symlink_to(tmp_path / "away", target_is_directory=True)
-    with pytest.raises(CheckpointError, match="outside of the checkpoint"):
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
         push(checkpoint, "me/tiny")
     assert not hub.requests
 

@@ -1,8 +1,8 @@
-"""Model cards: what a checkpoint is, what it has looked at and how good it is, in a ``README.md`` beside its weights.
+"""Model cards: what a checkpoint is, what data it has seen and how well it scores, in a ``README.md`` beside it.
 
 The card is made from the files of the folder (`data_ranges.json`, `recipe.json`, loss curves, shapes), so it can be
-written anew at any time, say with the scores of a run. What comes from files or people is put into the front matter by
-a YAML writer and into the text as code spans, one line each: a name can neither add a key nor a line.
+rewritten at any time, for example with the scores of a run. Names and values from files or users go into the front
+matter through a YAML writer and into the text as code spans of one line, so that none can add a key or a line.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CARD_FILE = "README.md"
 CURVE_FILES = ("tokenizer_loss.csv", "model_loss.csv")
 LIBRARY, PIPELINE = "btcbt", "time-series-forecasting"
 LEAKY = "window_with_future"
-"""The use of a range that says of a fit that it leaked (`btcbt.models.kronos.training.finetune.NEVER_CLEAN`)."""
+"""Use of the range that marks a leaky fit (`btcbt.models.kronos.training.finetune.NEVER_CLEAN`)."""
 TAGS = ("kronos", "candlesticks", "cryptocurrency", "probabilistic-forecasting")
 
 _MAX_TEXT = 300
 _FOLDERS = re.compile(r"(?<![^\s,(])(?:/|~[^/\s]*/|[A-Za-z]:\\)(?:[^/\\\s,()]+[/\\])*(?=[^/\\\s,()])")
-"""The folders of an absolute path in a line of text."""
+"""Matches the folders of an absolute path in a line of text."""
 _LIMITS = (
     "It samples what candles of the past looked like. Nothing here says that trading on it pays.",
     "Scores hold for the candles, range, horizon and number of paths named beside them, and for nothing else.",
@@ -56,13 +56,13 @@ class Score:
     Attributes
     ----------
     name, key : str
-        For people, and for programs.
+        For readers, and for programs.
     value, baseline : float
         The checkpoint's, and the baseline's.
     low, high : float
-        95 % interval of ``value - baseline``; NaN where there is none.
+        95 % interval of ``value - baseline``; NaN if there is none.
     p_value : float
-        Of equal scores; NaN where there is none.
+        Of the hypothesis of equal scores; NaN if not tested.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a run found out about a checkpoint.
+    """Scores of a checkpoint in a run.
 
     Attributes
     ----------
@@ -89,11 +89,11 @@ class Evaluation:
     origins : int
         Origins with a known outcome.
     forecaster, kind : str
-        The run's name of the forecaster whose scores they are, and its kind.
+        Name and kind of the forecaster in the run.
     context, horizon, n_paths : int
         T, H and S.
     temperature, top_k, top_p, sampling : float, int, float, str
-        How it sampled.
+        Sampling parameters.
     labels : mapping of str to int
         Origins by contamination label.
     baseline : str
@@ -132,11 +132,11 @@ def write_model_card(
     folder : path
         A pair (``model/`` and ``tokenizer/``), a model or a tokenizer.
     evaluation : Evaluation, optional
-        Scores of a run; they go into the front matter's ``model-index``, too.
+        Scores of a run; also written to the front matter's ``model-index``.
     licence : str
-        Identifier that the hub knows, such as ``mit``.
+        A license identifier of the hub, such as ``mit``.
     datasets : sequence of str
-        Hub ids of the candles it was fitted on, where they have any.
+        Hub ids of the candles it was fitted on, if any.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def write_model_card(
         write_whole(file, (f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").encode())
     except OSError as error:
         raise CheckpointError(
-            f"{file}: cannot be written ({error.strerror}); make room, or let this account write there"
+            f"{file}: cannot be written ({error.strerror}); free disk space, or grant this account write access"
         ) from None
     return file
 
@@ -225,7 +225,7 @@ def _what(folder: Path, base: str | None) -> Iterator[str]:
         yield from (
             "",
             "```python",
-            "import btcbt  # registers the Auto classes",
+            "import btcbt.hf  # registers Kronos with the Auto classes",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this")',
@@ -309,7 +309,7 @@ def _scores(evaluation: Evaluation | None) -> Iterator[str]:
 
 
 def _results(evaluation: Evaluation) -> list[Any]:
-    """The scores as the hub's ``model-index`` wants them."""
+    """The scores in the form of the hub's ``model-index``."""
     from huggingface_hub import EvalResult
 
     about = {
@@ -358,7 +358,7 @@ def _results(evaluation: Evaluation) -> list[Any]:
 
 
 def _base_model(recipe: Mapping[str, Any]) -> str | None:
-    """Hub id of the weights that a fit began with, if it did with such."""
+    """Hub id of the weights that a fit started from, if they have one."""
     start = recipe.get("start")
     if isinstance(start, Mapping):
         start = start.get("model") or start.get("tokenizer")
@@ -383,7 +383,7 @@ def _parameters(weights: Path) -> int:
 
 
 def selection_losses(curve: Path) -> list[float]:
-    """Losses on the selection range, look by look, of a fit's ``*_loss.csv``; none where there is no such file.
+    """Losses on the selection range, evaluation by evaluation, of a fit's ``*_loss.csv``; empty without such a file.
 
     Raises
     ------
@@ -413,11 +413,11 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", bare_name(str(value))
 
 
-def bare_name(place: str) -> str:
-    """A file by its name alone if it is given by a whole path: where it lay on a machine is nobody's concern."""
-    if Path(place).is_absolute() or place.startswith("~"):
-        return Path(place).name
-    return PureWindowsPath(place).name if PureWindowsPath(place).is_absolute() else place
+def bare_name(path: str) -> str:
+    """Cut an absolute path to its last part, so that nothing published names folders of this machine."""
+    if Path(path).is_absolute() or path.startswith("~"):
+        return Path(path).name
+    return PureWindowsPath(path).name if PureWindowsPath(path).is_absolute() else path
 
 
 def _plain(text: str, limit: int = _MAX_TEXT) -> str:
@@ -427,6 +427,6 @@ def _plain(text: str, limit: int = _MAX_TEXT) -> str:
 
 
 def _code(text: object, limit: int = _MAX_TEXT) -> str:
-    """Text that Markdown and HTML leave alone, in a table, too."""
+    """A code span that Markdown and HTML show as it is, also in a table."""
     line = _plain(str(text), limit).replace("`", "'").replace("|", "/").replace("\\", "/")
     return f"`{line}`" if line else ""

@@ -1,4 +1,4 @@
-"""Weights to and from disk and hub, in upstream's layout: ``config.json`` beside ``model.safetensors``."""
+"""The files of a checkpoint, in upstream's layout: ``config.json`` beside ``model.safetensors``, here or on the hub."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,55 +29,6 @@ NANO = Path(__file__).parents[1] / "nano"
 """The shipped checkpoint: a folder with ``tokenizer/`` and ``model/``."""
 
 _MAX_JSON_BYTES = 1 << 20
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-
-ConfigT = TypeVar("ConfigT", TokenizerConfig, ModelConfig)
-
-
-class Checkpointed(Generic[ConfigT]):
-    """`from_pretrained` and `save_pretrained` for a network whose constructor takes its configuration."""
-
-    config_class: ClassVar[type[Any]]
-    model_type: ClassVar[str]
-    """What ``config.json`` says that the folder holds; transformers' Auto classes choose by it."""
-    config: ConfigT
-
-    @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, *, revision: str | None = None) -> Self:
-        """Load a network from a folder, or from the model hub.
-
-        Parameters
-        ----------
-        path_or_hub_id : str or Path
-            A folder with ``config.json`` and ``model.safetensors``, or a hub id such as
-            ``NeoQuasar/Kronos-small``.
-        revision : str, optional
-            Branch, tag or commit on the hub.
-
-        Returns
-        -------
-        module
-            In evaluation mode, float32, on the CPU.
-
-        Raises
-        ------
-        CheckpointError
-            If a file is missing or broken, or a key is missing, foreign or of another shape; names the key.
-        """
-        folder = resolve_folder(path_or_hub_id, revision)
-        config = cls.config_class.from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
-        with torch.device("meta"):  # a few lines of JSON can name a network that no machine has memory for
-            shapes = cast(nn.Module, cls(config))  # type: ignore[call-arg]
-        _check_shapes(shapes, folder / WEIGHTS_FILE)
-        network = cls(config)  # type: ignore[call-arg]
-        module = cast(nn.Module, network)
-        _load_weights(module, folder / WEIGHTS_FILE)
-        module.eval()
-        return network
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``, each whole or not at all; upstream's classes read them."""
-        write_network(Path(folder), cast(nn.Module, self).state_dict(), self.config, self.model_type)
 
 
 def write_network(
@@ -89,13 +37,13 @@ def write_network(
     """Write a network's two files; upstream's classes ignore the key `model_type`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    described = {"model_type": model_type, **config.to_dict()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
-        weights, described_in = Path(scratch) / WEIGHTS_FILE, Path(scratch) / CONFIG_FILE
-        save_file(state, weights, metadata={"format": "pt"})
-        described_in.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        os.replace(weights, folder / WEIGHTS_FILE)
-        os.replace(described_in, folder / CONFIG_FILE)
+    values = {"model_type": model_type, **config.to_dict()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        weights_file, config_file = Path(temporary) / WEIGHTS_FILE, Path(temporary) / CONFIG_FILE
+        save_file(state, weights_file, metadata={"format": "pt"})
+        config_file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(weights_file, folder / WEIGHTS_FILE)
+        os.replace(config_file, folder / CONFIG_FILE)
 
 
 def describe_pair(root: Path) -> None:
@@ -127,7 +75,7 @@ def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> P
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name}: neither a folder here nor to be had from the hub ({reason}); "
+            f"{name}: no such folder, and not available from the hub ({reason}); "
             "check the name and the network, or download it and give the folder"
         ) from None
 
@@ -147,62 +95,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_shapes(module: nn.Module, path: Path) -> None:
-    """Compare a safetensors file's keys, shapes and types with a network's before memory is taken for either."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; is the checkpoint complete?")
-    own = module.state_dict()
-    constants = {name for name, _ in module.named_buffers()}
-    with _broken_file_named(path), safe_open(path, framework="pt") as file:
-        found = set(file.keys())
-        missing = sorted(set(own) - found - constants)
-        if missing:
-            raise CheckpointError(f"{path}: key '{missing[0]}' is missing ({len(missing)} in all)")
-        foreign = sorted(found - set(own))
-        if foreign:
-            raise CheckpointError(
-                f"{path}: key '{foreign[0]}' does not belong to {type(module).__name__} ({len(foreign)} in all)"
-            )
-        for key in sorted(found):
-            part = file.get_slice(key)
-            if list(part.get_shape()) != list(own[key].shape):
-                raise CheckpointError(
-                    f"{path}: key '{key}' has shape {tuple(part.get_shape())}, "
-                    f"expected {tuple(own[key].shape)} by {CONFIG_FILE}"
-                )
-            if own[key].is_floating_point() and part.get_dtype() not in _FLOATS:
-                raise CheckpointError(f"{path}: key '{key}' holds {part.get_dtype()}, expected floating point")
-
-
-def _load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file that `_check_shapes` found to fit it."""
-    own = module.state_dict()
-    constants = {name for name, _ in module.named_buffers()}
-    with _broken_file_named(path), safe_open(path, framework="pt") as file:
-        state = {key: _checked(path, key, file.get_tensor(key), own[key], key in constants) for key in file.keys()}  # noqa: SIM118
-    module.load_state_dict(own | state)
-
-
-@contextmanager
-def _broken_file_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: broken file ({error}); download or save it again") from None
-
-
-def _checked(path: Path, key: str, value: Tensor, own: Tensor, constant: bool) -> Tensor:
-    """Weights must be finite; constants that upstream stores must be the ones that the code computes."""
-    value = value.to(own.dtype)
-    if constant:
-        if not torch.allclose(value.double(), own.double(), rtol=1e-2):
-            raise CheckpointError(f"{path}: key '{key}' differs from the constant that this network uses")
-        return own
-    if not bool(torch.isfinite(value).all()):
-        raise CheckpointError(f"{path}: key '{key}' has NaN or infinite values; the checkpoint is unusable")
-    return value
-
-
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 (hex) over names, shapes and values of all parameters: the content, wherever it was stored."""
     digest = hashlib.sha256()
@@ -217,7 +109,7 @@ def read_data_ranges(folder: Path) -> tuple[DataRange, ...] | None:
     """Candles that a checkpoint was made from, as its folder declares; None if it declares nothing.
 
     The file holds ``{"ranges": [{"use": ..., "start": ISO time, "end": ISO time}, ...]}``, ends exclusive; ``null``
-    in place of the list says that they are unknown.
+    instead of the list says that they are unknown.
     """
     path = folder / RANGES_FILE
     if not path.is_file():

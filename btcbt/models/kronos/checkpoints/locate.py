@@ -1,7 +1,7 @@
-"""Where the parts of a checkpoint are, and what it says that it has looked at.
+"""Finds the parts of a checkpoint, and the candles that it declares to have looked at.
 
-A place is ``kronos-nano``, a folder or a hub id. It holds a pair (``model/`` and ``tokenizer/``), a model (with
-``tokenizer/`` in it or not), or a tokenizer.
+A checkpoint is named by ``kronos-nano``, a folder or a hub id. It holds a pair (``model/`` and ``tokenizer/``), a model
+(with ``tokenizer/`` in it or not), or a tokenizer.
 """
 
 from __future__ import annotations
@@ -26,60 +26,61 @@ from btcbt.records import DataRange
 
 SHIPPED = "kronos-nano"
 UNDECLARED = DataRange("unknown", 0, 0)
-"""Stands for what a part that declares nothing has looked at."""
+"""Range of a part that declares nothing."""
 
 
-def open_place(place: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint, downloaded if it is a hub id.
+def checkpoint_folder(checkpoint: str | Path, revision: str | None = None) -> Path:
+    """Local folder of a checkpoint, downloaded if it is a hub id.
 
     Raises
     ------
     CheckpointError
-        If there is none.
+        If there is no such checkpoint.
     """
-    return NANO if str(place) == SHIPPED and NANO.is_dir() else resolve_folder(place, revision)
+    return NANO if str(checkpoint) == SHIPPED and NANO.is_dir() else resolve_folder(checkpoint, revision)
 
 
-def find_model(place: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint's model."""
-    root = open_place(place, revision)
+def find_model(checkpoint: str | Path, revision: str | None = None) -> Path:
+    """Folder of a checkpoint's model."""
+    root = checkpoint_folder(checkpoint, revision)
     return root / MODEL_FOLDER if (root / MODEL_FOLDER).is_dir() else root
 
 
-def fitted_context(place: str | Path) -> int | None:
-    """Longest context that a checkpoint was fitted with, as its recipe or its pair's says; None without one."""
-    file = _own_or_pair_file(open_place(place), RECIPE_FILE)
-    context = read_json(file).get("context") if file.is_file() else None
-    if isinstance(context, list) and len(context) == 2 and all(isinstance(n, int) and n >= 2 for n in context):
-        return int(context[1])
-    return None
-
-
-def find_tokenizer(place: str | Path, revision: str | None = None) -> str | Path:
-    """Where the tokenizer is that belongs to a checkpoint: a folder, or the hub id that a model's name is known by.
+def find_tokenizer(checkpoint: str | Path, revision: str | None = None) -> str | Path:
+    """Folder of a checkpoint's tokenizer, or its hub id where the model is known by its published name.
 
     Raises
     ------
     CheckpointError
         If the checkpoint is a model, and no tokenizer is in it, beside it, or known by its published name.
     """
-    root = open_place(place, revision)
+    root = checkpoint_folder(checkpoint, revision)
     if (root / TOKENIZER_FOLDER).is_dir():
         return root / TOKENIZER_FOLDER
-    if read_json(root / CONFIG_FILE).get("d_in") is not None:  # a key of tokenizers alone, upstream's too
+    config = read_json(root / CONFIG_FILE)
+    if "d_in" in config or "n_layers" not in config:  # keys that tokenizers and models alone have, upstream's too
         return root
     if root.name == MODEL_FOLDER and (root.parent / TOKENIZER_FOLDER).is_dir():
         return root.parent / TOKENIZER_FOLDER
-    known = known_tokenizer(str(place))
+    known = known_tokenizer(str(checkpoint))
     if known is None:
-        raise CheckpointError(f"{place}: a model without its tokenizer; put it into {root / TOKENIZER_FOLDER}")
+        raise CheckpointError(f"{checkpoint}: a model without its tokenizer; put it into {root / TOKENIZER_FOLDER}")
     return known
 
 
-def declared_ranges(place: str | Path) -> Sequence[DataRange] | None:
+def fitted_context(checkpoint: str | Path) -> int | None:
+    """Longest context that a checkpoint was fitted with, by its recipe or its pair's; None without a recipe."""
+    file = _own_or_pair_file(checkpoint_folder(checkpoint), RECIPE_FILE)
+    context = read_json(file).get("context") if file.is_file() else None
+    if isinstance(context, list) and len(context) == 2 and all(isinstance(n, int) and n >= 2 for n in context):
+        return int(context[1])
+    return None
+
+
+def declared_ranges(checkpoint: str | Path) -> Sequence[DataRange] | None:
     """Candles that a checkpoint has looked at, by its own file, its pair's, or its published name; None if unknown."""
-    file = _own_or_pair_file(open_place(place), RANGES_FILE)
-    return read_data_ranges(file.parent) if file.is_file() else known_ranges(str(place))
+    file = _own_or_pair_file(checkpoint_folder(checkpoint), RANGES_FILE)
+    return read_data_ranges(file.parent) if file.is_file() else known_ranges(str(checkpoint))
 
 
 def pair_ranges(model: str | None, tokenizer: str | None) -> tuple[DataRange, ...] | None:
@@ -88,15 +89,15 @@ def pair_ranges(model: str | None, tokenizer: str | None) -> tuple[DataRange, ..
     Parameters
     ----------
     model : str, optional
-        Place of the model; None for a new one.
+        Checkpoint of the model; None for new weights.
     tokenizer : str, optional
-        Place of the tokenizer, where it is apart; otherwise the model's, which declares with it unless it is another
-        checkpoint that is known to belong to it.
+        Checkpoint of the tokenizer, if it is another one. If left out it is the model's, whose declaration covers
+        both unless the tokenizer is a published checkpoint of its own.
     """
     if tokenizer is None and model is not None:
         found = find_tokenizer(model)
         tokenizer = found if isinstance(found, str) else None
-    declared = [declared_ranges(place) for place in (tokenizer, model) if place is not None]
+    declared = [declared_ranges(one) for one in (tokenizer, model) if one is not None]
     if declared and all(ranges is None for ranges in declared):
         return None
     merged: dict[DataRange, None] = {}

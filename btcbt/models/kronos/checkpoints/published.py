@@ -1,4 +1,4 @@
-"""What is publicly known of published checkpoints: their tokenizers, and the candles that they have looked at."""
+"""What is publicly known of published checkpoints: their tokenizers, and the candles they were fitted on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _ms(*time: int) -> int:
     return round(datetime(*time, tzinfo=UTC).timestamp() * 1000)  # type: ignore[misc,arg-type]
 
 
-# The fine-tune's own log gives its ranges; what the base model was pretrained on, nobody has said.
+# The fine-tune's own log gives its ranges; the pretraining data of the base model were never published.
 _RANGES: Mapping[str, tuple[DataRange, ...]] = MappingProxyType(
     {
         "lc2004/kronos_base_model_BTCUSDT_1h_finetune": (
@@ -36,10 +36,10 @@ _RANGES: Mapping[str, tuple[DataRange, ...]] = MappingProxyType(
 
 
 def known_tokenizer(hub_id: str) -> str | None:
-    """Hub id of the tokenizer that a published model was trained with; None if it is not a known one."""
+    """Hub id of the tokenizer that a published model was trained with; None if unknown."""
     return _TOKENIZERS.get(hub_id)
 
 
 def known_ranges(hub_id: str) -> Sequence[DataRange] | None:
-    """Declared ranges of a published model; None where upstream never said."""
+    """Declared ranges of a published model; None where upstream published none."""
     return _RANGES.get(hub_id)

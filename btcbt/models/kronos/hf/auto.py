@@ -1,12 +1,12 @@
-"""Kronos for transformers: what `AutoConfig`, `AutoTokenizer` and `AutoModelForCausalLM` give on our checkpoints.
+"""Kronos for transformers: what `AutoConfig`, `AutoTokenizer` and `AutoModelForCausalLM` load from a checkpoint.
 
 A checkpoint folder is one of
 
 - a model's or a tokenizer's own folder (``config.json`` and ``model.safetensors``),
-- a pair with ``model/``, ``tokenizer/`` and a ``config.json`` that says so, as `btcbt finetune` writes it,
+- a pair with ``model/``, ``tokenizer/`` and the model's ``config.json``, as `btcbt finetune` writes it,
 - a model's folder with ``tokenizer/`` in it, as transformers' `Trainer` writes it.
 
-On the latter two both Auto classes work on the one path. The files are upstream's either way.
+Both Auto classes load from the latter two. The files have upstream's layout either way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,23 +26,21 @@ from transformers.utils.generic import ModelOutput
 from btcbt.errors import CheckpointError
 from btcbt.models.kronos.checkpoints.files import (
     CONFIG_FILE,
-    MODEL_FOLDER,
     TOKENIZER_FOLDER,
     read_json,
-    resolve_folder,
     write_network,
 )
-from btcbt.models.kronos.checkpoints.locate import find_tokenizer
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.shapes import MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
+from btcbt.models.kronos.training.kernels import use_training_kernels
 
 IGNORED = -100
-"""Label of a token that no loss is taken of, as everywhere in transformers."""
+"""Label of a token that the loss ignores, as everywhere in transformers."""
 
 
 class _ShapedConfig(PretrainedConfig):
-    """A shape of ours in transformers' clothes: the same keys, as attributes."""
+    """A network's shape as a configuration of transformers: the same keys, as attributes."""
 
     shape_class: ClassVar[type[Any]]
     defaults: ClassVar[ModelConfig | TokenizerConfig]
@@ -60,16 +57,16 @@ class _ShapedConfig(PretrainedConfig):
         return self.shape_class.from_dict(values, CONFIG_FILE)
 
 
-class KronosConfig(_ShapedConfig):
-    """Shape of a model, nano's unless told otherwise; attributes are those of `ModelConfig`."""
+class KronosHFConfig(_ShapedConfig):
+    """Shape of a model, by default nano's; attributes are those of `ModelConfig`."""
 
     model_type = Kronos.model_type
     shape_class = ModelConfig
     defaults = MODELS["nano"]
 
 
-class KronosTokenizerConfig(_ShapedConfig):
-    """Shape of a tokenizer, nano's unless told otherwise; attributes are those of `TokenizerConfig`."""
+class KronosTokenizerHFConfig(_ShapedConfig):
+    """Shape of a tokenizer, by default nano's; attributes are those of `TokenizerConfig`."""
 
     model_type = KronosTokenizer.model_type
     shape_class = TokenizerConfig
@@ -77,18 +74,18 @@ class KronosTokenizerConfig(_ShapedConfig):
 
 
 class KronosAutoTokenizer(KronosTokenizer):
-    """What `AutoTokenizer` gives: a `KronosTokenizer` that also finds itself beside or inside a model's folder."""
+    """What `AutoTokenizer` loads: a `KronosTokenizer` that accepts transformers' arguments."""
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, *, revision: str | None = None, **_: Any) -> Self:
-        """Load from a tokenizer's folder, a pair's, or a hub id; other arguments of transformers are ignored.
+        """As `KronosTokenizer.from_pretrained`; other arguments of transformers are ignored.
 
         Raises
         ------
         CheckpointError
             If there is no tokenizer, or it is broken.
         """
-        return super().from_pretrained(find_tokenizer(path_or_hub_id, revision))
+        return super().from_pretrained(path_or_hub_id, revision=revision)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write the tokenizer; into ``tokenizer/`` if `folder` holds a model, which it would otherwise overwrite."""
@@ -108,43 +105,43 @@ class KronosOutput(ModelOutput):
 
 
 class KronosForCausalLM(PreTrainedModel):
-    """What `AutoModelForCausalLM` gives: the layers of a `Kronos` under the same names, trainable by `Trainer`.
+    """What `AutoModelForCausalLM` loads: the layers of a `Kronos` under the same names, trainable by `Trainer`.
 
     Parameters
     ----------
-    config : KronosConfig
+    config : KronosHFConfig
         Shape of the network.
 
     Attributes
     ----------
     network : Kronos
-        The same layers as a plain Kronos, for forecasting.
+        The same layers as a `Kronos`, for forecasting.
     """
 
-    config_class = KronosConfig
+    config_class = KronosHFConfig
     main_input_name = "s1"
     network: Kronos
     _tokenizer: KronosTokenizer | None
 
-    def __init__(self, config: KronosConfig) -> None:
+    def __init__(self, config: KronosHFConfig) -> None:
         super().__init__(config)
-        network = Kronos(config.shape)
+        network = use_training_kernels(Kronos(config.shape))
         for name, layer in network.named_children():
             self.add_module(name, layer)
-        # Not a child: parameters keep upstream's names, and there is one of each.
+        # Not registered as a child, so that parameters keep upstream's names and appear once.
         self.__dict__["network"] = network
         self.__dict__["_tokenizer"] = None
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing: the network has initialised itself."""
+        """Do nothing: the network has initialised itself."""
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
         path_or_hub_id: str | Path,
         *,
-        config: KronosConfig | None = None,
+        config: KronosHFConfig | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         **_: Any,
@@ -154,8 +151,8 @@ class KronosForCausalLM(PreTrainedModel):
         Parameters
         ----------
         path_or_hub_id : str or Path
-        config : KronosConfig, optional
-            That of the file if left out; another one may change the dropouts, not the shape.
+        config : KronosHFConfig, optional
+            The file's if left out; another one may change the dropouts, not the shape.
         revision : str, optional
             Branch, tag or commit on the hub.
         dtype : torch.dtype or str, optional
@@ -166,9 +163,8 @@ class KronosForCausalLM(PreTrainedModel):
         CheckpointError
             If a file is missing or broken, or a key is missing, foreign or of another shape.
         """
-        root = resolve_folder(path_or_hub_id, revision)
-        network = Kronos.from_pretrained(root / MODEL_FOLDER if (root / MODEL_FOLDER).is_dir() else root)
-        model = cls(config or KronosConfig(**network.config.to_dict()))
+        network = Kronos.from_pretrained(path_or_hub_id, revision=revision)
+        model = cls(config or KronosHFConfig(**network.config.to_dict()))
         model.config.name_or_path = model.name_or_path = str(path_or_hub_id)
         try:
             model.load_state_dict(network.state_dict())
@@ -193,19 +189,19 @@ class KronosForCausalLM(PreTrainedModel):
 
     @property
     def tokenizer(self) -> KronosTokenizer:
-        """The tokenizer that lies with this model's files, or that its published name is known to have.
+        """The tokenizer beside this model's files, or the one known to belong to its published name.
 
         Raises
         ------
         CheckpointError
-            If there is none.
+            If there is no such tokenizer.
         """
         found = self._tokenizer
         if found is None:
             if not self.config.name_or_path:
-                raise CheckpointError("this model has no files and so no tokenizer beside them; give one")
-            found = KronosTokenizer.from_pretrained(find_tokenizer(self.config.name_or_path))
-            self.__dict__["_tokenizer"] = found  # not a child either
+                raise CheckpointError("this model was not loaded from files, so its tokenizer is unknown; pass one")
+            found = KronosTokenizer.from_pretrained(self.config.name_or_path)
+            self.__dict__["_tokenizer"] = found  # not registered as a child either
         return found
 
     def forward(self, s1: Tensor, s2: Tensor, stamp: Tensor, labels: Tensor | None = None) -> KronosOutput:
@@ -248,15 +244,3 @@ class KronosForCausalLM(PreTrainedModel):
     def decode_s2(self, hidden: Tensor, s1_next: Tensor) -> Tensor:
         """As `Kronos.decode_s2`."""
         return self.network.decode_s2(hidden, s1_next)
-
-
-def register(module: ModuleType) -> None:
-    """Register with one of the modules that define the Auto classes; `btcbt.models.kronos.hf.hook` calls this."""
-    if hasattr(module, "AutoConfig"):
-        for config in (KronosConfig, KronosTokenizerConfig):
-            module.AutoConfig.register(config.model_type, config, exist_ok=True)
-    if hasattr(module, "AutoTokenizer"):
-        for config in (KronosConfig, KronosTokenizerConfig):
-            module.AutoTokenizer.register(config, KronosAutoTokenizer, exist_ok=True)
-    if hasattr(module, "AutoModelForCausalLM"):
-        module.AutoModelForCausalLM.register(KronosConfig, KronosForCausalLM, exist_ok=True)

@@ -24,8 +24,8 @@ class CandleDataset(Dataset[dict[str, Tensor]]):
     """Contiguous windows of context + horizon candles, scaled on their context alone.
 
     An item holds what `KronosForCausalLM.forward` takes: ``s1`` and ``s2`` int64 (W,), ``stamp`` int64 (W, 5), and
-    ``labels`` int64 (W, 2), which are `IGNORED` over the context: the loss counts the candles behind it, as forecasts
-    do. Neither scaling nor tokens of the context look at the candles to be predicted.
+    ``labels`` int64 (W, 2), which are `IGNORED` over the context: the loss counts the candles after it. Neither
+    the scaling nor the tokens of the context depend on the candles to be predicted.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class CandleDataset(Dataset[dict[str, Tensor]]):
     context, horizon : int
         T and H.
     start, end : datetime, optional
-        Windows lie whole in [start, end), UTC. Keep context + horizon candles between a training and an evaluation
+        Windows lie entirely in [start, end), UTC. Keep context + horizon candles between a training and an evaluation
         range, or their windows overlap.
     stride : int
         Every `stride`-th window.
@@ -46,7 +46,7 @@ class CandleDataset(Dataset[dict[str, Tensor]]):
     Raises
     ------
     CandleError
-        If the span holds not one window.
+        If the span holds no window.
     """
 
     def __init__(

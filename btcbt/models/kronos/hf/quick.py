@@ -1,4 +1,4 @@
-"""One call from a model and a table of candles to the predicted candles."""
+"""Prediction in one call, from a model and a table of candles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from btcbt.models.kronos.hf.auto import KronosForCausalLM
 
 TIME_COLUMNS = ("timestamps", "timestamp", "open_time", "datetime", "date", "time")
-"""Where the open times may be, if they are not the index."""
+"""Columns that may hold the open times, if the index does not."""
 
 
 def predict_btc(
@@ -34,7 +34,7 @@ def predict_btc(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> pd.DataFrame:
-    """Sample the candles that follow some, and give the median of the paths: what `btcbt predict` writes.
+    """Sample the H candles after a history and return the median of the paths, as `btcbt predict` does.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def predict_btc(
     horizon : int
         H.
     tokenizer : KronosTokenizer, optional
-        Looked for with the model's files if left out.
+        The one beside the model's files if left out.
     context : int
-        T, newest rows that are used; all of them if there are fewer.
+        T, number of newest rows to use; all rows if there are fewer.
     n_paths, seed
-        S, and what keys the random numbers.
+        S, and the key of the random numbers.
     temperature, top_k, top_p
         Filters; see `btcbt.models.kronos.inference.sampling`.
 
@@ -81,7 +81,7 @@ def predict_btc(
     network = model if isinstance(model, Kronos) else model.network
     if tokenizer is None:
         if isinstance(model, Kronos):
-            raise ConfigError("tokenizer: a plain Kronos does not know its tokenizer; give one")
+            raise ConfigError("tokenizer: a Kronos does not know its tokenizer; pass one")
         tokenizer = model.tokenizer
     was_training = model.training
     device = next(model.parameters()).device
@@ -106,7 +106,7 @@ def predict_btc(
 
 
 def _table(data: pd.DataFrame | Candles) -> tuple[pd.DataFrame, pd.DatetimeIndex]:
-    """Channels and open times."""
+    """Channels and open times of a table."""
     if isinstance(data, Candles):
         times = pd.DatetimeIndex(data.open_time.astype("datetime64[ms]"), tz="UTC", name="open_time")
         return pd.DataFrame(data.values, columns=list(CHANNELS)), times

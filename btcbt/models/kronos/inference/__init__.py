@@ -1,1 +1,1 @@
-"""Sampling with shared prefixes: caches, generation, the drop-in predictor."""
+"""Sampling candle paths with shared prefixes: cache, generation within and beyond the window, the drop-in predictor."""

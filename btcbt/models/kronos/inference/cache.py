@@ -1,12 +1,13 @@
-"""The same transformer with shared prefixes: many continuations of a context, nothing computed twice.
+"""The transformer with a key-value cache whose prefix is shared: many continuations of one context.
 
-The S sample paths of an origin share its context. Its keys and values are computed once and kept once; each path
-keeps only those of the tokens that it generated. A query attends to both in one softmax: the scores against the
+The S sample paths of an origin share its context. Its keys and values are computed once and stored once; each path
+stores only those of the tokens that it generated. A query attends to both in one softmax: the scores against the
 prefix are one matrix product with the paths folded into the query axis, those against the path's own tokens a
-small one, side by side in one buffer. Shapes are fixed for a whole generation, so that a compiler can take a step.
+small one, side by side in one buffer. With a static step (`AppendStep.static`) shapes stay the same for a whole
+generation, so that a step can be compiled.
 
-Algebra that training cannot use: RMSNorm weights are folded into the linear layer behind them, the attention scale
-into the queries, and the two halves of a rotary pair lie side by side, so that rotation is a complex product.
+For inference alone, RMSNorm weights are folded into the linear layer after them, the attention scale into the queries,
+and the two halves of a rotary pair are placed side by side, so that rotation is a complex product.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from btcbt.models.kronos.inference.linear import Linear
 from btcbt.models.kronos.network.layers import Block, inverse_frequencies
-from btcbt.models.kronos.network.linear import Linear
 from btcbt.models.kronos.shapes import RMS_EPS
 
 
@@ -30,7 +31,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def fold_norm(weight: Tensor, norm_weight: Tensor) -> Tensor:
-    """Fold the weight of the norm before a linear layer into its matrix (out, in)."""
+    """Fold the weight of the norm before a linear layer into the layer's matrix (out, in)."""
     return weight * norm_weight
 
 
@@ -47,63 +48,63 @@ def pair_halves(weight: Tensor, n_heads: int) -> Tensor:
 
 
 @dataclass
-class Scratch:
+class ScoreBuffers:
     """Buffers that all layers of a stack share: scores and probabilities, (B * heads, S * L, T + capacity)."""
 
     scores: Tensor
     probabilities: Tensor
 
     @classmethod
-    def new(cls, groups: int, queries: int, keys: int, like: Tensor) -> Scratch:
+    def new(cls, groups: int, queries: int, keys: int, like: Tensor) -> ScoreBuffers:
         """Allocate; columns of tokens that do not exist yet hold minus infinity."""
         scores = torch.full((groups, queries, keys), -torch.inf, dtype=like.dtype, device=like.device)
         return cls(scores, torch.empty_like(scores))
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where the newest L tokens of each path go, and which of the path's own tokens they may see.
+class AppendStep:
+    """Cache slots of the newest L tokens of each path, and the path's own tokens that they may attend to.
 
     Attributes
     ----------
-    at : int64 (L,)
-        Their places among the path's own tokens.
-    seen : int
-        Own tokens that are looked at: those that exist, or all that ever will where shapes must stay.
-    mask : (L, seen), or None
-        Minus infinity where a new token must not look; None if it may look at all.
+    slots : int64 (L,)
+        Slots of the new tokens among the path's own.
+    visible : int
+        Number of slots that enter the attention: the filled ones, or all of them if the step is static.
+    mask : (L, visible), or None
+        Minus infinity where a new token must not attend; None if it may attend everywhere.
     """
 
-    at: Tensor
-    seen: int
+    slots: Tensor
+    visible: int
     mask: Tensor | None
 
     @classmethod
-    def new(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
-        """The step that appends `n_new` tokens to `length`: `tight` on a CPU, `fixed` elsewhere."""
-        return (cls.tight if like.device.type == "cpu" else cls.fixed)(length, n_new, capacity, like)
+    def new(cls, length: int, n_new: int, capacity: int, like: Tensor) -> AppendStep:
+        """The step that appends `n_new` tokens to `length`: `dynamic` on a CPU, `static` elsewhere."""
+        return (cls.dynamic if like.device.type == "cpu" else cls.static)(length, n_new, capacity, like)
 
     @classmethod
-    def tight(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
-        """Looks at no more places than are filled."""
-        at = torch.arange(length, length + n_new, device=like.device)
-        seen = min(length + n_new, capacity)
-        return cls(at, seen, _later(at, seen, like) if n_new > 1 else None)
+    def dynamic(cls, length: int, n_new: int, capacity: int, like: Tensor) -> AppendStep:
+        """Attends to the filled slots alone."""
+        slots = torch.arange(length, length + n_new, device=like.device)
+        visible = min(length + n_new, capacity)
+        return cls(slots, visible, _causal_mask(slots, visible, like) if n_new > 1 else None)
 
     @classmethod
-    def fixed(cls, length: int, n_new: int, capacity: int, like: Tensor) -> Step:
-        """Looks at all places, the empty ones masked: each step has the same shapes, and one graph serves them all."""
-        at = torch.arange(length, length + n_new, device=like.device)
-        return cls(at, capacity, _later(at, capacity, like))
+    def static(cls, length: int, n_new: int, capacity: int, like: Tensor) -> AppendStep:
+        """Attends to all slots, the empty ones masked: every step has the same shapes, and one graph serves them."""
+        slots = torch.arange(length, length + n_new, device=like.device)
+        return cls(slots, capacity, _causal_mask(slots, capacity, like))
 
 
-def _later(at: Tensor, seen: int, like: Tensor) -> Tensor:
-    """Minus infinity behind each place, (L, seen)."""
-    later = torch.arange(seen, device=at.device) > at[:, None]
-    return torch.zeros(later.shape, dtype=like.dtype, device=at.device).masked_fill_(later, -torch.inf)
+def _causal_mask(slots: Tensor, visible: int, like: Tensor) -> Tensor:
+    """Minus infinity after each slot, (L, visible)."""
+    later = torch.arange(visible, device=slots.device) > slots[:, None]
+    return torch.zeros(later.shape, dtype=like.dtype, device=slots.device).masked_fill_(later, -torch.inf)
 
 
-class SharedMemory:
+class SharedPrefixCache:
     """Keys and values of one attention layer: the prefix of each origin, and each path's own tokens.
 
     Parameters
@@ -113,7 +114,7 @@ class SharedMemory:
     n_paths, capacity : int
         S, and how many tokens a path may append.
     hidden_keys : (S, T) bool, optional
-        Prefix columns that a path must not see (anchored contexts end at different candles).
+        Prefix columns hidden from a path (anchored contexts end at different candles).
     """
 
     def __init__(
@@ -125,21 +126,21 @@ class SharedMemory:
         self.own_values = keys.new_zeros(b * h * n_paths, capacity, d)
         self.hidden_keys = hidden_keys
 
-    def append(self, keys: Tensor, values: Tensor, step: Step) -> None:
+    def append(self, keys: Tensor, values: Tensor, step: AppendStep) -> None:
         """Add the keys and values (B, heads, S, L, head_dim) of the new tokens of each path."""
-        self.own_keys.index_copy_(1, step.at, keys.flatten(0, 2))
-        self.own_values.index_copy_(1, step.at, values.flatten(0, 2))
+        self.own_keys.index_copy_(1, step.slots, keys.flatten(0, 2))
+        self.own_values.index_copy_(1, step.slots, values.flatten(0, 2))
 
-    def attend(self, query: Tensor, scratch: Scratch, step: Step | None) -> Tensor:
-        """Mix the values as the newest L tokens ask, each seeing the prefix and its path up to itself.
+    def attend(self, query: Tensor, buffers: ScoreBuffers, step: AppendStep | None) -> Tensor:
+        """Attention of the newest L tokens to the prefix and to their path up to themselves.
 
         Parameters
         ----------
         query : (B, heads, S, L, head_dim)
             Scaled and rotated.
-        scratch : Scratch
-        step : Step, or None
-            The newest; None while paths have no tokens of their own.
+        buffers : ScoreBuffers
+        step : AppendStep, or None
+            The newest one; None while paths have no tokens of their own.
 
         Returns
         -------
@@ -147,9 +148,9 @@ class SharedMemory:
         """
         b, h, s, length, d = query.shape
         t = self.prefix
-        scores, probabilities = scratch.scores, scratch.probabilities
+        scores, probabilities = buffers.scores, buffers.probabilities
         folded = query.reshape(b * h, s * length, d)
-        if torch.compiler.is_compiling():  # it cannot trace writing into a view, and fuses the copy away
+        if torch.compiler.is_compiling():  # the compiler cannot trace a write into a view, and fuses the copy away
             scores[:, :, :t] = torch.bmm(folded, self.keys.transpose(1, 2))
         else:
             torch.bmm(folded, self.keys.transpose(1, 2), out=scores[:, :, :t])
@@ -157,15 +158,15 @@ class SharedMemory:
             view = scores.view(b, h, s, length, -1)[..., :t]
             view.masked_fill_(self.hidden_keys[:, None, :], -torch.inf)
         if step is not None:
-            own = torch.bmm(query.reshape(b * h * s, length, d), self.own_keys[:, : step.seen].transpose(1, 2))
+            own = torch.bmm(query.reshape(b * h * s, length, d), self.own_keys[:, : step.visible].transpose(1, 2))
             if step.mask is not None:
                 own += step.mask
-            scores.view(b * h * s, length, -1)[:, :, t : t + step.seen] = own
+            scores.view(b * h * s, length, -1)[:, :, t : t + step.visible] = own
         torch.softmax(scores, dim=-1, out=probabilities)
         mixed = torch.bmm(probabilities[:, :, :t], self.values)
         if step is not None:
-            share = probabilities.view(b * h * s, length, -1)[:, :, t : t + step.seen]
-            mixed += torch.bmm(share, self.own_values[:, : step.seen]).view_as(mixed)
+            share = probabilities.view(b * h * s, length, -1)[:, :, t : t + step.visible]
+            mixed += torch.bmm(share, self.own_values[:, : step.visible]).view_as(mixed)
         return mixed.view(b, h, s, length, d).permute(0, 2, 3, 1, 4).flatten(3)
 
 
@@ -231,39 +232,39 @@ class CachedStack:
 
         Returns
         -------
-        (B, T, D), and for each block its keys and values, (B, heads, T, head_dim) each
+        (B, T, D), and the keys and values of each block, (B, heads, T, head_dim) each
         """
-        kept = []
+        keys_values = []
         rotate = rotation(torch.arange(x.shape[1], device=x.device), self.blocks[0].head_dim)[:, None]
         for block in self.blocks:
             q, k, v = (part.transpose(1, 2).contiguous() for part in block.project(x, rotate))
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-            kept.append((k, v))
+            keys_values.append((k, v))
             x = block.finish(x, mixed.transpose(1, 2).flatten(2))
-        return x, kept
+        return x, keys_values
 
     def extend(
-        self, x: Tensor, memories: list[SharedMemory], positions: Tensor, scratch: Scratch, step: Step
+        self, x: Tensor, caches: list[SharedPrefixCache], positions: Tensor, buffers: ScoreBuffers, step: AppendStep
     ) -> Tensor:
         """Append L tokens to each path.
 
         Parameters
         ----------
         x : (B, S, L, D)
-        memories : one of each block
+        caches : one for each block
         positions : int64 (S, L) or (L,)
-            Of the new tokens in their sequences.
-        scratch : Scratch
+            Positions of the new tokens in their sequences.
+        buffers : ScoreBuffers
             For S * L queries.
-        step : Step
+        step : AppendStep
 
         Returns
         -------
         (B, S, L, D)
         """
         rotate = rotation(positions, self.blocks[0].head_dim).unsqueeze(-2)
-        for block, memory in zip(self.blocks, memories, strict=True):
+        for block, cache in zip(self.blocks, caches, strict=True):
             q, k, v = (part.permute(0, 3, 1, 2, 4) for part in block.project(x, rotate))
-            memory.append(k, v, step)
-            x = block.finish(x, memory.attend(q.contiguous(), scratch, step))
+            cache.append(k, v, step)
+            x = block.finish(x, cache.attend(q.contiguous(), buffers, step))
         return x

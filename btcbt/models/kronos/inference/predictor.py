@@ -47,7 +47,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 
 
 class Extreme(NamedTuple):
-    """Where a value is that float32 cannot hold, or of which it cannot hold the square: window, row and channel."""
+    """Position of a value that float32 cannot hold, or whose square it cannot hold: window, row and channel."""
 
     window: int
     row: int
@@ -55,7 +55,7 @@ class Extreme(NamedTuple):
 
 
 def find_extreme(context: Float32Array, scaling: Scaling) -> Extreme | None:
-    """The largest value of a channel (B, T, 6) whose scaling (B, 6) has overflowed; None if all is finite.
+    """The largest value of a channel (B, T, 6) whose scaling (B, 6) overflowed; None if all are finite.
 
     Such a value would make the forecast NaN, as a broken checkpoint does.
     """
@@ -134,7 +134,7 @@ class KronosPredictor:
         df_list : sequence of DataFrame
             Columns open, high, low, close, and optionally volume and amount, T rows each.
         x_timestamp_list, y_timestamp_list : sequence of Series or DatetimeIndex
-            Times of the rows, and of the `pred_len` candles to come.
+            Times of the rows, and of the `pred_len` candles after them.
         pred_len : int
             H.
         T : float
@@ -183,7 +183,7 @@ class KronosPredictor:
     ) -> Float32Array:
         """Sampled paths (B, S, H, 6) in the units of the frames; nothing is averaged.
 
-        Arguments as in `predict_batch`. The random numbers are keyed by (`seed`, time of the first candle to come,
+        Arguments as in `predict_batch`. The random numbers are keyed by (`seed`, time of the first predicted candle,
         path, step), so a series' paths do not depend on the others of the call.
         """
         origins = np.array([_ms(times)[0] for times in y_timestamp_list], dtype=np.int64)
@@ -205,7 +205,7 @@ class KronosPredictor:
             raise ConfigError(f"sample_count is {n_paths}; expected 1 or more paths")
         if not len(frames) == len(x_times) == len(y_times):
             raise CandleError(
-                f"{len(frames)} frames, {len(x_times)} x and {len(y_times)} y timestamps; expected as many of each"
+                f"{len(frames)} frames, {len(x_times)} x and {len(y_times)} y timestamps; expected equally many of each"
             )
         contexts = [_values(frame, f"series {i}") for i, frame in enumerate(frames)]
         lengths = sorted({len(c) for c in contexts})
@@ -217,9 +217,9 @@ class KronosPredictor:
                     f"series {i}: {len(x)} x and {len(y)} y timestamps; expected {lengths[0]} rows and {horizon} steps"
                 )
         context = np.stack(contexts)
-        # The calendar is that of the clock on the wall, as upstream's; keys and origins are UTC.
+        # Calendar features use local wall-clock time, as upstream's do; keys and origins are UTC.
         times = np.stack([np.concatenate((_wall_ms(x), _wall_ms(y))) for x, y in zip(x_times, y_times, strict=True)])
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named instead
+        with np.errstate(over="ignore", invalid="ignore"):  # overflows are reported below
             scaling = Scaling.fit(context)
         extreme = find_extreme(context, scaling)
         if extreme is not None:
@@ -246,7 +246,7 @@ def _values(frame: pd.DataFrame, name: str) -> Float32Array:
         table[["volume", "amount"]] = 0.0
     elif "amount" not in frame.columns:
         table["amount"] = table["volume"] * table[_PRICES].mean(axis=1)
-    with np.errstate(over="ignore"):  # what overflows is infinite, and named
+    with np.errstate(over="ignore"):  # overflows become infinite, which is reported below
         values = table.to_numpy(dtype=np.float32)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -263,5 +263,5 @@ def _ms(times: Times) -> IntArray:
 
 
 def _wall_ms(times: Times) -> IntArray:
-    """Milliseconds since the epoch as the clock on the wall counts them."""
+    """Milliseconds since the epoch, of local wall-clock time."""
     return pd.DatetimeIndex(times).tz_localize(None).as_unit("ms").asi8.astype(np.int64)

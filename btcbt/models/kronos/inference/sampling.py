@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, nucleus, and the two sources of chance.
+"""From logits to tokens: temperature, top-k, nucleus, and the two sources of random numbers.
 
 Filters have the reference's semantics: `top_k` > 0 keeps every logit that is not below the k-th largest and then
 ignores `top_p`; the nucleus (Holtzman et al., 2020) keeps the token that crosses the threshold, and `top_p` = 1
@@ -19,7 +19,7 @@ from btcbt.errors import ConfigError
 
 @dataclass(frozen=True)
 class Filter:
-    """Which tokens may be drawn, and how sharply.
+    """Temperature and filters that logits pass before a token is drawn.
 
     Raises
     ------
@@ -81,8 +81,8 @@ class KeyedDraw:
         In [0, 1).
     orders : pair of int64 (V,), optional
         Order of the coarse and of the fine tokens in the distribution function; by id if left out. Any order gives
-        the same distribution; one that rises with the price lets numbers that are spread evenly over the paths spread
-        the prices evenly too.
+        the same distribution; one that rises with the price lets numbers that are evenly spaced over the paths
+        give evenly spread prices, too.
     """
 
     def __init__(self, uniforms: Tensor, orders: tuple[Tensor, Tensor] | None = None) -> None:
@@ -94,7 +94,7 @@ class KeyedDraw:
         order = None if self.orders is None else self.orders[lane]
         cdf = torch.cumsum(p if order is None else p[..., order], dim=-1)
         total = cdf[..., -1:]
-        # Rounded down to float32: a target that reached the total would fall off the end.
+        # Rounded down to float32: a target equal to the total would select no token.
         target = (self.uniforms[:, : p.shape[1], step, lane, None].to(cdf) * total).clamp_(max=_below(total))
         ids = torch.searchsorted(cdf, target, right=True).squeeze(-1)
         return ids if order is None else order[ids]

@@ -1,1 +1,5 @@
-"""The networks of Kronos, plain: tokenizer and decoder-only transformer."""
+"""The networks of Kronos in plain torch.
+
+Read `btcbt.models.kronos.shapes`, then `layers` (norm, rotary positions, attention, feed-forward, block), `quantizer`,
+`tokenizer` and `model`.
+"""

@@ -1,19 +1,15 @@
-"""The blocks that tokenizer and decoder share: norm, rotary positions, attention, feed-forward.
+"""The blocks that tokenizer and decoder share, in plain torch: norm, rotary positions, attention, feed-forward.
 
-The plain, readable network: training and the tests' slow twins run it. Inference runs `cache.py`, which computes
-the same function with shared prefixes.
+Two modules compute the same functions faster: `btcbt.models.kronos.training.kernels` for training, and
+`btcbt.models.kronos.inference.cache` for sampling. The tests compare both with this file.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from btcbt.models.kronos.network.attention import causal_attention
-from btcbt.models.kronos.network.linear import TrainedLinear
 from btcbt.models.kronos.shapes import RMS_EPS, ROPE_BASE
 
 
@@ -44,34 +40,18 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", inverse_frequencies(head_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate (..., T, head_dim) by positions 0 .. T - 1; angles are float32 whatever the input."""
+    def angles(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (T, head_dim / 2) at positions 0 .. T - 1; the angles are float32 whatever the input."""
         angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=torch.float32), self.inv_freq.float())
-        rotated: Tensor = _Rotation.apply(x, angles.cos().type_as(x), angles.sin().type_as(x))
-        return rotated
+        return angles.cos().type_as(x), angles.sin().type_as(x)
 
-
-class _Rotation(torch.autograd.Function):
-    """A rotation of pairs, whose gradient is the rotation back: fewer passes over memory than its parts make."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotate(gradient, cos, -sin), None, None
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    rotated = torch.empty_like(x)
-    left, right = rotated.chunk(2, dim=-1)
-    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=right).addcmul_(first, sin)
-    return rotated
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate (..., T, head_dim) by positions 0 .. T - 1."""
+        cos, sin = self.angles(x)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat(
+            (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
+        )
 
 
 class Attention(nn.Module):
@@ -85,10 +65,10 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.attn_dropout_p = attn_dropout_p
-        self.q_proj = TrainedLinear(d_model, d_model)
-        self.k_proj = TrainedLinear(d_model, d_model)
-        self.v_proj = TrainedLinear(d_model, d_model)
-        self.out_proj = TrainedLinear(d_model, d_model)
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
         self.rotary = Rotary(d_model // n_heads)
         self.resid_dropout = nn.Dropout(resid_dropout_p)
 
@@ -103,9 +83,13 @@ class Attention(nn.Module):
         )
         if positions:
             q, k = self.rotary(q), self.rotary(k)
-        dropout = self.attn_dropout_p if self.training else 0.0
-        mixed = causal_attention(q, k, v, dropout) if causal else F.scaled_dot_product_attention(q, k, v)
+        mixed = self.mix(q, k, v, causal=causal)
         return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        """Mix values (B, heads, T, head_dim); if causal, each token attends to itself and those before it."""
+        dropout = self.attn_dropout_p if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
 
 
 class FeedForward(nn.Module):
@@ -113,9 +97,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, ff_dim: int, dropout_p: float = 0.0) -> None:
         super().__init__()
-        self.w1 = TrainedLinear(d_model, ff_dim, bias=False)
-        self.w3 = TrainedLinear(d_model, ff_dim, bias=False)
-        self.w2 = TrainedLinear(ff_dim, d_model, bias=False)
+        self.w1 = nn.Linear(d_model, ff_dim, bias=False)
+        self.w3 = nn.Linear(d_model, ff_dim, bias=False)
+        self.w2 = nn.Linear(ff_dim, d_model, bias=False)
         self.ffn_dropout = nn.Dropout(dropout_p)
 
     def forward(self, x: Tensor) -> Tensor:

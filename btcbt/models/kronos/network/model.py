@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from btcbt.models.kronos.checkpoints.files import Checkpointed
+from btcbt.models.kronos.checkpoints.locate import find_model
+from btcbt.models.kronos.checkpoints.pretrained import Checkpointed
 from btcbt.models.kronos.network.layers import Attention, Block, RMSNorm
-from btcbt.models.kronos.network.linear import TrainedLinear
 from btcbt.models.kronos.shapes import DEPENDENCY_HEADS, ModelConfig
 
 CALENDAR = (("minute", 60), ("hour", 24), ("weekday", 7), ("day", 32), ("month", 13))
@@ -19,13 +20,13 @@ CALENDAR = (("minute", 60), ("hour", 24), ("weekday", 7), ("day", 32), ("month",
 
 
 class TokenEmbedding(nn.Module):
-    """Joins the embeddings of both sub-tokens."""
+    """Fuses the embeddings of both sub-tokens."""
 
     def __init__(self, s1_bits: int, s2_bits: int, d_model: int) -> None:
         super().__init__()
         self.emb_s1 = nn.Embedding(2**s1_bits, d_model)
         self.emb_s2 = nn.Embedding(2**s2_bits, d_model)
-        self.fusion_proj = TrainedLinear(2 * d_model, d_model)
+        self.fusion_proj = nn.Linear(2 * d_model, d_model)
         self.scale = math.sqrt(d_model)
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class CalendarEmbedding(nn.Module):
 
 
 class DependencyLayer(nn.Module):
-    """Conditions the fine sub-token on the coarse one: its embedding asks, the hidden states answer."""
+    """Conditions the fine sub-token on the coarse one: cross-attention from its embedding to the hidden states."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class DependencyLayer(nn.Module):
         self.norm = RMSNorm(d_model)
 
     def forward(self, hidden: Tensor, sibling: Tensor, *, causal: bool, positions: bool) -> Tensor:
-        """Mix `hidden` (B, T, D) as asked by `sibling` (B, L, D), add the residual `hidden`, normalise."""
+        """Attend from `sibling` (B, L, D) to `hidden` (B, T, D), add the residual `hidden`, normalise."""
         return self.norm(hidden + self.cross_attn(sibling, hidden, causal=causal, positions=positions))
 
 
@@ -71,8 +72,8 @@ class DualHead(nn.Module):
 
     def __init__(self, s1_bits: int, s2_bits: int, d_model: int) -> None:
         super().__init__()
-        self.proj_s1 = TrainedLinear(d_model, 2**s1_bits)
-        self.proj_s2 = TrainedLinear(d_model, 2**s2_bits)
+        self.proj_s1 = nn.Linear(d_model, 2**s1_bits)
+        self.proj_s2 = nn.Linear(d_model, 2**s2_bits)
 
 
 class Logits(NamedTuple):
@@ -82,7 +83,7 @@ class Logits(NamedTuple):
     s2: Tensor
 
     def loss(self, s1: Tensor, s2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross-entropy in nats against ids (B, T): the mean of both, that of s1, that of s2."""
+        """Mean cross-entropy in nats against ids (B, T): mean of both sub-tokens, s1, s2."""
         losses = [F.cross_entropy(a.flatten(0, -2), b.flatten()) for a, b in ((self.s1, s1), (self.s2, s2))]
         return (losses[0] + losses[1]) / 2, losses[0], losses[1]
 
@@ -122,6 +123,10 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 
+    @staticmethod
+    def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
+        return find_model(path_or_hub_id, revision)
+
     def forward(
         self,
         s1: Tensor,
@@ -146,7 +151,7 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
             Positions before it get no logits.
         dependency_positions : bool
             Rotary angles in the dependency layer. Sampling uses none (its single query is at position 0, and so
-            are the keys), so training without them fits what is later used; the reference trains with them.
+            are the keys), so training without them matches it; the reference trains with them.
         """
         hidden = self._hidden(s1, s2, stamp)
         sibling = self.embedding.emb_s1(s1_next)

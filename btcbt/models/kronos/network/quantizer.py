@@ -30,7 +30,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def _over_processes(mean: Tensor) -> Tensor:
-    """The mean over the parts of a batch that several processes train on; of one process, its own."""
+    """The mean over the processes that train on parts of a batch; that of this process if it is alone."""
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return mean
     from torch.distributed.nn.functional import all_reduce
@@ -39,17 +39,17 @@ def _over_processes(mean: Tensor) -> Tensor:
 
 
 def code_entropy(z: Tensor, s1_bits: int) -> Tensor:
-    """How far both sub-tokens are from being sure of each sample and even over the batch, in nats; a penalty.
+    """Entropy penalty over the codes of both sub-tokens, in nats.
 
-    Mean entropy of a sample's code less the entropy of the mean code: the paper's penalty (section 3.3) over groups of
-    bits, the groups being the sub-tokens. Bits that are even one by one may still repeat each other; this sees it.
+    Mean entropy of a sample's code minus the entropy of the mean code: the paper's penalty (section 3.3) over groups of
+    bits, the groups being the sub-tokens. Unlike a penalty per bit, it also penalises bits that repeat each other.
 
     Parameters
     ----------
     z : (..., bits)
         Unit vectors, whose signs are the bits.
     s1_bits : int
-        How many belong to the coarse sub-token.
+        Number of bits of the coarse sub-token.
     """
     total = z.new_zeros(())
     for group in (z[..., :s1_bits], z[..., s1_bits:]):
@@ -61,9 +61,9 @@ def code_entropy(z: Tensor, s1_bits: int) -> Tensor:
 
 
 class SphericalQuantizer(nn.Module):
-    """Codes on the sphere's corners, with the losses that keep all of them in use.
+    """Codes at the corners of a cube inscribed in the sphere, with the losses that keep all of them in use.
 
-    The buffers hold powers of two; nothing here reads them, they are part of upstream's file format.
+    The buffers hold powers of two; they are part of upstream's file format and are not read here.
     """
 
     def __init__(self, n_bits: int, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int) -> None:
@@ -79,10 +79,10 @@ class SphericalQuantizer(nn.Module):
         return (z + (corner - z).detach()) * self.scale
 
     def loss(self, z: Tensor, quantized: Tensor) -> Tensor:
-        """Commitment, plus the entropy penalty: each sample sure of its bits, each bit even over the batch.
+        """Commitment loss plus entropy penalty: low entropy per sample, high entropy of each bit over the batch.
 
-        The paper's codebook entropy (eq. 9) is over groups of bits; the reference's is over single bits, whatever
-        its `group_size` says, and published weights were trained so.
+        The paper's codebook entropy (eq. 9) is over groups of bits; the reference's, with which published weights were
+        trained, is over single bits whatever its `group_size` says.
         """
         commitment = self.beta * (quantized.detach() - z).square().sum(-1).mean()
         p = torch.sigmoid(-4 * self.scale * z)
@@ -93,7 +93,7 @@ class SphericalQuantizer(nn.Module):
 
 
 class TokenQuantizer(nn.Module):
-    """Projects to the unit sphere, quantises, and names codes by two sub-token ids."""
+    """Projects to the unit sphere, quantises, and maps codes to two sub-token ids."""
 
     def __init__(
         self,
@@ -117,10 +117,10 @@ class TokenQuantizer(nn.Module):
 
     def ids(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return sub-token ids s1 and s2 of vectors (..., bits)."""
-        bits = z > 0  # the sphere's radius does not change a sign
+        bits = z > 0  # normalising does not change a sign
         return bits_to_ids(bits[..., : self.s1_bits]), bits_to_ids(bits[..., self.s1_bits :])
 
     def codes(self, s1: Tensor, s2: Tensor) -> Tensor:
-        """Return the codes (..., bits) that the ids name, float32."""
+        """Return the codes (..., bits) of the ids, float32."""
         bits = torch.cat((ids_to_bits(s1, self.s1_bits), ids_to_bits(s2, self.s2_bits)), -1)
         return (bits.float() * 2 - 1) * self.bsq.scale

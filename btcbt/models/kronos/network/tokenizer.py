@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from btcbt.models.kronos.checkpoints.files import Checkpointed
+from btcbt.models.kronos.checkpoints.locate import find_tokenizer
+from btcbt.models.kronos.checkpoints.pretrained import Checkpointed
 from btcbt.models.kronos.network.layers import Block
-from btcbt.models.kronos.network.linear import TrainedLinear
 from btcbt.models.kronos.network.quantizer import TokenQuantizer
 from btcbt.models.kronos.shapes import TokenizerConfig
 
 
 class Reconstruction(NamedTuple):
-    """What the training forward returns: both reconstructions (B, T, d_in), the quantizer's loss, z, the ids."""
+    """Result of `KronosTokenizer.forward`: both reconstructions (B, T, d_in), the quantizer's loss, z, the ids."""
 
     coarse: Tensor
     full: Tensor
@@ -43,18 +44,22 @@ class KronosTokenizer(nn.Module, Checkpointed[TokenizerConfig]):
         super().__init__()
         self.config = c = config
         dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
-        self.embed = TrainedLinear(c.d_in, c.d_model)
-        self.head = TrainedLinear(c.d_model, c.d_in)
+        self.embed = nn.Linear(c.d_in, c.d_model)
+        self.head = nn.Linear(c.d_model, c.d_in)
         self.encoder = nn.ModuleList(
             Block(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_enc_layers - 1)
         )
         self.decoder = nn.ModuleList(
             Block(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_dec_layers - 1)
         )
-        self.quant_embed = TrainedLinear(c.d_model, c.s1_bits + c.s2_bits)
-        self.post_quant_embed_pre = TrainedLinear(c.s1_bits, c.d_model)
-        self.post_quant_embed = TrainedLinear(c.s1_bits + c.s2_bits, c.d_model)
+        self.quant_embed = nn.Linear(c.d_model, c.s1_bits + c.s2_bits)
+        self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
+        self.post_quant_embed = nn.Linear(c.s1_bits + c.s2_bits, c.d_model)
         self.tokenizer = TokenQuantizer(c.s1_bits, c.s2_bits, c.beta, c.gamma0, c.gamma, c.zeta, c.group_size)
+
+    @staticmethod
+    def _locate(path_or_hub_id: str | Path, revision: str | None) -> str | Path:
+        return find_tokenizer(path_or_hub_id, revision)
 
     def forward(self, x: Tensor) -> Reconstruction:
         """Encode and decode scaled candles (B, T, d_in), from the coarse bits alone and from all bits."""

@@ -1,6 +1,6 @@
 """Candle history as batches of scaled windows.
 
-Every random choice of a batch is a function of (seed, stage, step), so that a fit needs no random state to go on.
+Every random choice of a batch is a function of (seed, stage, step), so that a fit resumes without a saved random state.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Batch(NamedTuple):
     candles : float32 (B, W, 6)
     stamps : int64 (B, W, 5)
     context : int
-        Candles of each window that the model's loss does not count; those fitted the scaling (see `make_batch`).
+        First candles of each window, on which its scaling is fitted (see `make_batch`); the model's loss skips them.
     keys : tuple, or None
-        What tells each scaled window from all others of the fit; None where windows hardly ever come again.
+        Identifies each scaled window among all of the fit; None where windows hardly ever recur.
     """
 
     candles: Tensor
@@ -65,12 +65,12 @@ class WindowSampler:
     window : int
         W.
     name : str
-        What messages call the range.
+        Name of the range in messages.
 
     Raises
     ------
     CandleError
-        If the range holds not one window, or a candle whose numbers are too large to be scaled in float32.
+        If the range holds not one window, or a candle with a number too large to be scaled in float32.
     """
 
     def __init__(self, histories: Sequence[Candles], start: int, end: int, window: int, name: str = "range") -> None:
@@ -111,7 +111,7 @@ class WindowSampler:
         return batch._replace(keys=self._keys(chosen, flipped) if recurs else None)
 
     def spread(self, config: FinetuneConfig, batch_size: int) -> Iterator[Batch]:
-        """Evenly spaced windows, the same at every look, scaled on the longest context."""
+        """Evenly spaced windows, the same at every call, scaled on the longest context."""
         chosen = np.unique(np.linspace(0, len(self.starts) - 1, SELECTION_WINDOWS).astype(np.int64))
         for part in np.array_split(chosen, math.ceil(len(chosen) / batch_size)):
             batch = make_batch(*self.values(part), config.context[1], config.clip, leaky=config.leaky)
@@ -122,10 +122,10 @@ class WindowSampler:
 
 
 def _require_scalable(candles: Candles, starts: IntArray, window: int, name: str) -> None:
-    """See that no window holds a number whose square, summed over the window, is beyond float32.
+    """Refuse a number whose square, summed over a window, overflows float32.
 
-    Nothing overflows then in a mean or a deviation, be the window mirrored or not; beyond, a loss may be NaN, and would
-    blame the learning rate.
+    Below that bound no mean or deviation overflows, mirrored or not; above it a loss may be NaN, which the message of
+    the training loop would blame on the learning rate.
     """
     limit = math.sqrt(float(np.finfo(np.float32).max) / window)
     for row in np.flatnonzero((candles.values > limit).any(axis=1)):
@@ -149,8 +149,8 @@ def _mirror(values: Float32Array, rows: NDArray[np.bool_]) -> None:
 def make_batch(values: Float32Array, times: IntArray, context: int, clip: float, *, leaky: bool = False) -> Batch:
     """Scale windows on their first `context` candles.
 
-    If `leaky`, on the whole of each window, candles to be predicted included, and every candle behind the first
-    counts: what the reference does in fine-tuning. Such losses know something of the future.
+    If `leaky`, on the whole of each window, candles to be predicted included, and every candle after the first
+    counts: what the reference does in fine-tuning. Such losses contain information from the future.
     """
     known = values if leaky else values[:, :context]
     scaled = Scaling.fit(known).apply(values, clip)

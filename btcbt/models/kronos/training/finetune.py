@@ -1,4 +1,4 @@
-"""Candle history and a recipe to a checkpoint that says what it has looked at."""
+"""From candle history and a recipe to a checkpoint that declares what it has looked at."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from btcbt.models.kronos.training.batches import WindowSampler
 from btcbt.models.kronos.training.loop import Fit, Report, Row
 from btcbt.models.kronos.training.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.training.losses import Encoder, Objective, model_losses, tokenizer_losses
-from btcbt.models.kronos.training.processes import Ranks
+from btcbt.models.kronos.training.processes import ProcessGroup
 from btcbt.models.kronos.training.recipe import FinetuneConfig, Optimizer
-from btcbt.models.kronos.training.start import Beginning, begin
+from btcbt.models.kronos.training.start import StartingWeights, load_starting_weights
 from btcbt.models.kronos.training.state import FitFolder, fit_digest
 from btcbt.records import Candles, DataRange
 
 CURVE_FILES = {TOKENIZER_FOLDER: "tokenizer_loss.csv", MODEL_FOLDER: "model_loss.csv"}
 NEVER_CLEAN = DataRange("window_with_future", 0, time_ms(datetime(9999, 1, 1, tzinfo=UTC)))
-"""What weights have seen whose windows were scaled with their own future: no origin is clean of it."""
+"""Range of weights whose training windows were scaled with their own future: no origin is clean of it."""
 
 
 def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: Callable[[str], None]) -> Path:
     """Fit tokenizer and model, from scratch or from checkpoints, and write them under ``config.output``.
 
-    A fit that was stopped goes on from its last state; one that is done is not done again.
+    A stopped fit resumes from its last state; a finished one is not repeated.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
     config : FinetuneConfig
         With one `scaling`.
     report : callable
-        Gets lines of progress.
+        Receives lines of progress.
 
     Returns
     -------
@@ -67,8 +67,8 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
     CandleError
         If a range holds not one window.
     CheckpointError
-        If a checkpoint to start from is missing, broken or of another shape, or a loss is no number; the best weights
-        before it are then written.
+        If a checkpoint to start from is missing, broken or of another shape, or a loss is NaN or infinite; the
+        best weights before it are then written.
     ConfigError
         If the folder holds another fit or cannot be written, tokenizer and model do not belong together, or a device or
         package is missing.
@@ -88,49 +88,49 @@ class _Finetune:
         self.select = self._sampler(
             config.select_on or config.candles, "select", time_ms(span.start), time_ms(span.end)
         )
-        self.ranks = Ranks(config.device)
-        self.report: Report = report if self.ranks.first else lambda _: None
+        self.processes = ProcessGroup(config.device)
+        self.report: Report = report if self.processes.first else lambda _: None
 
     def run(self) -> Path:
-        config, ranks = self.config, self.ranks
-        start = begin(config)
+        config, processes = self.config, self.processes
+        start = load_starting_weights(config)
         digest = fit_digest(config, self.histories, (start.tokenizer, start.model))
-        folder = FitFolder(Path(config.output), digest, writes=ranks.first)
-        ranks.wait()
+        folder = FitFolder(Path(config.output), digest, writes=processes.first)
+        processes.wait()
         if MODEL_FOLDER in folder.finished:
-            self.report(f"{folder.folder}: this fit is done already")
+            self.report(f"{folder.folder}: this fit is already done")
             return folder.folder
         self.report(
             f"{len(self.train.starts):,} training and {len(self.select.starts):,} selection windows of "
-            f"{config.window} candles, on {ranks.world} x {ranks.device.type}"
+            f"{config.window} candles, on {processes.world} x {processes.device.type}"
         )
         tokenizer = self._tokenizer(folder, start)
         self._model(folder, start, tokenizer)
-        ranks.wait()
+        processes.wait()
         return folder.folder
 
     def _sampler(self, names: tuple[str, ...], name: str, start: int, end: int) -> WindowSampler:
         return WindowSampler([self.histories[one] for one in names], start, end, self.config.window, name)
 
-    def _tokenizer(self, folder: FitFolder, start: Beginning) -> KronosTokenizer:
-        """The tokenizer, fitted if the recipe says so and it is not done."""
+    def _tokenizer(self, folder: FitFolder, start: StartingWeights) -> KronosTokenizer:
+        """The tokenizer, fitted unless it is finished or the recipe keeps it."""
         tokenizer, settings = start.tokenizer, self.config.tokenizer
         if TOKENIZER_FOLDER in folder.finished:
             return KronosTokenizer.from_pretrained(folder.folder / TOKENIZER_FOLDER)
-        kept = "" if settings else ", kept as it is"
+        kept = "" if settings else ", not fitted"
         self.report(f"tokenizer, {_size(tokenizer):,} parameters{kept}")
         objective = partial(tokenizer_losses, code_weight=self.config.code_entropy, s1_bits=tokenizer.config.s1_bits)
         self._fit(folder, TOKENIZER_FOLDER, tokenizer, objective, settings, start)
         return tokenizer
 
-    def _model(self, folder: FitFolder, start: Beginning, tokenizer: KronosTokenizer) -> None:
+    def _model(self, folder: FitFolder, start: StartingWeights, tokenizer: KronosTokenizer) -> None:
         """The model on the tokenizer's tokens."""
         model, lora = start.model, self.config.lora
         if lora is not None:
             add_adapters(model, lora, self.config.seed)
         chance = math.log(2**model.config.s1_bits)
-        self.report(f"model, {_size(model):,} parameters; a coarse token guessed at random costs {chance:.3f} nats")
-        encode = Encoder(tokenizer, self.ranks.device)
+        self.report(f"model, {_size(model):,} parameters; a uniform guess of a coarse token costs {chance:.3f} nats")
+        encode = Encoder(tokenizer, self.processes.device)
         self._fit(
             folder, MODEL_FOLDER, model, lambda network, batch: model_losses(network, encode, batch),
             self.config.model, start,
@@ -143,17 +143,17 @@ class _Finetune:
         network: KronosTokenizer | Kronos,
         objective: Objective,
         settings: Optimizer | None,
-        start: Beginning,
+        start: StartingWeights,
     ) -> None:
-        """Fit one network and write all that there is to it, also when it has to be given up."""
-        network.to(self.ranks.device)
+        """Fit one network and write its files, also when the fit is aborted."""
+        network.to(self.processes.device)
         rows: list[Row] = []
         fit = None
         try:
             if settings is not None:
                 fit = Fit(
                     network, objective, self.train, self.select, self.config, settings, stage,
-                    report=self.report, ranks=self.ranks, folder=folder,
+                    report=self.report, processes=self.processes, folder=folder,
                 )  # fmt: skip
                 fit.run()
         except CheckpointError:
@@ -165,16 +165,16 @@ class _Finetune:
         folder.finish(stage)
 
     def _write(
-        self, folder: FitFolder, stage: str, network: KronosTokenizer | Kronos, rows: list[Row], start: Beginning
+        self, folder: FitFolder, stage: str, network: KronosTokenizer | Kronos, rows: list[Row], start: StartingWeights
     ) -> None:
         if self.config.lora is not None and stage == MODEL_FOLDER:
             merge_adapters(network)
-        if self.ranks.first:
+        if self.processes.first:
             with folder.writing():
                 self._write_files(folder.folder, stage, network, rows, start)
 
     def _write_files(
-        self, root: Path, stage: str, network: KronosTokenizer | Kronos, rows: list[Row], start: Beginning
+        self, root: Path, stage: str, network: KronosTokenizer | Kronos, rows: list[Row], start: StartingWeights
     ) -> None:
         network.save_pretrained(root / stage)
         if stage == MODEL_FOLDER:
@@ -187,7 +187,7 @@ class _Finetune:
         )
         note = f"fitted by 'btcbt finetune' on {digests}"
         if NEVER_CLEAN in ranges:
-            note += "; CONTAMINATED: windows were scaled with the candles that were to be predicted"
+            note += "; CONTAMINATED: windows were scaled with the candles to be predicted"
         for place in (root, root / stage):
             write_data_ranges(place, ranges, note)
         recipe = _without_folders(self.config.model_dump(mode="json"))
@@ -197,7 +197,7 @@ class _Finetune:
 
 
 def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[DataRange, ...]:
-    """What a fit has looked at: all that its parents had, and its own ranges."""
+    """What a fit has looked at: the ranges of its starting weights, and its own."""
     use = "pretraining" if config.start.tokenizer is None and config.start.model is None else "finetuning"
     own = [
         DataRange(use, time_ms(config.train.start), config.train_end_ms),
@@ -209,19 +209,19 @@ def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[Da
 
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe that says how a fit was made, and nothing of the machine: of absolute places the last part is left."""
+    """A recipe without the folders of this machine: absolute paths are cut to their last part."""
 
-    def known(place: Any) -> Any:
-        if isinstance(place, list):
-            return [known(one) for one in place]
-        return bare_name(place) if isinstance(place, str) else place
+    def shorten(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shorten(one) for one in value]
+        return bare_name(value) if isinstance(value, str) else value
 
-    start = {network: known(place) for network, place in recipe["start"].items()}
-    return recipe | {key: known(recipe[key]) for key in ("candles", "select_on", "output")} | {"start": start}
+    start = {network: shorten(checkpoint) for network, checkpoint in recipe["start"].items()}
+    return recipe | {key: shorten(recipe[key]) for key in ("candles", "select_on", "output")} | {"start": start}
 
 
 def curve_csv(rows: list[Row]) -> str:
-    """A loss curve as CSV: a row for each look, split ``select`` or ``train``."""
+    """A loss curve as CSV: a row for each evaluation and split (``select``, ``train``)."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names, lineterminator="\n")

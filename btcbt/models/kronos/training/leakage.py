@@ -1,4 +1,4 @@
-"""How much of a validation loss was leak: every fit of a comparison, measured both ways on the same windows."""
+"""How much of a validation loss comes from the leak: each fit is measured with both scalings on the same windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.training.batches import Batch, WindowSampler
 from btcbt.models.kronos.training.losses import LOSS_NAMES, Encoder, Losses, mean_losses, model_losses
-from btcbt.models.kronos.training.processes import Ranks
+from btcbt.models.kronos.training.processes import ProcessGroup
 from btcbt.models.kronos.training.recipe import SCALINGS, FinetuneConfig
 from btcbt.records import Candles
 
@@ -26,22 +26,22 @@ def selection_losses(histories: Mapping[str, Candles], config: FinetuneConfig, f
     ----------
     histories : mapping of str to Candles
     config : FinetuneConfig
-        Whose windows.
+        Names the selection windows.
     folder : Path
         A fit's output.
     """
-    ranks = Ranks(config.device)
-    model = Kronos.from_pretrained(folder / MODEL_FOLDER).to(ranks.device)
+    processes = ProcessGroup(config.device)
+    model = Kronos.from_pretrained(folder / MODEL_FOLDER).to(processes.device)
     tokenizer = KronosTokenizer.from_pretrained(folder / TOKENIZER_FOLDER)
     names = config.select_on or config.candles
     start, end = time_ms(config.select.start), time_ms(config.select.end)
     windows = WindowSampler([histories[name] for name in names], start, end, config.window, "select")
     losses: dict[str, float] = {}
     for scaling in SCALINGS:
-        encode = Encoder(tokenizer, ranks.device)
+        encode = Encoder(tokenizer, processes.device)
         batches = windows.spread(config.model_copy(update={"scaling": scaling}), config.model.batch_size)
         objective = partial(_objective, encode)
-        losses[scaling] = mean_losses(objective, model, batches, LOSS_NAMES[MODEL_FOLDER], ranks)["loss"]
+        losses[scaling] = mean_losses(objective, model, batches, LOSS_NAMES[MODEL_FOLDER], processes)["loss"]
     return losses
 
 

@@ -1,7 +1,7 @@
-"""The loop that fits a network, in steps that can be gone on from.
+"""The loop that fits a network, in steps that a stopped fit resumes from.
 
 Every random choice of a step (windows, context length, mirroring, dropout) is a function of (seed, stage, step), so a
-fit is reproducible on one device, and a state needs no random numbers.
+fit is reproducible on one device, and a saved state holds no random numbers.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from torch import Tensor, nn
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.models.kronos.training.batches import WindowSampler
 from btcbt.models.kronos.training.losses import LOSS_NAMES, Losses, Objective, mean_losses
-from btcbt.models.kronos.training.processes import Ranks
+from btcbt.models.kronos.training.processes import ProcessGroup
 from btcbt.models.kronos.training.recipe import FinetuneConfig, Optimizer
 from btcbt.models.kronos.training.schedule import learning_rate, make_optimizer
 from btcbt.models.kronos.training.state import FitFolder, Snapshot, pack_optimizer, unpack_optimizer
 
 STAGES = tuple(LOSS_NAMES)
 QUIET_SECONDS = 10.0
-"""Longest silence between two lines of progress, as far as steps allow."""
+"""Longest time between two lines of progress, as far as steps allow."""
 
 Report = Callable[[str], None]
 Row = dict[str, float | str]
 
 
 @dataclass
-class Progress:
-    """Where a stage is, apart from its tensors; all of it is JSON.
+class StageProgress:
+    """How far a stage has come, apart from its tensors; all of it is JSON.
 
     Attributes
     ----------
     step : int
         Optimizer steps done.
     looked : bool
-        Whether the selection range was looked at after them.
+        Whether the selection loss was measured after them.
     rows : list of dict
         The loss curve: step, split, losses by name, learning rate.
     best_loss, best_step : float, int
-        The lowest selection loss, and when it was seen.
+        The lowest selection loss, and its step.
     looks_since : int
-        Looks at the selection range since then.
+        Evaluations on the selection range since then.
     sums, count : dict, int
-        Training losses since the last look.
+        Training losses since the last evaluation.
     """
 
     step: int = 0
@@ -69,7 +69,7 @@ class Fit:
     Parameters
     ----------
     network : Module
-        On the device of `ranks`.
+        On the device of `processes`.
     objective : callable
         Losses of a batch.
     train, select : WindowSampler
@@ -78,12 +78,12 @@ class Fit:
         Those of the stage.
     stage : str
         ``tokenizer`` or ``model``.
-    ranks : Ranks, optional
-        The processes that share the work; this one alone if left out.
+    processes : ProcessGroup, optional
+        The processes that share the work; only this one if left out.
     folder : FitFolder, optional
-        Where the state is kept every ``config.save_every`` steps; nowhere if left out.
+        Where the state is saved every ``config.save_every`` steps; nowhere if left out.
     report : callable
-        Gets lines of progress.
+        Receives lines of progress.
     """
 
     def __init__(
@@ -97,28 +97,28 @@ class Fit:
         stage: str,
         *,
         report: Report,
-        ranks: Ranks | None = None,
+        processes: ProcessGroup | None = None,
         folder: FitFolder | None = None,
     ) -> None:
         self.network, self.objective, self.train, self.select = network, objective, train, select
         self.config, self.settings, self.stage = config, settings, stage
-        self.report, self.ranks, self.folder = report, ranks or Ranks("cpu"), folder
+        self.report, self.processes, self.folder = report, processes or ProcessGroup("cpu"), folder
         self.names = LOSS_NAMES[stage]
-        self.half = runs_in_bfloat16(config, self.ranks.device)
-        self.progress = Progress()
+        self.bfloat16 = runs_in_bfloat16(config, self.processes.device)
+        self.progress = StageProgress()
         self.optimizer = make_optimizer(network, settings)
         self.best = copy.deepcopy(network.state_dict())
-        self.shared = self.ranks.wrap(network)
-        self.parts = settings.accumulate * self.ranks.world
+        self.wrapped = self.processes.wrap(network)
+        self.parts = settings.accumulate * self.processes.world
         if settings.batch_size % self.parts:
             raise ConfigError(
                 f"{stage}.batch_size {settings.batch_size} does not divide into accumulate {settings.accumulate} x "
-                f"{self.ranks.world} processes; choose a multiple of {self.parts}"
+                f"{self.processes.world} processes; choose a multiple of {self.parts}"
             )
-        self._began, self._begun_at, self._spoke = time.perf_counter(), 0, time.perf_counter()
+        self._start_time, self._first_step, self._last_report = time.perf_counter(), 0, time.perf_counter()
 
     def run(self) -> list[Row]:
-        """Go on from the last state, if there is one, to the end; the network then holds the best weights.
+        """Run to the end, from the last state if there is one; the network then holds the best weights.
 
         Returns
         -------
@@ -131,90 +131,91 @@ class Fit:
             If a loss or gradient is NaN or infinite; the network then holds the best weights so far.
         """
         self._restore()
-        now = self.progress
+        progress = self.progress
         while True:
-            if not now.looked and (now.step % self.settings.select_every == 0 or now.step == self.settings.steps):
-                self._look()
-            if now.step == self.settings.steps or self._patience_is_over():
+            last = progress.step == self.settings.steps
+            if not progress.looked and (last or progress.step % self.settings.select_every == 0):
+                self._evaluate()
+            if last or self._out_of_patience():
                 break
-            if now.step % self.config.save_every == 0 and now.step > self._begun_at:
+            if progress.step % self.config.save_every == 0 and progress.step > self._first_step:
                 self._save()
             self._step()
         self.network.load_state_dict(self.best)
         self.network.eval()
-        return now.rows
+        return progress.rows
 
     def _step(self) -> None:
-        """One step of the optimizer, over a batch that is cut for processes and accumulation."""
-        now, settings, ranks = self.progress, self.settings, self.ranks
-        rate = learning_rate(settings, now.step)
+        """One step of the optimizer, over a batch that is split for processes and accumulation."""
+        progress, settings, processes = self.progress, self.settings, self.processes
+        rate = learning_rate(settings, progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         stage = STAGES.index(self.stage)
-        seed = (self.config.seed * 2 + stage) * 1_000_003 + now.step + ranks.rank * 1_000_000_007
+        seed = (self.config.seed * 2 + stage) * 1_000_003 + progress.step + processes.rank * 1_000_000_007
         torch.manual_seed(seed % 2**64)  # the generator takes 64 bits
         self.network.train()
-        whole = self.train.draw(self.config, settings.batch_size, (stage, now.step))
+        whole = self.train.draw(self.config, settings.batch_size, (stage, progress.step))
         self.optimizer.zero_grad(set_to_none=True)
         sums: Losses = {}
         for i in range(settings.accumulate):
-            # All processes together then hold the windows that one alone would, for the quantizer's entropy is theirs.
-            batch = whole.part(i * ranks.world + ranks.rank, self.parts).to(ranks.device)
+            # Together the processes hold the windows of a single one: the quantizer's entropy is over all of them.
+            batch = whole.part(i * processes.world + processes.rank, self.parts).to(processes.device)
             last = i == settings.accumulate - 1
-            with nullcontext() if last else ranks.alone(self.shared):
+            with nullcontext() if last else processes.no_sync(self.wrapped):
                 with self._autocast():
-                    losses = self.objective(self.shared, batch)
+                    losses = self.objective(self.wrapped, batch)
                 (losses["loss"] / settings.accumulate).backward()
             sums = {key: value.detach().float() + sums.get(key, 0.0) for key, value in losses.items()}
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-        *values, size = ranks.total([*torch.stack([sums[key] for key in self.names]).tolist(), float(norm)])
+        *values, size = processes.sum([*torch.stack([sums[key] for key in self.names]).tolist(), float(norm)])
         if not math.isfinite(values[0]):
-            self._stop("the loss", values[0])
+            self._abort("the loss", values[0])
         if not math.isfinite(size):
-            self._stop("the gradient's norm", size)
+            self._abort("the gradient's norm", size)
         self.optimizer.step()
-        now.step, now.looked, now.count = now.step + 1, False, now.count + 1
+        progress.step, progress.looked, progress.count = progress.step + 1, False, progress.count + 1
         for key, value in zip(self.names, values, strict=True):
-            now.sums[key] = now.sums.get(key, 0.0) + value / self.parts
-        if time.perf_counter() - self._spoke > QUIET_SECONDS:
-            self._say(f"train {now.sums['loss'] / now.count:.4f}")
+            progress.sums[key] = progress.sums.get(key, 0.0) + value / self.parts
+        if time.perf_counter() - self._last_report > QUIET_SECONDS:
+            self._report_line(f"train {progress.sums['loss'] / progress.count:.4f}")
 
-    def _stop(self, what: str, value: float) -> NoReturn:
-        """Give up on numbers that are none; the best weights stay."""
-        now = self.progress
+    def _abort(self, what: str, value: float) -> NoReturn:
+        """Abort on a non-finite value; the best weights stay."""
+        progress = self.progress
         self.network.load_state_dict(self.best)
         self.network.eval()
         raise CheckpointError(
-            f"{self.stage}: {what} is {value} at step {now.step}; the weights of step {now.best_step} (selection loss "
-            f"{now.best_loss:.4f}) are kept. Lower {self.stage}.learning_rate"
+            f"{self.stage}: {what} is {value} at step {progress.step}; the weights of step "
+            f"{progress.best_step} (selection loss {progress.best_loss:.4f}) are kept. Lower {self.stage}.learning_rate"
         )
 
-    def _look(self) -> None:
-        """Measure the selection loss, keep the weights if they are the best, and note the curve."""
-        now = self.progress
+    def _evaluate(self) -> None:
+        """Measure the selection loss, keep the weights if they are the best, and extend the loss curve."""
+        progress = self.progress
         selected = self.evaluate()
         if not math.isfinite(selected["loss"]):
-            self._stop("the selection loss", selected["loss"])
-        now.rows.append({"step": now.step, "split": "select", **selected})
-        if now.count:
-            means = {key: value / now.count for key, value in now.sums.items()}
-            rate = learning_rate(self.settings, now.step - 1)
-            now.rows.append({"step": now.step, "split": "train", "learning_rate": rate, **means})
-        now.looks_since += 1
-        if selected["loss"] < now.best_loss:
+            self._abort("the selection loss", selected["loss"])
+        progress.rows.append({"step": progress.step, "split": "select", **selected})
+        if progress.count:
+            means = {key: value / progress.count for key, value in progress.sums.items()}
+            rate = learning_rate(self.settings, progress.step - 1)
+            progress.rows.append({"step": progress.step, "split": "train", "learning_rate": rate, **means})
+        progress.looks_since += 1
+        if selected["loss"] < progress.best_loss:
             self.best = copy.deepcopy(self.network.state_dict())
-            now.best_loss, now.best_step, now.looks_since = selected["loss"], now.step, 0
-        trained = f"train {now.sums['loss'] / now.count:.4f}  " if now.count else ""
-        self._say(f"{trained}select {selected['loss']:.4f} (best {now.best_loss:.4f})")
-        now.sums, now.count, now.looked = {}, 0, True
+            progress.best_loss, progress.best_step, progress.looks_since = selected["loss"], progress.step, 0
+        trained = f"train {progress.sums['loss'] / progress.count:.4f}  " if progress.count else ""
+        self._report_line(f"{trained}select {selected['loss']:.4f} (best {progress.best_loss:.4f})")
+        progress.sums, progress.count, progress.looked = {}, 0, True
 
     def evaluate(self) -> dict[str, float]:
         """Mean losses over windows of the selection range."""
         batches = self.select.spread(self.config, self.settings.batch_size)
         with self._autocast():
-            return mean_losses(self.objective, self.network, batches, self.names, self.ranks)
+            return mean_losses(self.objective, self.network, batches, self.names, self.processes)
 
-    def _patience_is_over(self) -> bool:
+    def _out_of_patience(self) -> bool:
         patience = self.settings.patience
         return patience is not None and self.progress.looks_since >= patience
 
@@ -233,36 +234,36 @@ class Fit:
             part, name = key.split(".", 1)
             parts[part][name] = value
         self.network.load_state_dict(parts["weights"])
-        self.best = {key: value.to(self.ranks.device) for key, value in parts["best"].items()}
+        self.best = {key: value.to(self.processes.device) for key, value in parts["best"].items()}
         unpack_optimizer(self.optimizer, parts["adam"])
-        self.progress = Progress(**snapshot.values["progress"])
-        self._begun_at = self.progress.step
-        self.report(f"going on from step {self.progress.step}")
+        self.progress = StageProgress(**snapshot.values["progress"])
+        self._first_step = self.progress.step
+        self.report(f"resumed from step {self.progress.step}")
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.half)
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
-    def _say(self, text: str) -> None:
-        """One line: where the fit is, at what speed, and how long the rest takes at most."""
+    def _report_line(self, text: str) -> None:
+        """Report step, speed and the longest time left."""
         step, steps = self.progress.step, self.settings.steps
-        seconds = (time.perf_counter() - self._began) / max(step - self._begun_at, 1)
-        self._spoke = time.perf_counter()
+        seconds = (time.perf_counter() - self._start_time) / max(step - self._first_step, 1)
+        self._last_report = time.perf_counter()
         line = f"{self.stage} {step:6d}/{steps}  {text}"
-        if step > self._begun_at:
+        if step > self._first_step:
             rate = self.settings.batch_size * self.config.window / seconds
             line += f"  {rate:,.0f} tokens/s  {(steps - step) * seconds / 60:.1f} min left"
         self.report(line)
 
 
 def runs_in_bfloat16(config: FinetuneConfig, device: torch.device) -> bool:
-    """Whether the matrix products of a fit are in bfloat16; ``auto`` means GPUs that have it.
+    """Whether the matrix products of a fit are in bfloat16; ``auto`` means GPUs that support it.
 
     Raises
     ------
     ConfigError
-        If it is asked for where the device has not got it.
+        If the recipe asks for it and the device does not support it.
     """
-    has = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    if config.precision == "bfloat16" and not has:
-        raise ConfigError("precision 'bfloat16': this GPU has not got it; choose float32 or auto")
-    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda" and has)
+    supported = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    if config.precision == "bfloat16" and not supported:
+        raise ConfigError("precision 'bfloat16': not supported by this GPU; choose float32 or auto")
+    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda" and supported)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al., 2021) through `peft`: few weights are trained, and then added to those they adapt."""
+"""Low-rank adapters (Hu et al., 2021) through `peft`: few weights are trained, and merged at the end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from btcbt.models.kronos.training.recipe import Lora
 
 
 def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
-    """Put adapters on some linear layers of a model, in place; all other weights are frozen.
+    """Add adapters to some linear layers of a model, in place; all other weights are frozen.
 
     Raises
     ------
     ConfigError
-        If peft is not installed, or one of the names is that of no linear layer.
+        If peft is not installed, or no linear layer has one of the names.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -23,8 +23,8 @@ def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
         raise ConfigError("lora needs peft: pip install 'btcbt[train]'") from None
     linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     unknown = [name for name in settings.targets if name not in linear]
-    if unknown:  # peft passes over a name that it does not find beside one that it does, and adapts embeddings
-        raise ConfigError(f"lora.targets {unknown}: no linear layer is called that; choose from {sorted(linear)}")
+    if unknown:  # peft ignores an unknown name beside a known one, and would also adapt embeddings
+        raise ConfigError(f"lora.targets {unknown}: no linear layer has that name; choose from {sorted(linear)}")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
@@ -36,7 +36,7 @@ def add_adapters(model: nn.Module, settings: Lora, seed: int) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add what the adapters learned to the weights below, and take them off: the model has its own keys again."""
+    """Merge the adapters into the weights and remove them, so that the model has its own keys again."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):

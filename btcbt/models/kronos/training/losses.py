@@ -1,4 +1,4 @@
-"""What tokenizer and model minimise."""
+"""The losses that tokenizer and model minimise."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from btcbt.models.kronos.inference.generate import TokenizerEngine
+from btcbt.models.kronos.inference.engines import TokenizerEngine
 from btcbt.models.kronos.network.quantizer import code_entropy
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.training.batches import Batch
-from btcbt.models.kronos.training.processes import Ranks
+from btcbt.models.kronos.training.processes import ProcessGroup
 
 Tokens = tuple[Tensor, Tensor]
 Losses = dict[str, Tensor]
 Objective = Callable[[nn.Module, Batch], Losses]
 
 LOSS_NAMES = {"tokenizer": ("loss", "coarse", "full", "quantizer"), "model": ("loss", "s1", "s2")}
-"""What each stage's objective returns."""
-KEPT_TOKENS = 1 << 26
-"""Tokens that are kept for windows that come again, 8 bytes each."""
+"""Names of the losses that each stage's objective returns."""
+MAX_CACHED_TOKENS = 1 << 26
+"""Tokens that are cached for windows that recur, 8 bytes each."""
 
 
 class Encoder:
-    """A finished tokenizer as a function of batches; windows that come again are tokenised once.
+    """A fitted tokenizer as a function of batches; windows that recur are tokenised once.
 
     On the CPU each window is encoded by itself, so that its tokens depend on nothing else, to the last bit.
     """
@@ -33,7 +33,7 @@ class Encoder:
     def __init__(self, tokenizer: KronosTokenizer, device: torch.device) -> None:
         self.engine = TokenizerEngine(tokenizer.requires_grad_(False).eval(), device)
         self.device = device
-        self._kept: dict[tuple[str, int, bool], Tokens] = {}
+        self._cache: dict[tuple[str, int, bool], Tokens] = {}
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tokens:
@@ -44,14 +44,14 @@ class Encoder:
     def _tokens(self, batch: Batch) -> Tokens:
         if batch.keys is None:
             return self._encode(batch.candles)
-        missing = [i for i, key in enumerate(batch.keys) if key not in self._kept]
+        missing = [i for i, key in enumerate(batch.keys) if key not in self._cache]
         fresh: dict[tuple[str, int, bool], Tokens] = {}
         if missing:
             ids = self._encode(batch.candles[missing])
             fresh = {batch.keys[i]: (s1.int(), s2.int()) for i, s1, s2 in zip(missing, *ids, strict=True)}
-            if (len(self._kept) + len(fresh)) * batch.candles.shape[1] <= KEPT_TOKENS:
-                self._kept |= fresh
-        rows = [fresh.get(key) or self._kept[key] for key in batch.keys]
+            if (len(self._cache) + len(fresh)) * batch.candles.shape[1] <= MAX_CACHED_TOKENS:
+                self._cache |= fresh
+        rows = [fresh.get(key) or self._cache[key] for key in batch.keys]
         s1, s2 = (torch.stack([row[part] for row in rows]).long() for part in (0, 1))
         return s1, s2
 
@@ -82,7 +82,7 @@ def tokenizer_losses(tokenizer: nn.Module, batch: Batch, code_weight: float = 0.
 
 
 def model_losses(model: nn.Module, encode: Callable[[Batch], Tokens], batch: Batch) -> Losses:
-    """Cross-entropy of both sub-tokens over the candles behind the context, in nats; causal in every layer."""
+    """Cross-entropy of both sub-tokens over the candles after the context, in nats; causal in every layer."""
     s1, s2 = encode(batch)
     logits = model(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1], s1[:, 1:], first=batch.context - 1)
     loss, coarse, fine = logits.loss(s1[:, batch.context :], s2[:, batch.context :])
@@ -91,16 +91,16 @@ def model_losses(model: nn.Module, encode: Callable[[Batch], Tokens], batch: Bat
 
 @torch.no_grad()
 def mean_losses(
-    objective: Objective, network: nn.Module, batches: Iterable[Batch], names: Sequence[str], ranks: Ranks
+    objective: Objective, network: nn.Module, batches: Iterable[Batch], names: Sequence[str], processes: ProcessGroup
 ) -> dict[str, float]:
     """Mean losses over the windows of some batches, dropout off; processes share the batches."""
     network.eval()
     sums, weight = dict.fromkeys(names, 0.0), 0.0
     for i, batch in enumerate(batches):
-        if i % ranks.world == ranks.rank:
-            losses = objective(network, batch.to(ranks.device))
+        if i % processes.world == processes.rank:
+            losses = objective(network, batch.to(processes.device))
             weight += len(batch.candles)
             for name in names:
                 sums[name] += float(losses[name]) * len(batch.candles)
-    weight, *values = ranks.total([weight, *sums.values()])
+    weight, *values = processes.sum([weight, *sums.values()])
     return {name: value / weight for name, value in zip(names, values, strict=True)}

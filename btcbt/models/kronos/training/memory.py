@@ -1,7 +1,7 @@
-"""Training frees and takes the same large blocks at every step; glibc gives each back to the kernel and faults it anew.
+"""Keeps freed memory in the process, since training frees and allocates the same large blocks at every step.
 
-On Linux the C library can be told to keep them. That costs resident memory (the peak of a step stays allocated) and
-changes no number.
+By default glibc returns each block to the kernel, which then faults its pages in again. On Linux it can keep
+them, at the cost of resident memory (the peak of a step stays allocated); no number changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep freed memory; tell whether its C library can."""
+    """Keep freed memory in this process; return whether its C library can."""
     if not sys.platform.startswith("linux"):
         return False
     try:

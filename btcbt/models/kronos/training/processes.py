@@ -18,28 +18,28 @@ from btcbt.models.kronos.inference.predictor import resolve_device
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and reports, by what ``torchrun`` told it."""
+    """Whether this process is the one that writes and reports, by ``torchrun``'s environment variables."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def leave() -> None:
-    """End the common work of several processes, if there is any."""
+def leave_process_group() -> None:
+    """Leave the group of processes, if there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-class Ranks:
-    """A process among those of the fit.
+class ProcessGroup:
+    """The processes of a fit, as one of them sees them.
 
     Parameters
     ----------
     device : str
-        ``auto``, ``cpu``, ``cuda`` or ``mps``; of several processes on one machine each takes a GPU of its own.
+        ``auto``, ``cpu``, ``cuda`` or ``mps``; each process on a machine takes a GPU of its own.
 
     Raises
     ------
     ConfigError
-        If the device is not there, or `accelerate` is not installed and there are several processes.
+        If the device is not available, or there are several processes and `accelerate` is not installed.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -70,18 +70,18 @@ class Ranks:
         """The module whose backward pass averages gradients over the processes."""
         return module if self._accelerator is None else self._accelerator.prepare_model(module)
 
-    def alone(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """Within it gradients of a wrapped module are summed here and averaged later."""
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Context in which gradients of a wrapped module accumulate here and are averaged later."""
         return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
 
-    def total(self, values: list[float]) -> list[float]:
-        """Sums over the processes."""
+    def sum(self, values: list[float]) -> list[float]:
+        """Sum each value over the processes."""
         if self._accelerator is None:
             return values
         numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
         return [float(value) for value in self._accelerator.reduce(numbers, reduction="sum")]
 
     def wait(self) -> None:
-        """Wait for the others."""
+        """Wait for the other processes."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()

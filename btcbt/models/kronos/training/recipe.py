@@ -27,24 +27,24 @@ class Span(Section):
 
 
 class Start(Section):
-    """Checkpoints that a fit goes on from.
+    """Checkpoints that a fit starts from.
 
     Each is ``kronos-nano``, a folder (with ``tokenizer/`` and ``model/``, or the network's own), another fit's output,
-    or a hub id. `tokenizer` is the one that belongs to `model` if left out.
+    or a hub id. If left out, `tokenizer` is the one that belongs to `model`.
     """
 
     tokenizer: Place | None = None
     model: Place | None = None
 
 
-# Bounded, for a slip of the keyboard must not take all memory; the largest published network is 832 wide and 12 deep.
+# Bounded so that a typing error cannot take all memory; the largest published network is 832 wide and 12 deep.
 _Width = Annotated[int, Field(ge=1, le=8192)]
 _Depth = Annotated[int, Field(ge=1, le=48)]
 _Bits = Annotated[int, Field(ge=1, le=12)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Shape(Section):
+class _NamedShape(Section):
     """Written as a name, or as a mapping with the keys that differ."""
 
     like: str
@@ -69,14 +69,14 @@ class _Shape(Section):
         return {"like": self.like, **self.changes} if self.changes else self.like
 
 
-class ModelShape(_Shape):
+class ModelShape(_NamedShape):
     """A model `like` one of the named sizes but for these keys of its ``config.json``."""
 
     like: Literal["nano", "mini", "small", "base"] = "nano"
     n_layers: _Depth | None = None
 
 
-class TokenizerShape(_Shape):
+class TokenizerShape(_NamedShape):
     """A tokenizer `like` one of the named sizes but for these keys of its ``config.json``."""
 
     like: Literal["nano", "base", "2k"] = "nano"
@@ -112,17 +112,17 @@ class Optimizer(Section):
     floor: float = Field(0.05, ge=0, le=1)
     clip_norm: float = Field(1.0, gt=0)
     select_every: int = Field(250, ge=1)
-    """Steps between looks at the selection range; the best weights seen are kept."""
+    """Steps between evaluations on the selection range; the best weights are kept."""
     patience: int | None = Field(None, ge=1)
-    """Looks in a row without a better loss after which the stage ends early."""
+    """Evaluations in a row without a better loss after which the stage ends early."""
 
 
 class FinetuneConfig(Section):
     """One fit: tokenizer first, then the model on its tokens.
 
     A training window has `window` candles. Its scaling is fitted on the first of them alone, a number drawn from
-    `context` anew for each batch, and the model's loss counts only the candles behind those, which is how the
-    model is used: every candle that is predicted is scaled by what came before it.
+    `context` anew for each batch, and the model's loss counts only the candles after those, which is how the
+    model is used: every predicted candle is scaled by what came before it.
     """
 
     name: Name
@@ -145,7 +145,7 @@ class FinetuneConfig(Section):
     embargo: int | None = Field(None, ge=0, le=1_000_000_000)
     """Candles before ``select.start`` that are not trained on; `window` of them if left out."""
     tokenizer: Optimizer | None = None
-    """Without it the tokenizer of `start` is kept as it is."""
+    """Without it the tokenizer of `start` is not fitted."""
     model: Optimizer
     dropout: float = Field(0.1, ge=0, lt=1)
     code_entropy: float = Field(0.0, ge=0)
@@ -156,12 +156,12 @@ class FinetuneConfig(Section):
     """Calendar tables that are trained; from scratch the others stay zero."""
     clip: float = Field(5.0, gt=0)
     lora: Lora | None = None
-    """Train adapters of the model instead of its weights, and merge them in the end."""
+    """Train adapters of the model instead of its weights, and merge them at the end."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto`` is bfloat16 on GPUs that have it, and float32 elsewhere."""
+    """``auto`` is bfloat16 on GPUs that support it, and float32 elsewhere."""
     save_every: int = Field(500, ge=1)
-    """Steps between two states from which a stopped fit goes on."""
+    """Steps between two saved states, from which a stopped fit resumes."""
     seed: int = Field(0, ge=0, lt=2**63)
     output: Place
 
@@ -176,7 +176,7 @@ class FinetuneConfig(Section):
         if unknown:
             raise ValueError(f"select_on names {sorted(unknown)}, which is not among candles")
         if self.tokenizer is None and self.start.tokenizer is None and self.start.model is None:
-            raise ValueError("without a section 'tokenizer' one is kept; name it in start.tokenizer")
+            raise ValueError("no tokenizer: name one in start.tokenizer, or add a section 'tokenizer' to fit one")
         if self.train_end_ms <= time_ms(self.train.start):
             raise ValueError(
                 f"the embargo of {self.embargo_candles:,} candles before select.start {time_text(self.select.start)} "
@@ -184,7 +184,7 @@ class FinetuneConfig(Section):
                 f"{time_text(self.train.start)}; start train earlier, or select later"
             )
         if self.lora is not None and self.start.model is None:
-            raise ValueError("lora adapts a model that is there; name it in start.model, or remove lora")
+            raise ValueError("lora adapts an existing model; name it in start.model, or remove lora")
         for name, stage in (("tokenizer", self.tokenizer), ("model", self.model)):
             if stage is not None and stage.batch_size % stage.accumulate:
                 raise ValueError(
@@ -194,7 +194,7 @@ class FinetuneConfig(Section):
 
     @property
     def leaky(self) -> bool:
-        """Whether windows are scaled with the candles that are to be predicted."""
+        """Whether windows are scaled with the candles to be predicted."""
         return self.scaling == "window_with_future"
 
     def variants(self) -> tuple[FinetuneConfig, ...]:
@@ -208,7 +208,7 @@ class FinetuneConfig(Section):
 
     @property
     def embargo_candles(self) -> int:
-        """Candles between training and selection range."""
+        """Candles between the training and the selection range."""
         return self.window if self.embargo is None else self.embargo
 
     @property

@@ -30,7 +30,7 @@ def learning_rate(settings: Optimizer, step: int) -> float:
 
 
 ONE_CYCLE_START = 0.1
-"""Share of the peak that a one-cycle schedule begins with, the reference's."""
+"""Share of the peak at which a one-cycle schedule starts, as in the reference."""
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
@@ -39,7 +39,7 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 
 def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW over the weights that are trained: matrices decay; norms, biases and embeddings do not."""
+    """AdamW over the trainable weights; only matrices of linear layers decay."""
     decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [

@@ -1,7 +1,7 @@
-"""Where a fit is: which stages are done, and the state of the one that is not. Safetensors and JSON, never pickle.
+"""The progress of a fit on disk: finished stages, and the state of the running one. Safetensors and JSON, no pickle.
 
-Everything is written under another name, flushed to the disk and renamed, so that a kill at any moment leaves the
-file of before or the file of after. What a fit means is in its digest; a state of another fit is never gone on from.
+Everything is written under another name, flushed to the disk and renamed, so that a kill at any moment leaves the old
+file or the new one. A fit is identified by its digest; a state of another fit is never resumed.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ STATE_FILE = "training_state.safetensors"
 NUMERICS = 1
 """Raised whenever the same recipe, candles and parents give other weights than before."""
 
-_PLACES = ("output", "save_every", "device", "name")
-_HALF_MARK = re.compile(rf"\.{re.escape(FIT_FILE)}\.[0-9a-f]{{8}}\.tmp")
-_HALF_NETWORK = re.compile(r"\.writing-\w{8}")
-"""What `btcbt.models.kronos.checkpoints.files` calls what it has not finished writing."""
+_NOT_IN_DIGEST = ("output", "save_every", "device", "name")
+_PARTIAL_FIT_FILE = re.compile(rf"\.{re.escape(FIT_FILE)}\.[0-9a-f]{{8}}\.tmp")
+_PARTIAL_NETWORK = re.compile(r"\.writing-\w{8}")
+"""Temporary folders of `btcbt.models.kronos.checkpoints.files.write_network`."""
 
 
 class ForeignFitError(ConfigError):
-    """A folder holds another fit, or a checkpoint that no fit of ours made."""
+    """A folder holds another fit, or a checkpoint that was not made here."""
 
 
 def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents: Sequence[nn.Module]) -> str:
-    """SHA-256 (hex) of all that determines a fit: recipe, the candles of its ranges, the weights that it begins with.
+    """SHA-256 (hex) of all that determines a fit: recipe, the candles of its ranges, its starting weights.
 
-    Where it is written, how often its state is, and on what it runs are left out.
+    Output folder, interval between saved states, device and name are left out.
     """
-    recipe = {key: value for key, value in config.model_dump(mode="json").items() if key not in (*_PLACES, "start")}
+    left_out = (*_NOT_IN_DIGEST, "start")
+    recipe = {key: value for key, value in config.model_dump(mode="json").items() if key not in left_out}
     digest = hashlib.sha256(json.dumps({"numerics": NUMERICS, **recipe}, sort_keys=True).encode())
     start, end = time_ms(config.train.start), time_ms(config.select.end)
     for name in config.candles:
@@ -71,14 +72,14 @@ def fit_digest(config: FinetuneConfig, histories: Mapping[str, Candles], parents
 
 @dataclass
 class Snapshot:
-    """A stage between two steps: numbers for JSON, tensors by name."""
+    """State of a stage between two steps: values for JSON, tensors by name."""
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
 class FitFolder:
-    """The folder of a fit, and where the fit is.
+    """The folder of a fit, and how far the fit has come.
 
     Parameters
     ----------
@@ -86,12 +87,12 @@ class FitFolder:
     digest : str
         Of the fit (`fit_digest`).
     writes : bool
-        False for processes that only take part.
+        False for processes that do not write.
 
     Raises
     ------
     ForeignFitError
-        If the folder holds another fit, or a checkpoint that no fit of ours made.
+        If the folder holds another fit, or a checkpoint that was not made by a fit.
     ConfigError
         If it cannot be written.
     """
@@ -100,18 +101,18 @@ class FitFolder:
         self.folder, self.digest, self.writes = folder, digest, writes
         self.finished: list[str] = []
         with self.writing():
-            begun = self._read()
+            started = self._read()
             if writes:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._clear(begun)
-                self._mark()
+                self._clear(started)
+                self._write_fit_file()
 
     def _read(self) -> bool:
-        """Whether this fit was begun here; its stages that are done."""
+        """Read the finished stages; return whether this fit was started here."""
         folder, digest = self.folder, self.digest
-        mark = folder / FIT_FILE
-        if mark.is_file():
-            known = read_json(mark)
+        fit_file = folder / FIT_FILE
+        if fit_file.is_file():
+            known = read_json(fit_file)
             if known.get("digest") != digest:
                 raise ForeignFitError(
                     f"{folder}: holds the fit of another recipe, other candles or other starting weights (its digest "
@@ -127,12 +128,12 @@ class FitFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Name the folder where something in it cannot be written.
+        """Turn an error of writing into one that names the folder.
 
         Raises
         ------
         ConfigError
-            If so.
+            If something in it cannot be written.
         """
         try:
             yield
@@ -143,15 +144,15 @@ class FitFolder:
             ) from None
 
     def finish(self, stage: str) -> None:
-        """Say that a stage's files are all there; its state is of no more use."""
+        """Record a stage as finished and delete its state."""
         self.finished.append(stage)
         if self.writes:
             with self.writing():
-                self._mark()
+                self._write_fit_file()
                 (self.folder / STATE_FILE).unlink(missing_ok=True)
 
     def save(self, stage: str, snapshot: Snapshot) -> None:
-        """Keep the state of a stage in place of any earlier one."""
+        """Save the state of a stage, replacing any earlier one."""
         if self.writes:
             values = {"digest": self.digest, "stage": stage, **snapshot.values}
             tensors = {key: value.detach().cpu().contiguous() for key, value in snapshot.tensors.items()}
@@ -160,7 +161,7 @@ class FitFolder:
                 save_file(tensors, file, metadata=metadata)
 
     def load(self, stage: str) -> Snapshot | None:
-        """The state of a stage, if it was begun.
+        """The saved state of a stage; None without one.
 
         Raises
         ------
@@ -177,25 +178,23 @@ class FitFolder:
                     return None
                 return Snapshot(values, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{path}: broken state of a fit ({error}); remove it to begin the stage anew"
-            ) from None
+            raise CheckpointError(f"{path}: broken state of a fit ({error}); remove it to restart the stage") from None
 
-    def _mark(self) -> None:
+    def _write_fit_file(self) -> None:
         content = {"digest": self.digest, "finished": self.finished}
         write_whole(self.folder / FIT_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
-    def _clear(self, begun: bool) -> None:
-        """Remove what a killed process of this fit was writing; whatever else lies there is somebody else's.
+    def _clear(self, started: bool) -> None:
+        """Remove what a killed process of this fit left half-written, and nothing else.
 
-        Until a fit was begun there, that can be nothing but the file which says so.
+        Before a fit is started in the folder, that can only be the file that identifies it.
         """
         for left in list(self.folder.glob(".*.tmp")):
-            if (TEMPORARY if begun else _HALF_MARK).fullmatch(left.name) and left.is_file():
+            if (TEMPORARY if started else _PARTIAL_FIT_FILE).fullmatch(left.name) and left.is_file():
                 left.unlink()
-        for stage in (MODEL_FOLDER, TOKENIZER_FOLDER) if begun else ():
+        for stage in (MODEL_FOLDER, TOKENIZER_FOLDER) if started else ():
             for left in list((self.folder / stage).glob(".writing-*")):
-                if _HALF_NETWORK.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+                if _PARTIAL_NETWORK.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left)
 
 
@@ -206,7 +205,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` took."""
+    """Restore what `pack_optimizer` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)

@@ -165,12 +165,12 @@ def test_unknown_keys_of_a_configuration_are_ignored_and_groups_must_divide(toke
         TokenizerConfig.from_dict(values | {"group_size": 3}, "x")
 
 
-def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_said_so(monkeypatch):
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_refused(monkeypatch):
     with pytest.raises(CheckpointError, match="no such folder"):
         resolve_folder("./nothing/here")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="nobody/nothing: neither a folder here nor to be had from the hub"):
+    with pytest.raises(CheckpointError, match="nobody/nothing: no such folder, and not available from the hub"):
         resolve_folder("nobody/nothing")
 
 

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-import btcbt
+import btcbt.hf
 from btcbt.candles import write_candles
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters.kronos import load_checkpoint
 from btcbt.models.kronos import Kronos, KronosTokenizer
-from btcbt.models.kronos.checkpoints.files import describe_pair, weights_digest
-from btcbt.models.kronos.hf.auto import IGNORED, KronosAutoTokenizer, KronosForCausalLM, find_tokenizer
+from btcbt.models.kronos.checkpoints.files import NANO, describe_pair, weights_digest
+from btcbt.models.kronos.checkpoints.locate import find_tokenizer
+from btcbt.models.kronos.hf.auto import IGNORED, KronosAutoTokenizer, KronosForCausalLM
 from btcbt.models.kronos.hf.dataset import CandleDataset
 from btcbt.models.kronos.training.batches import make_batch
 from btcbt.models.kronos.training.losses import Encoder, model_losses
@@ -60,10 +61,10 @@ def tokens(tokenizer, make_windows):
 @pytest.mark.parametrize(
     "first",
     [
-        "import btcbt",
-        "import transformers; from transformers import AutoTokenizer, AutoModelForCausalLM; import btcbt",
-        "import btcbt; import transformers.modeling_utils",
-        "from btcbt.models.kronos.hf.dataset import CandleDataset",
+        "import btcbt.hf",
+        "import transformers; from transformers import AutoTokenizer, AutoModelForCausalLM; import btcbt.hf",
+        "import btcbt.hf; import transformers.modeling_utils",
+        "from btcbt.models.kronos.hf import register; register(); register()",
     ],
 )
 def test_the_model_card_s_lines_work_in_every_order_of_imports(pair, first):
@@ -78,6 +79,31 @@ print(type(AutoTokenizer.from_pretrained(path)).__name__, type(AutoModelForCausa
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["KronosAutoTokenizer", "KronosForCausalLM"]
+
+
+def test_importing_the_package_installs_no_import_hook_and_registers_nothing():
+    script = """
+import sys
+before = list(sys.meta_path)
+import btcbt, btcbt.models.kronos.hf
+assert sys.meta_path == before, sys.meta_path
+assert "transformers" not in sys.modules and "torch" not in sys.modules
+from transformers import CONFIG_MAPPING
+assert "kronos" not in CONFIG_MAPPING
+import btcbt.hf
+assert "kronos" in CONFIG_MAPPING
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("btcbt")]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plain_classes_load_from_a_pair_s_folder_and_by_the_shipped_name(pair, model, tokenizer):
+    assert weights_digest(Kronos.from_pretrained(pair)) == weights_digest(model)
+    for folder in (pair, pair / "model", pair / "tokenizer"):
+        assert weights_digest(KronosTokenizer.from_pretrained(folder)) == weights_digest(tokenizer)
+    for kind, part in ((Kronos, "model"), (KronosTokenizer, "tokenizer")):
+        assert weights_digest(kind.from_pretrained("kronos-nano")) == weights_digest(kind.from_pretrained(NANO / part))
 
 
 def test_every_folder_of_a_pair_is_understood(pair, model, tokenizer):
@@ -284,9 +310,9 @@ def test_predict_btc_refuses_what_it_cannot_do(auto, model, make_history):
         btcbt.predict_btc(auto[0], history, 0)
     with pytest.raises(ConfigError, match="context 1"):
         btcbt.predict_btc(auto[0], history, context=1)
-    with pytest.raises(ConfigError, match="tokenizer: a plain Kronos"):
+    with pytest.raises(ConfigError, match="tokenizer: a Kronos does not know its tokenizer"):
         btcbt.predict_btc(model, history)
-    with pytest.raises(CheckpointError, match="has no files"):
+    with pytest.raises(CheckpointError, match="not loaded from files"):
         btcbt.predict_btc(KronosForCausalLM(type(auto[0].config)(**model.config.to_dict())), history)
 
 

@@ -10,11 +10,11 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from btcbt.errors import ConfigError
-from btcbt.models.kronos.inference.cache import Scratch, SharedMemory, Step
+from btcbt.models.kronos.inference.cache import AppendStep, ScoreBuffers, SharedPrefixCache
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PATH_BYTES, PathGenerator
+from btcbt.models.kronos.inference.linear import Linear
 from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw, MultinomialDraw
-from btcbt.models.kronos.network.linear import Linear
 from btcbt.randomness import systematic, uniforms
 
 HOUR = 3_600_000
@@ -92,14 +92,15 @@ def test_a_longer_context_than_the_engine_takes_at_once_is_split_without_a_trace
     scaled, stamp, numbers = problem(5, 20, 4, 3)
     task = {"horizon": 4, "n_paths": 3, "draw": KeyedDraw(numbers), "keep": Filter()}
     whole = engine(tokenizer, model).generate(scaled, stamp, **task)
-    monkeypatch.setattr("btcbt.models.kronos.inference.generate.PREFILL_TOKENS", 45)
-    monkeypatch.setattr("btcbt.models.kronos.inference.generate.DECODE_SCORES", 1)
+    monkeypatch.setattr("btcbt.models.kronos.inference.engines.PREFILL_TOKENS", 45)
+    monkeypatch.setattr("btcbt.models.kronos.inference.cached_paths.PREFILL_TOKENS", 45)
+    monkeypatch.setattr("btcbt.models.kronos.inference.engines.DECODE_SCORES", 1)
     torch.testing.assert_close(engine(tokenizer, model).generate(scaled, stamp, **task), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling", [uniforms, systematic])
 @pytest.mark.parametrize(("context", "max_context", "ends"), [(20, 64, None), (20, 22, None), (20, 64, [17, 20])])
-def test_more_paths_than_memory_holds_are_made_part_by_part(
+def test_more_paths_than_memory_holds_are_sampled_in_parts(
     tokenizer, model, monkeypatch, sampling, context, max_context, ends
 ):
     n_paths, horizon, origins = 150, 5, len(ends or [context])
@@ -110,13 +111,13 @@ def test_more_paths_than_memory_holds_are_made_part_by_part(
     task = {"horizon": horizon, "n_paths": n_paths, "draw": draw, "keep": Filter(top_p=0.9), "ends": ends}
     whole = generator.generate(scaled, stamp, **task)
     rows = []
-    grow = generator._grow
+    sample = generator._sample
 
     def counted(ids, stamps, steps, layout, draw, keep):
         rows.append((len(ids[0]), layout.n_paths))
-        return grow(ids, stamps, steps, layout, draw, keep)
+        return sample(ids, stamps, steps, layout, draw, keep)
 
-    monkeypatch.setattr(generator, "_grow", counted)
+    monkeypatch.setattr(generator, "_sample", counted)
     monkeypatch.setattr("btcbt.models.kronos.inference.generate.PATH_BYTES", 1)
     parted = generator.generate(scaled, stamp, **task)
     assert rows == 3 * [(1, 64), (1, 64), (1, 22)]
@@ -156,43 +157,43 @@ def test_anchored_origins_equal_separate_contexts_of_one_scaling(tokenizer, mode
 
 
 @pytest.mark.parametrize("max_context", [64, 22])
-def test_steps_of_fixed_shape_sample_the_same_paths(tokenizer, model, monkeypatch, max_context):
+def test_static_steps_sample_the_same_paths(tokenizer, model, monkeypatch, max_context):
     scaled, stamp, numbers = problem(3, 20, 6, 4)
     task = {"horizon": 6, "n_paths": 4, "draw": KeyedDraw(numbers), "keep": Filter(top_p=0.9)}
-    tight = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
-    monkeypatch.setattr(Step, "new", Step.fixed)
-    fixed = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
-    torch.testing.assert_close(fixed, tight, rtol=1e-5, atol=1e-5)
+    dynamic = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
+    monkeypatch.setattr(AppendStep, "new", AppendStep.static)
+    static = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
+    torch.testing.assert_close(static, dynamic, rtol=1e-5, atol=1e-5)
 
 
-def test_one_compiled_graph_serves_every_step_of_fixed_shape(tokenizer, model):
+def test_one_compiled_graph_serves_every_static_step(tokenizer, model):
     stack = engine(tokenizer, model, packed=False).model.stack
     x = torch.randn(2, 7, model.config.d_model)
     paths, capacity = 3, 4
     graphs = CompileCounter()
 
-    def decode(memories, extend, step_of):
+    def decode(caches, extend, step_of):
         out = []
-        scratch = Scratch.new(2 * stack.blocks[0].n_heads, paths, 7 + capacity, x)
+        buffers = ScoreBuffers.new(2 * stack.blocks[0].n_heads, paths, 7 + capacity, x)
         for i in range(capacity):
             new = torch.linspace(-1, 1, 2 * paths * x.shape[-1]).view(2, paths, 1, -1) * (i + 1)
-            out.append(extend(new, memories, torch.tensor([7 + i]), scratch, step_of(i, 1, capacity, x)))
+            out.append(extend(new, caches, torch.tensor([7 + i]), buffers, step_of(i, 1, capacity, x)))
         return torch.stack(out)
 
     with torch.inference_mode():
         _, kept = stack.prefill(x)
 
-        def memories():
-            return [SharedMemory(k, v, paths, capacity) for k, v in kept]
+        def caches():
+            return [SharedPrefixCache(k, v, paths, capacity) for k, v in kept]
 
-        plain = decode(memories(), stack.extend, Step.tight)
+        plain = decode(caches(), stack.extend, AppendStep.dynamic)
         torch.compiler.reset()
         compiled = torch.compile(stack.extend, backend=graphs, fullgraph=True, dynamic=False)
-        torch.testing.assert_close(decode(memories(), compiled, Step.fixed), plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decode(caches(), compiled, AppendStep.static), plain, rtol=1e-5, atol=1e-5)
     assert graphs.frame_count == 1
 
 
-def test_what_does_not_fit_is_refused_and_what_is_dropped_is_said_once(tokenizer, model, caplog):
+def test_what_does_not_fit_is_refused_and_dropped_candles_are_warned_of_once(tokenizer, model, caplog):
     scaled, stamp, numbers = problem(1, 20, 6, 2)
     task = {"n_paths": 2, "draw": KeyedDraw(numbers), "keep": Filter()}
     with pytest.raises(ConfigError, match="horizon 6 does not fit max_context 6"):

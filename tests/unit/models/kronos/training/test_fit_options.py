@@ -24,7 +24,7 @@ from btcbt.models.kronos.training.lora import add_adapters, merge_adapters
 from btcbt.models.kronos.training.losses import Encoder, model_losses
 from btcbt.models.kronos.training.recipe import FinetuneConfig, Lora, Optimizer
 from btcbt.models.kronos.training.schedule import ONE_CYCLE_START, learning_rate, make_optimizer
-from btcbt.models.kronos.training.start import begin
+from btcbt.models.kronos.training.start import load_starting_weights
 from btcbt.windows import contamination
 
 FEW = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "select_every": 2}
@@ -247,7 +247,7 @@ def test_one_recipe_fits_both_scalings_and_prints_their_losses_side_by_side(pair
 
 def test_later_candles_change_no_earlier_loss(pair, tmp_path, sample_candles):
     """Through scaling, tokenizer, every layer of the model and the dependency layer, in evaluation mode, too."""
-    start = begin(recipe(pair, tmp_path))
+    start = load_starting_weights(recipe(pair, tmp_path))
     model, encode = start.model.eval(), Encoder(start.tokenizer, torch.device("cpu"))
     values = sample_candles.values[None, :40].astype(np.float32)
     changed = values.copy()
@@ -270,7 +270,7 @@ def test_later_candles_change_no_earlier_loss(pair, tmp_path, sample_candles):
 
 
 def test_the_mean_of_those_losses_is_what_is_measured(pair, tmp_path, sample_candles):
-    start = begin(recipe(pair, tmp_path))
+    start = load_starting_weights(recipe(pair, tmp_path))
     encode = Encoder(start.tokenizer, torch.device("cpu"))
     sampler = WindowSampler([sample_candles], 0, int(sample_candles.open_time[60]), 24)
     batch = make_batch(*sampler.values(np.arange(3)), 16, 5.0)

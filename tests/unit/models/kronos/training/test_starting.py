@@ -17,7 +17,7 @@ from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.checkpoints.files import NANO, read_data_ranges, weights_digest
 from btcbt.models.kronos.training.finetune import finetune
 from btcbt.models.kronos.training.recipe import FinetuneConfig
-from btcbt.models.kronos.training.start import begin, freeze_calendar
+from btcbt.models.kronos.training.start import freeze_calendar, load_starting_weights
 
 FEW = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "select_every": 1}
 
@@ -79,14 +79,14 @@ def test_the_parts_of_a_pair_declare_what_the_pair_does(pair):
 
 
 def test_the_shipped_checkpoint_has_a_name(make_history):
-    start = begin(recipe(start={"model": "kronos-nano"}))
+    start = load_starting_weights(recipe(start={"model": "kronos-nano"}))
     assert weights_digest(start.model) == weights_digest(Kronos.from_pretrained(NANO / "model"))
     assert start.ranges == read_data_ranges(NANO)
     assert start.model.config.ffn_dropout_p == 0.1
 
 
 def test_a_tokenizer_may_be_kept_under_a_new_model():
-    start = begin(recipe(start={"tokenizer": "kronos-nano"}))
+    start = load_starting_weights(recipe(start={"tokenizer": "kronos-nano"}))
     assert weights_digest(start.tokenizer) == weights_digest(KronosTokenizer.from_pretrained(NANO / "tokenizer"))
     assert weights_digest(start.model) != weights_digest(Kronos.from_pretrained(NANO / "model"))
 
@@ -110,11 +110,11 @@ def test_the_calendar_of_a_checkpoint_is_frozen_but_not_erased(model_config):
 )
 def test_a_checkpoint_of_another_shape_is_refused(pair, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        begin(recipe(start={"model": str(pair)}, **changes))
+        load_starting_weights(recipe(start={"model": str(pair)}, **changes))
 
 
 def test_a_size_may_be_like_another_one_but_for_some_keys():
-    start = begin(
+    start = load_starting_weights(
         recipe(
             size={"d_model": 64, "n_layers": 2, "s1_bits": 6, "s2_bits": 6},
             tokenizer_size={"like": "2k", "d_model": 32, "ff_dim": 48, "s1_bits": 6, "s2_bits": 6, "group_size": 4},
@@ -138,7 +138,7 @@ def test_a_size_may_be_like_another_one_but_for_some_keys():
 )
 def test_a_shape_that_no_network_can_have_is_refused(shape, message):
     with pytest.raises((CheckpointError, ValueError), match=message):
-        begin(recipe(start={"tokenizer": "kronos-nano"}, size=shape))
+        load_starting_weights(recipe(start={"tokenizer": "kronos-nano"}, size=shape))
 
 
 @pytest.mark.parametrize(
@@ -167,18 +167,18 @@ def test_a_size_is_recorded_as_it_was_written():
 
 def test_bits_must_agree(pair):
     with pytest.raises(ConfigError, match=r"the tokenizer has 5 \+ 5 bits, the model 8 \+ 8"):
-        begin(recipe(start={"tokenizer": str(pair)}))
+        load_starting_weights(recipe(start={"tokenizer": str(pair)}))
 
 
 def test_a_missing_checkpoint_is_refused():
     with pytest.raises(CheckpointError, match="no such folder"):
-        begin(recipe(start={"model": "./nowhere"}))
+        load_starting_weights(recipe(start={"model": "./nowhere"}))
 
 
 def test_a_model_where_a_tokenizer_is_asked_for_is_refused(tmp_path, model):
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(CheckpointError, match="a model without its tokenizer"):
-        begin(recipe(start={"model": str(tmp_path / "model")}))
+        load_starting_weights(recipe(start={"model": str(tmp_path / "model")}))
 
 
 def test_without_a_tokenizer_to_fit_or_to_keep_a_recipe_is_refused():
@@ -219,4 +219,4 @@ def test_the_recipe_of_the_shipped_checkpoint_is_that_of_the_experiment():
     assert experiment == recorded
     assert read_data_ranges(NANO)[0].end == experiment.train_end_ms
     shape = dataclasses.asdict(Kronos.from_pretrained(NANO / "model").config)
-    assert dataclasses.asdict(begin(experiment).model.config) == shape
+    assert dataclasses.asdict(load_starting_weights(experiment).model.config) == shape
