@@ -349,7 +349,7 @@ def test_a_stopped_refit_goes_on_when_the_candles_file_has_another_name(checkpoi
     renamed.report = lines.append
     whole = refitter(experiment(tmp_path / "whole", checkpoint)).fit(0)
     assert (renamed.fit(0).key, renamed.fit(0).weights) == (whole.key, whole.weights)
-    assert "going on from step 1" in lines
+    assert "resumed from step 1" in lines
 
 
 def test_what_a_foreign_fit_left_is_begun_anew(checkpoint: Path, tmp_path: Path) -> None:

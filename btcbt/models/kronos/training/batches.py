@@ -70,7 +70,7 @@ class WindowSampler:
     Raises
     ------
     CandleError
-        If the range holds not one window, or a candle with a number too large to be scaled in float32.
+        If the range holds no window, or a candle with a number too large to be scaled in float32.
     """
 
     def __init__(self, histories: Sequence[Candles], start: int, end: int, window: int, name: str = "range") -> None:

@@ -65,7 +65,7 @@ def finetune(histories: Mapping[str, Candles], config: FinetuneConfig, report: C
     Raises
     ------
     CandleError
-        If a range holds not one window.
+        If a range holds no window.
     CheckpointError
         If a checkpoint to start from is missing, broken or of another shape, or a loss is NaN or infinite; the
         best weights before it are then written.

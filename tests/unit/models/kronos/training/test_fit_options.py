@@ -126,7 +126,7 @@ def test_layers_that_are_not_there_cannot_be_adapted(model_config):
     for targets in (("nothing",), ("q_proj", "q_prj"), ("w1", "hour_embed"), ("self_attn.q_proj",)):
         model = Kronos(model_config)
         message = (
-            rf"lora\.targets \['{targets[-1]}'\]: no linear layer is called that; choose from \['fusion_proj', .*'w3'\]"
+            rf"lora\.targets \['{targets[-1]}'\]: no linear layer has that name; choose from \['fusion_proj', .*'w3'\]"
         )
         with pytest.raises(ConfigError, match=message):
             add_adapters(model, Lora(targets=targets), seed=0)

@@ -145,7 +145,7 @@ def test_kills_at_random_moments_change_no_bit_of_a_fit(write, whole, rng):
 
 
 @pytest.mark.parametrize("line", [3, 4, 8])
-def test_ctrl_c_at_any_line_of_progress_leaves_what_can_be_gone_on_from(write, whole, line):
+def test_a_fit_resumes_after_ctrl_c_at_any_line_of_progress(write, whole, line):
     file = write("stopped")
     config = load(file)
     seen = []
@@ -173,7 +173,7 @@ def histories(config):
     return {name: read_candles(name, config.interval) for name in config.candles}
 
 
-def test_an_interrupt_exits_130_and_says_how_to_go_on(write, monkeypatch):
+def test_an_interrupt_exits_130_and_says_how_to_resume(write, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -183,17 +183,17 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(write, monkeypatch):
     assert "resume with: python -m btcbt finetune stopped/recipe.yaml" in done.stderr
 
 
-def test_a_fit_that_is_done_is_not_done_again(write):
+def test_a_finished_fit_is_not_repeated(write):
     file = write("whole", 1)
     assert run(file).exit_code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("whole/out/model").iterdir()}
     done = run(file)
     assert done.exit_code == 0
-    assert "this fit is done already" in done.stderr
+    assert "this fit is already done" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in Path("whole/out/model").iterdir()} == before
 
 
-def test_a_finished_stage_is_not_done_again(write):
+def test_a_finished_stage_is_not_repeated(write):
     file = write("whole", 1)
     config = load(file)
 
@@ -233,7 +233,7 @@ def test_a_loss_that_is_no_number_exits_2_and_leaves_the_best_weights_before_it(
         ("start: {model: parent}", "start: {model: kronos-nano}"),
     ],
 )
-def test_a_changed_recipe_does_not_go_on_from_another_s_state(write, change):
+def test_a_changed_recipe_does_not_resume_another_s_state(write, change):
     assert run(write("one", 1)).exit_code == 0
     done = run(write("one", 1, change))
     assert done.exit_code == 2
@@ -241,9 +241,9 @@ def test_a_changed_recipe_does_not_go_on_from_another_s_state(write, change):
 
 
 @pytest.mark.parametrize("change", [("save_every: 7", "save_every: 3"), ("name: tiny", "name: other")])
-def test_what_means_the_same_goes_on(write, change):
+def test_an_equivalent_recipe_continues_the_same_fit(write, change):
     assert run(write("one", 1)).exit_code == 0
-    assert "done already" in run(write("one", 1, change)).stderr
+    assert "already done" in run(write("one", 1, change)).stderr
 
 
 def test_later_candles_do_not_make_another_fit(make_history):

@@ -1,4 +1,4 @@
-"""Fits that go on from checkpoints, and what their own checkpoint then says that it has looked at."""
+"""Fits that start from checkpoints, and what their own checkpoint then declares to have looked at."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_model_where_a_tokenizer_is_asked_for_is_refused(tmp_path, model):
 
 
 def test_without_a_tokenizer_to_fit_or_to_keep_a_recipe_is_refused():
-    with pytest.raises(ValueError, match=r"name it in start\.tokenizer"):
+    with pytest.raises(ValueError, match=r"name one in start\.tokenizer"):
         recipe()
 
 
