@@ -40,12 +40,11 @@ from numpy.typing import NDArray
 
 from btcbt.config import PortfolioConfig
 from btcbt.errors import ConfigError
-from btcbt.records import CLOSE, HIGH, OPEN, Candles, FloatArray, IntArray
+from btcbt.records import BPS, CLOSE, HIGH, OPEN, Candles, FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BPS = 1e-4
 HOUR_MS = 3_600_000
 MAX_CARRY = 1e6
 """Factor by which carry may shrink or grow one holding; beyond it units run out of digits."""

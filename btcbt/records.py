@@ -30,6 +30,14 @@ from numpy.typing import NDArray
 CHANNELS = ("open", "high", "low", "close", "volume", "amount")
 OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
 
+BPS = 1e-4
+"""A basis point, as a fraction."""
+IN_BPS = 1.0 / BPS
+"""What a fraction is multiplied by to be in basis points: 10,000, exactly."""
+YEAR_DAYS = 365.25
+YEAR_MS = YEAR_DAYS * 86_400_000
+"""A mean calendar year, in ms."""
+
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -1,6 +1,6 @@
 """``btcbt check``: has a number of a run moved since the baseline?
 
-Exit codes: 0 none has got worse; 1 one has, or is gone; 2 bad usage, baseline, tolerances or run.
+Exit codes: 0 nothing got worse; 1 a metric got worse, or vanished; 2 bad usage, baseline, tolerances or run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or runs/NAME for its newest.")],
     baseline: Annotated[Path, typer.Option(help="JSON of metrics to compare with.")],
     tolerances: Annotated[
-        Path | None, typer.Option(help="YAML of how far each metric may move; beyond rounding none may if left out.")
+        Path | None, typer.Option(help="YAML of how far each metric may move; by the score table if left out.")
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Accept the run: write its metrics as baseline.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Also write the outcome as JUnit XML.")] = None,
@@ -34,8 +34,14 @@ def check_command(
     """Compare the metrics of a run with a baseline, each within its tolerance."""
     with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
         from btcbt.errors import ConfigError
-        from btcbt.metrics.regression import Tolerances, compare, read_baseline, read_tolerances, write_baseline
-        from btcbt.report.check import check_table
+        from btcbt.metrics.regression import (
+            Tolerances,
+            compare_metrics,
+            read_baseline,
+            read_tolerances,
+            write_baseline,
+        )
+        from btcbt.report.check import check_table, numbers_of
         from btcbt.storage.runs import load_run
 
         rules = Tolerances() if tolerances is None else read_tolerances(tolerances)
@@ -46,11 +52,12 @@ def check_command(
             if not update:
                 raise
             before = {}  # whatever is there is about to be replaced
-        comparisons = compare(before, found.metrics, rules)
+        now = numbers_of(found, before)
+        comparisons = compare_metrics(before, now, rules)
         _leave(comparisons, f"{found.config.name} against {baseline.name}", junit)
         console().print(check_table(comparisons))
         if update:
-            kept = write_baseline(baseline, found.metrics, rules)
+            kept = write_baseline(baseline, now, rules)
             console().print(f"{baseline} now holds {kept:,} metrics", markup=False, highlight=False, soft_wrap=True)
             return
     if any(one.failed for one in comparisons):
@@ -71,4 +78,4 @@ def _leave(comparisons: Sequence[Comparison], title: str, junit: Path | None) ->
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(check_markdown(comparisons, title))
     except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another place") from None
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another path") from None

@@ -56,7 +56,7 @@ from btcbt.storage.runs import Run, load_run
 from btcbt.storage.verdicts import stored_verdict
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
-from btcbt.walkforward.accounts import account_numbers, account_trials
+from btcbt.walkforward.accounts import account_trials, score_accounts
 from btcbt.walkforward.decisions import decide_all
 from btcbt.walkforward.forecasting import READ_BATCH, Member, forecast_shards, label_and_digest
 from btcbt.walkforward.placebos import Candidate, run_placebos
@@ -161,7 +161,8 @@ class _Walk:
             with self.clock(f"forecast {member.name}"):
                 self._forecast(member)
         with self.clock("score"):
-            numbers = score_forecasts(self.windows, self.members, self.root, self.progress)
+            scores = score_forecasts(self.windows, self.members, self.root, self.progress)
+            numbers, self.scores = dict(scores.headline), list(scores.tables)
         _give_back_memory()
         with self.clock("decide"):
             targets = self._decide()
@@ -170,7 +171,9 @@ class _Walk:
             with self.clock("simulate"):
                 simulation = self._simulate(targets)
                 trials, stretch = self._trials(simulation, targets)
-                numbers |= account_numbers(simulation, self.windows.horizon, trials)
+                accounts = score_accounts(simulation, self.windows.horizon, trials, self.candles.source)
+                numbers |= accounts.headline
+                self.scores += accounts.tables
                 tried = kept_returns(self._returns_folder, trials, stretch)
                 numbers |= selection_numbers(simulation, self.windows.horizon, tried)
             _give_back_memory()
@@ -393,10 +396,12 @@ class _Walk:
                 simulation.trades.to_parquet(folder / "trades.parquet", index=False)
                 simulation.orders.to_parquet(folder / "orders.parquet", index=False)
             stored.write_json(folder / "metrics.json", numbers)
+            stored.write_scores(folder / "scores.parquet", self.scores)
+            stored.write_candles(folder / "candles.parquet", self.candles, *windows.span())
             stored.write_json(folder / "manifest.json", self._manifest(digest))
             _give_back_memory()
             with self.clock("draw"):
-                draw_figures(load_run(folder, metrics=numbers), self.windows)
+                draw_figures(load_run(folder, metrics=numbers))
             stored.write_json(folder / "manifest.json", self._manifest(digest))
         stored.point_latest(target)
         return load_run(target, metrics=numbers)
