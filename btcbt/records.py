@@ -32,8 +32,11 @@ OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
 
 BPS = 1e-4
 """A basis point, as a fraction."""
+IN_BPS = 1.0 / BPS
+"""What a fraction is multiplied by to be in basis points: 10,000, exactly."""
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
-YEAR_MS = 365.25 * DAY_MS
+YEAR_DAYS = 365.25
+YEAR_MS = YEAR_DAYS * DAY_MS
 """A year; candles trade on every day of it."""
 
 FloatArray = NDArray[np.float64]

@@ -72,6 +72,11 @@ class Windows(Sequence[Window]):
             raise ValueError(f"the first origin has {int(self.last[0]) + 1} candles before it, not {context}")
         return replace(self, context=context)
 
+    def span(self) -> tuple[int, int]:
+        """From the open of the first context's first candle to the end of the last outcome, ms UTC."""
+        first = int(self.candles.open_time[int(self.last[0]) + 1 - self.context])
+        return first, int(self.origins[-1]) + self.horizon * self.candles.interval_ms
+
     def contexts(self, index: slice | IntArray) -> FloatArray:
         """The windows of some origins as one array, (B, T, 6). A copy: ask for one batch at a time."""
         rows: IntArray = self.last[index][:, None] + np.arange(1 - self.context, 1)

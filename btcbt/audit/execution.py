@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from btcbt.audit.findings import Finding
 from btcbt.audit.participants import fill_times
 from btcbt.config import PortfolioConfig, time_text
-from btcbt.records import OPEN, Candles, IntArray
+from btcbt.records import BPS, HOUR_MS, OPEN, Candles, IntArray
 from btcbt.walkforward.stages import Simulate
 from btcbt.windows import Windows
 
-HOUR_MS = 3_600_000
 TOLERANCE = 1e-9
 """Relative; the ledger is worked out in decimals, the execution in binary."""
-BPS = 1e-4
 _FILLS = 200
 
 LEDGER_CONFIG = PortfolioConfig(initial_cash=1000.0, fee_bps=100.0, slippage_bps=100.0, max_short=1.0)

@@ -26,7 +26,7 @@ def check_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or runs/NAME for its newest.")],
     baseline: Annotated[Path, typer.Option(help="JSON of metrics to compare with.")],
     tolerances: Annotated[
-        Path | None, typer.Option(help="YAML of the tolerance of each metric; rounding only by default.")
+        Path | None, typer.Option(help="YAML of how far each metric may move; by the score table if left out.")
     ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Accept the run: write its metrics as the new baseline.")
@@ -36,8 +36,14 @@ def check_command(
     """Compare a run's metrics with a baseline, within tolerances."""
     with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
         from btcbt.errors import ConfigError
-        from btcbt.metrics.regression import Tolerances, compare, read_baseline, read_tolerances, write_baseline
-        from btcbt.report.check import check_table
+        from btcbt.metrics.regression import (
+            Tolerances,
+            compare_metrics,
+            read_baseline,
+            read_tolerances,
+            write_baseline,
+        )
+        from btcbt.report.check import check_table, numbers_of
         from btcbt.storage.runs import load_run
 
         rules = Tolerances() if tolerances is None else read_tolerances(tolerances)
@@ -48,11 +54,12 @@ def check_command(
             if not update:
                 raise
             before = {}  # it is about to be replaced
-        comparisons = compare(before, found.metrics, rules)
+        now = numbers_of(found, before)
+        comparisons = compare_metrics(before, now, rules)
         _write_reports(comparisons, f"{found.config.name} against {baseline.name}", junit)
         console().print(check_table(comparisons))
         if update:
-            kept = write_baseline(baseline, found.metrics, rules)
+            kept = write_baseline(baseline, now, rules)
             console().print(f"{baseline} now holds {kept:,} metrics", markup=False, highlight=False, soft_wrap=True)
             return
     if any(one.failed for one in comparisons):
@@ -73,4 +80,4 @@ def _write_reports(comparisons: Sequence[Comparison], title: str, junit: Path | 
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(check_markdown(comparisons, title))
     except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another place") from None
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror}); choose another path") from None

@@ -1,17 +1,15 @@
-"""Scores and their significance: pure functions of arrays."""
+"""Scores and their significance: pure functions of arrays, and the table of what each means."""
 
+from btcbt.metrics.pairs import against, confidence_sets
 from btcbt.metrics.panel import LossPanel, score_batch
 from btcbt.metrics.returns import summarise_returns
 from btcbt.metrics.streaming import ScoreStream
-from btcbt.metrics.summary import against, compare, confidence_sets, summarise
 
 __all__ = [
     "LossPanel",
     "ScoreStream",
     "against",
-    "compare",
     "confidence_sets",
     "score_batch",
-    "summarise",
     "summarise_returns",
 ]

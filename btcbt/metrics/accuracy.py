@@ -1,12 +1,7 @@
-"""Errors of point forecasts: size, bias, direction and correlation.
-
-Which point goes with which error: the median of the paths minimises the expected absolute error, the mean the
-expected squared error (Gneiting, 2011, JASA 106), so absolute errors are given medians and squared errors
-means.
+"""Whether point forecasts have the right sign, and correlate with what happened.
 
 NaN policy of every function: a place where any argument is NaN is left out; where nothing is left the answer
-is NaN. None of these is a test unless its docstring says so; `reduce over axis` means that remaining axes are
-kept.
+is NaN.
 """
 
 from __future__ import annotations
@@ -29,59 +24,6 @@ def nan_mean(x: ArrayLike, axis: Axis = 0) -> FloatArray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(np.asarray(x), axis=axis, dtype=np.float64))
-
-
-def bias(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Mean of forecast minus outcome, in the units of both: positive if the forecast is too high."""
-    return nan_mean(_error(forecast, outcome), axis)
-
-
-def mean_absolute_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """MAE, in the units of both; at least 0, smaller is better."""
-    return nan_mean(np.abs(_error(forecast, outcome)), axis)
-
-
-def root_mean_squared_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """RMSE, in the units of both; at least 0, smaller is better."""
-    return np.sqrt(nan_mean(_error(forecast, outcome) ** 2, axis))
-
-
-def mean_absolute_percentage_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """MAPE in percent of the outcome; outcomes of zero (an hour without volume) are left out."""
-    outcome = np.asarray(outcome, dtype=np.float64)
-    size = np.where(outcome == 0.0, np.nan, np.abs(outcome))
-    return 100.0 * nan_mean(np.abs(_error(forecast, outcome)) / size, axis)
-
-
-def mean_absolute_scaled_error(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """MASE: the MAE as a multiple of the MAE of no change at the same step and the same origins.
-
-    Hyndman and Koehler (2006) scale by the in-sample error of a one-step naive forecast; here the scale is
-    measured out of sample at the same step, so that 1 means "as good as the random walk" at every step. NaN
-    if the naive forecast makes no error at all.
-    """
-    error, naive_error = _paired_errors(forecast, outcome, naive)
-    scale = nan_mean(np.abs(naive_error), axis)
-    return nan_mean(np.abs(error), axis) / np.where(scale == 0.0, np.nan, scale)
-
-
-def r2_out_of_sample(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Out-of-sample R2 against no change, ``1 - SSE / SSE_naive`` (Campbell and Thompson, 2008).
-
-    1 is perfect, 0 as good as the random walk, negative worse. NaN if the naive forecast makes no error.
-    """
-    error, naive_error = _paired_errors(forecast, outcome, naive)
-    scale = nan_mean(naive_error**2, axis)
-    return 1.0 - nan_mean(error**2, axis) / np.where(scale == 0.0, np.nan, scale)
-
-
-def directional_accuracy(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Share of origins whose forecast change has the sign of the realised change.
-
-    A change of exactly zero, forecast or realised, has no direction and is left out.
-    """
-    forecast, outcome = _directions(forecast, outcome)
-    return nan_mean(np.where(np.isnan(forecast * outcome), np.nan, forecast == outcome), axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +128,6 @@ def _standardised(x: FloatArray) -> FloatArray:
     if spread <= 1e-12 * max(float(np.abs(x).max()), 1e-300):
         return np.full_like(x, np.nan)
     return np.asarray((x - x.mean()) / spread)
-
-
-def _error(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
-    return np.asarray(np.asarray(forecast, dtype=np.float64) - np.asarray(outcome, dtype=np.float64))
-
-
-def _paired_errors(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Both errors with NaN wherever either is NaN, so that a ratio compares the same places."""
-    error, naive_error = np.broadcast_arrays(_error(forecast, outcome), _error(naive, outcome))
-    missing = np.isnan(error) | np.isnan(naive_error)
-    return np.where(missing, np.nan, error), np.where(missing, np.nan, naive_error)
 
 
 def _directions(forecast: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray, FloatArray]:

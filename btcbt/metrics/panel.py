@@ -1,8 +1,7 @@
 """A panel of scores: what one forecaster did at every origin, step and channel.
 
-Forecasts are scored shard by shard, so that only scores stay in memory: about 85 bytes for each origin, step
-and channel. Everything that `summary` reports is computed from a panel, so one can split it by any label
-afterwards.
+Forecasts are scored batch by batch: a panel takes about 85 bytes for each origin, step and channel, and every score
+of the table (`btcbt.metrics.table`) is computed from panels, by `btcbt.metrics.streaming`.
 
 Scale-free units. Prices are also scored as log returns from the last known close, in basis points (1e-4);
 volume, which may be zero, as a multiple of the context's mean volume, in the same 1e-4. Names with ``_bps``
@@ -26,12 +25,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import distribution
-from btcbt.metrics.volatility import BPS, realised_variance
+from btcbt.metrics.volatility import realised_variance
 from btcbt.randomness import uniforms
 from btcbt.records import (
     CHANNELS,
     CLOSE,
     HIGH,
+    IN_BPS,
     LOW,
     OPEN,
     VOLUME,
@@ -43,7 +43,7 @@ from btcbt.records import (
 SCORED = CHANNELS[:5]
 """Channels that are scored: open, high, low, close, volume."""
 SANITY = ("not_finite", "not_positive", "high_too_low", "low_too_high", "negative_volume")
-"""Ways in which a sampled candle can be no candle; `LossPanel.insane` counts each."""
+"""Ways in which a sampled candle can be invalid; `LossPanel.insane` counts each."""
 
 _CHUNK = 256  # origins scored at once: bounds the float64 copies at about 10 kB x paths each
 _JITTER_SEED = 2**62 + 1957  # keys the randomised PIT apart from any forecaster's own seed
@@ -268,8 +268,8 @@ def _scale_free(values: FloatArray, last_close: FloatArray, mean_volume: FloatAr
     # Zero has no logarithm; samples that are not positive are NaN by now, but outcomes of other callers may
     # be.
     safe = np.where(prices > 0.0, prices, np.nan)
-    out[:, :, :VOLUME] = BPS * np.log(safe / _trailing(last_close, values.ndim))
-    out[:, :, VOLUME] = BPS * volume / _trailing(np.where(mean_volume > 0.0, mean_volume, np.nan), volume.ndim)
+    out[:, :, :VOLUME] = IN_BPS * np.log(safe / _trailing(last_close, values.ndim))
+    out[:, :, VOLUME] = IN_BPS * volume / _trailing(np.where(mean_volume > 0.0, mean_volume, np.nan), volume.ndim)
     return out
 
 
@@ -280,12 +280,12 @@ def _trailing(per_origin: FloatArray, ndim: int) -> FloatArray:
 
 def _log_returns(close: FloatArray, last_close: FloatArray) -> FloatArray:
     """Log returns in bps from the last close (...) to each close (..., H); NaN for a close not positive."""
-    return np.asarray(BPS * np.log(np.where(close > 0.0, close, np.nan) / last_close[..., None]))
+    return np.asarray(IN_BPS * np.log(np.where(close > 0.0, close, np.nan) / last_close[..., None]))
 
 
 def past_volatility(close: FloatArray) -> FloatArray:
     """Root mean squared log return of the context's closes (B, T), bps per candle."""
-    return np.asarray(BPS * np.sqrt(np.mean(np.diff(np.log(close), axis=1) ** 2, axis=1)))
+    return np.asarray(IN_BPS * np.sqrt(np.mean(np.diff(np.log(close), axis=1) ** 2, axis=1)))
 
 
 def _count_insane(paths: Float32Array) -> IntArray:

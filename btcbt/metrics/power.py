@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from btcbt.metrics.inference import long_run_variance
+from btcbt.records import IN_BPS
 
 _NAN = float("nan")
 
@@ -51,8 +52,8 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
         while final(low) < 0.0:
             low *= 2.0
     if final(high) > 0.0:
-        return 1e4 * high
-    return 1e4 * float(optimize.brentq(final, low, high, xtol=1e-14, rtol=1e-12))
+        return IN_BPS * high
+    return IN_BPS * float(optimize.brentq(final, low, high, xtol=1e-14, rtol=1e-12))
 
 
 def candles_to_significance(returns: ArrayLike, overlap: int = 1, *, alpha: float = 0.05, power: float = 0.8) -> float:

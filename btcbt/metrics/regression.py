@@ -1,4 +1,4 @@
-"""Has a number of a run moved? Compares the metrics of a run with a baseline, each within its own tolerance.
+"""Has a number of a run moved? Compares a run with a baseline, each metric within its own tolerance.
 
 A tolerances file is YAML; the first rule that matches a metric applies to it::
 
@@ -6,14 +6,17 @@ A tolerances file is YAML; the first rule that matches a metric applies to it::
     drop: ["*.by_month.*"]            # ... but not these
     rules:
       - match: "forecast.*.crps_bps.*"
-        relative: 1.0e-3              # a change of up to absolute + relative x |baseline| is none
+        relative: 1.0e-3              # a change of up to absolute + relative x |baseline| is allowed
         worse: higher                 # which direction fails the check: higher, lower or any
       - match: "*.pit_p.*"
         worse: none                   # shown, but never fails
       - match: "*"
         absolute: 1.0e-9
 
-Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of some.
+Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of some. What a rule does
+not say comes from the score table (`btcbt.metrics.table`): a metric that no rule matches may move by the table's
+tolerance, which is that of rounding for most; and without ``worse`` the direction that the table calls worse fails, a
+move away from the best value where there is one, and any move of a number that is neither better nor worse.
 """
 
 from __future__ import annotations
@@ -31,30 +34,36 @@ from pydantic import Field
 from btcbt.config import Section, load_config
 from btcbt.errors import ConfigError
 from btcbt.files import write_whole
+from btcbt.metrics.score import Score
+from btcbt.metrics.table import find_score
 
 Verdict = Literal["equal", "within", "better", "moved", "worse", "vanished", "new"]
 FAILURES: tuple[Verdict, ...] = ("worse", "vanished")
 
 
 class Rule(Section):
-    """How far the metrics of a pattern may move, and which way is worse."""
+    """How far the metrics of a pattern may move, and which way is worse; by the score table if left out."""
 
     match: str = Field(min_length=1)
     absolute: float = Field(0.0, ge=0)
     relative: float = Field(0.0, ge=0)
-    worse: Literal["higher", "lower", "any", "none"] = "any"
+    worse: Literal["higher", "lower", "any", "none"] | None = None
 
 
 class Tolerances(Section):
-    """The rules of a check, first match first; without one a metric may not move beyond rounding."""
+    """The rules of a check, first match first; without one the score table decides."""
 
     keep: tuple[str, ...] = Field(("*",), strict=False)
     drop: tuple[str, ...] = Field((), strict=False)
     rules: tuple[Rule, ...] = Field((), strict=False)
 
     def rule(self, metric: str) -> Rule:
-        """The rule of a metric."""
-        return next((rule for rule in self.rules if fnmatchcase(metric, rule.match)), _ROUNDING)
+        """The rule of a metric: the first that matches, else the tolerance of the score table."""
+        found = next((rule for rule in self.rules if fnmatchcase(metric, rule.match)), None)
+        if found is not None:
+            return found
+        score = find_score(metric) or UNKNOWN
+        return Rule(match="*", absolute=score.absolute, relative=score.relative)
 
     def keeps(self, metric: str) -> bool:
         """Whether a baseline holds the metric."""
@@ -62,12 +71,14 @@ class Tolerances(Section):
         return kept and not dropped
 
 
-_ROUNDING = Rule(match="*", absolute=1e-12, relative=1e-9)
+UNKNOWN = Score(name="", formula="")
+"""What is assumed of a metric that the score table does not hold."""
+_WORSE = {"higher": "lower", "lower": "higher", "neither": "any"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric: the baseline's number and the run's, NaN where it is not defined, None where it is not there.
+    """One metric: the baseline's number and the run's, NaN where it is not defined, None where it is absent.
 
     `verdict` is ``equal``; ``within`` the tolerance; ``better`` or ``worse``; ``moved`` where neither direction is
     worse; ``vanished`` if the run lacks it, or it is no longer a number; ``new`` if the baseline lacks it.
@@ -116,9 +127,9 @@ def read_baseline(file: Path) -> dict[str, float]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a baseline") from None
     except (ValueError, RecursionError):
-        raise ConfigError(f"{file}: not JSON; mend it, or make it anew with --update") from None
+        raise ConfigError(f"{file}: not JSON; fix it, or write it again with --update") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: holds no object of numbers; mend it, or make it anew with --update")
+        raise ConfigError(f"{file}: holds no object of numbers; fix it, or write it again with --update")
     for metric, value in tree.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ConfigError(f"{file}: '{metric}' is {value!r}; expected a number or null")
@@ -139,11 +150,13 @@ def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Toleran
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror}); choose another baseline") from None
+        raise ConfigError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
     return len(kept)
 
 
-def compare(baseline: Mapping[str, float], now: Mapping[str, float], tolerances: Tolerances) -> list[Comparison]:
+def compare_metrics(
+    baseline: Mapping[str, float], now: Mapping[str, float], tolerances: Tolerances
+) -> list[Comparison]:
     """Compare every metric that the baseline holds or should hold, in alphabetical order."""
     names = sorted({*baseline, *(name for name in now if tolerances.keeps(name))})
     return [_compare(name, baseline.get(name), now.get(name), tolerances.rule(name)) for name in names]
@@ -159,25 +172,28 @@ def _compare(metric: str, before: float | None, now: float | None, rule: Rule) -
     if before is None:
         return Comparison(metric, None, now, math.nan, "new")
     allowed = rule.absolute + rule.relative * abs(before) if math.isfinite(before) else 0.0
-    return Comparison(metric, before, now, allowed, _judge(before, now, allowed, rule))
+    return Comparison(metric, before, now, allowed, _judge(metric, before, now, allowed, rule))
 
 
-def _judge(before: float, now: float | None, allowed: float, rule: Rule) -> Verdict:
+def _judge(metric: str, before: float, now: float | None, allowed: float, rule: Rule) -> Verdict:
     if now is None:
         return "vanished"
+    best = (find_score(metric) or UNKNOWN).better
+    worse = rule.worse or (_WORSE[best] if isinstance(best, str) else "away")
     if math.isnan(before) or math.isnan(now):
         if math.isnan(before) and math.isnan(now):
             return "equal"
-        if rule.worse == "none":
+        if worse == "none":
             return "moved"
         if math.isnan(now):
             return "vanished"
-        return "worse" if rule.worse == "any" else "moved"
+        return "worse" if worse == "any" else "moved"
     if now == before:
         return "equal"
     if abs(now - before) <= allowed:
         return "within"
-    if rule.worse == "none":
+    if worse == "none":
         return "moved"
-    worse = rule.worse == "any" or (now > before) == (rule.worse == "higher")
-    return "worse" if worse else "better"
+    if worse == "away":
+        return "worse" if abs(now - float(best)) > abs(before - float(best)) else "better"
+    return "worse" if worse == "any" or (now > before) == (worse == "higher") else "better"

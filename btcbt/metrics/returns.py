@@ -14,10 +14,118 @@ from numpy.typing import ArrayLike
 from btcbt.metrics import power, sharpe
 from btcbt.metrics.accuracy import nan_mean
 from btcbt.metrics.inference import mean_test
-from btcbt.records import FloatArray, IntArray
+from btcbt.metrics.score import Better, Score
+from btcbt.records import IN_BPS, FloatArray, IntArray
 
-MS_PER_YEAR = 365 * 86_400_000
+TRADING_YEAR_MS = 365 * 86_400_000
+"""The year that ratios, returns and turnover are stated for."""
 _NAN = float("nan")
+
+
+def _account(
+    name: str, unit: str, better: Better, formula: str, source: str = "", relative: float = 1e-9, label: str = ""
+) -> Score:
+    per = ("month",) if name == "total_return" else ()
+    return Score(
+        name=name,
+        family="strategy",
+        label=label,
+        unit=unit,
+        better=better,
+        formula=formula,
+        source=source,
+        per=per,  # type: ignore[arg-type]
+        relative=relative,
+    )
+
+
+_SIMULATED = "from the simulation"
+_BOOTSTRAP = "Politis and Romano (1994), JASA 89"
+SIMULATED: tuple[Score, ...] = (
+    _account("fees", "quote", "lower", "fees paid", _SIMULATED),
+    _account("slippage", "quote", "lower", "slippage paid", _SIMULATED),
+    _account("funding", "quote", "lower", "funding paid", _SIMULATED),
+    _account("borrow", "quote", "lower", "interest paid on short positions", _SIMULATED),
+    _account("exposure", "share", "neither", "mean share of equity held, long or short", _SIMULATED),
+    _account("ruined", "", "lower", "1 if equity fell to zero", _SIMULATED),
+)
+"""Scores that are read off a simulation, from its field of the same name."""
+ACCOUNT_SCORES: tuple[Score, ...] = (
+    _account("candles", "count", "neither", "returns in the series"),
+    _account("total_return", "share", "higher", "prod (1 + r) - 1", label="return"),
+    _account("annual_return", "share", "higher", "(1 + total return)^(candles a year / candles) - 1"),
+    _account("annual_volatility", "share", "neither", "std(r) sqrt(candles a year)"),
+    _account(
+        "sharpe",
+        "",
+        "higher",
+        "mean(r) / std(r) sqrt(candles a year)",
+        "Sharpe (1994)",
+        label="Sharpe",
+    ),
+    _account("sharpe_per_candle", "", "higher", "mean(r) / std(r)", "Sharpe (1994)"),
+    _account(
+        "sortino",
+        "",
+        "higher",
+        "mean(r) / sqrt(mean min(r, 0)^2) sqrt(candles a year)",
+        "Sortino and van der Meer (1991)",
+    ),
+    _account("max_drawdown", "share", "lower", "largest loss from an earlier high", label="max DD"),
+    _account("max_drawdown_candles", "candles", "lower", "longest time below an earlier high"),
+    _account("calmar", "", "higher", "annual return / largest drawdown"),
+    _account("hit_rate", "share", "higher", "share of returns that are not zero that are positive"),
+    _account("active", "share", "neither", "share of returns that are not zero"),
+    _account("best_candle", "share", "higher", "max r"),
+    _account("worst_candle", "share", "higher", "min r"),
+    _account("sharpe_low", "", "higher", "lower end of the Sharpe ratio's 95 % bootstrap interval", _BOOTSTRAP, 1e-6),
+    _account("sharpe_high", "", "higher", "upper end of it", _BOOTSTRAP, 1e-6),
+    _account("total_return_low", "share", "higher", "lower end of the total return's 95 % interval", _BOOTSTRAP, 1e-6),
+    _account("total_return_high", "share", "higher", "upper end of it", _BOOTSTRAP, 1e-6),
+    _account("p_value", "p-value", "lower", "one-sided: mean return above zero", relative=1e-6),
+    _account(
+        "probabilistic_sharpe",
+        "probability",
+        "higher",
+        "probability that the true Sharpe ratio is above zero",
+        "Bailey and Lopez de Prado (2012), J. Risk 15",
+    ),
+    _account(
+        "min_track_record_candles",
+        "candles",
+        "lower",
+        "candles that a Sharpe ratio of this size needs to be significant at 5 %",
+        "Bailey and Lopez de Prado (2012), J. Risk 15",
+    ),
+    _account("more_candles_needed", "candles", "lower", "further candles to tell the mean return from zero"),
+    _account(
+        "deflated_sharpe",
+        "probability",
+        "higher",
+        "probability that the true Sharpe ratio is above that of the luckiest of all trials without skill",
+        "Bailey and Lopez de Prado (2014), JPM 40",
+    ),
+    _account("trials", "count", "neither", "configurations ever tried on these candles"),
+    _account("turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="x/year"),
+    _account("costs", "multiples of equity", "lower", "sum of fees and slippage / equity"),
+    _account("break_even_bps", "bps", "higher", "break-even cost a side", label="b/e bps"),
+    _account("cost_bps", "bps", "lower", "costs / value traded"),
+    _account("trades", "count", "neither", "closed trades"),
+    _account("trade_hit_rate", "share", "higher", "share of closed trades with a gain"),
+    _account("trade_mean_bps", "bps", "higher", "mean return of closed trades"),
+    _account("profit_factor", "", "higher", "sum of gains / sum of losses"),
+    _account("benchmark.total_return", "share", "neither", "total return of buy and hold"),
+    _account("benchmark.sharpe", "", "neither", "its Sharpe ratio"),
+    _account("benchmark.max_drawdown", "share", "neither", "its largest drawdown"),
+    _account("excess.total_return", "share", "higher", "total return minus that of buy and hold"),
+    _account("excess.information_ratio", "", "higher", "mean(r - b) / std(r - b) sqrt(candles a year)"),
+    _account("excess.p_value", "p-value", "lower", "one-sided: mean(r - b) above zero", relative=1e-6),
+    _account("excess.more_candles_needed", "candles", "lower", "further candles to tell mean(r - b) from zero"),
+    _account("beta", "", "neither", "cov(r, b) / var(b)"),
+    _account("alpha", "share a year", "higher", "(mean(r) - beta mean(b)) candles a year"),
+    *SIMULATED,
+)
+"""The scores of an account: r its net returns per candle, b those of buy and hold."""
 
 
 def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArray:
@@ -47,6 +155,24 @@ def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArra
     return np.asarray(np.where(e[:-1] > 0.0, e[1:] / before - 1.0, 0.0))
 
 
+def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | None = None) -> dict[str, float]:
+    """Total return in each calendar month (UTC, of the candle's open), by its name, say ``2019-06``.
+
+    Parameters
+    ----------
+    equity : float (N,)
+        Value of the account at each candle's close, net.
+    open_time : int64 (N,)
+        Open times, ms UTC.
+    initial : float, optional
+        Value before the first candle; without it the first candle has no return.
+    """
+    returns = equity_returns(equity, initial)
+    times = np.asarray(open_time)[len(open_time) - len(returns) :]
+    months = times.astype("datetime64[ms]").astype("datetime64[M]").astype(str)
+    return {str(month): sharpe.compound(returns[months == month]) for month in np.unique(months)}
+
+
 def drawdown(returns: ArrayLike) -> FloatArray:
     """Share of the highest equity so far that is lost, (n,), at each candle; 0 at a high."""
     value = np.concatenate([[1.0], np.cumprod(1.0 + np.asarray(returns, dtype=np.float64))])
@@ -74,7 +200,6 @@ def summarise_returns(
     equity: ArrayLike,
     benchmark: ArrayLike | None = None,
     *,
-    open_time: IntArray | None = None,
     interval_ms: int = 3_600_000,
     horizon: int = 24,
     initial: float | None = None,
@@ -93,8 +218,6 @@ def summarise_returns(
         Value of the account at each candle's close, net.
     benchmark : float (N,), optional
         The same for what it is measured against (buy and hold), from the same initial value.
-    open_time : int64 (N,), optional
-        Open times, ms UTC; adds the return of each calendar month (of the candle's open).
     interval_ms, horizon : int
         Candle length; candles that a bootstrap block spans at least.
     initial : float, optional
@@ -121,8 +244,6 @@ def summarise_returns(
         raise ValueError("an equity curve needs two values, or an initial one, to have a return")
     out = _performance(returns, interval_ms)
     out.update(_luck(returns, interval_ms, horizon, trial_sharpes, reps, seed))
-    if open_time is not None:
-        out.update(_monthly(returns, open_time[len(open_time) - len(returns) :]))
     if traded is not None:
         out.update(_trading(equity, returns, initial, traded, costs, interval_ms))
     if trade_returns is not None:
@@ -133,7 +254,7 @@ def summarise_returns(
 
 
 def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:
-    per_year = MS_PER_YEAR / interval_ms
+    per_year = TRADING_YEAR_MS / interval_ms
     total, deepest = sharpe.compound(returns), float(drawdown(returns).max())
     with np.errstate(over="ignore"):
         annual = float(np.expm1(np.log1p(total) * per_year / len(returns))) if total > -1.0 else -1.0
@@ -159,7 +280,7 @@ def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:
 def _luck(
     returns: FloatArray, interval_ms: int, horizon: int, trials: ArrayLike | None, reps: int, seed: int
 ) -> dict[str, float]:
-    annual = float(np.sqrt(MS_PER_YEAR / interval_ms))
+    annual = float(np.sqrt(TRADING_YEAR_MS / interval_ms))
     interval = sharpe.bootstrap_interval(returns, horizon, reps=reps, seed=seed)
     out = {
         "sharpe_low": interval["sharpe"][0] * annual,
@@ -177,11 +298,6 @@ def _luck(
     return out
 
 
-def _monthly(returns: FloatArray, open_time: IntArray) -> dict[str, float]:
-    months = np.asarray(open_time).astype("datetime64[ms]").astype("datetime64[M]").astype(str)
-    return {f"by_month.{m}.total_return": sharpe.compound(returns[months == m]) for m in np.unique(months)}
-
-
 def _trading(
     equity: ArrayLike,
     returns: FloatArray,
@@ -195,12 +311,12 @@ def _trading(
     before = np.where(before > 0.0, before, np.nan)
     n = len(returns)
     share = np.nan_to_num(np.asarray(traded, dtype=np.float64)[-n:] / before)
-    out = {"turnover": float(share.sum() / n * MS_PER_YEAR / interval_ms)}
+    out = {"turnover": float(share.sum() / n * TRADING_YEAR_MS / interval_ms)}
     if costs is not None:
         paid = np.nan_to_num(np.asarray(costs, dtype=np.float64)[-n:] / before)
         out["costs"] = float(paid.sum())
         out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share)
-        out["cost_bps"] = 1e4 * float(paid.sum() / share.sum()) if share.sum() > 0.0 else _NAN
+        out["cost_bps"] = IN_BPS * float(paid.sum() / share.sum()) if share.sum() > 0.0 else _NAN
     return out
 
 
@@ -209,7 +325,7 @@ def _trades(trades: FloatArray) -> dict[str, float]:
     return {
         "trades": float(len(trades)),
         "trade_hit_rate": float(nan_mean(trades > 0.0)),
-        "trade_mean_bps": 1e4 * float(nan_mean(trades)),
+        "trade_mean_bps": IN_BPS * float(nan_mean(trades)),
         "profit_factor": gains / losses if losses > 0.0 else _NAN,
     }
 
@@ -217,7 +333,7 @@ def _trades(trades: FloatArray) -> dict[str, float]:
 def _against(returns: FloatArray, benchmark: FloatArray, interval_ms: int) -> dict[str, float]:
     if benchmark.shape != returns.shape:
         raise ValueError(f"benchmark has {len(benchmark)} returns, not {len(returns)}")
-    per_year = MS_PER_YEAR / interval_ms
+    per_year = TRADING_YEAR_MS / interval_ms
     excess = returns - benchmark
     variance = float(benchmark.var())
     beta = float(np.mean((returns - returns.mean()) * (benchmark - benchmark.mean())) / variance) if variance else _NAN

@@ -1,11 +1,9 @@
-"""Scores of a history of any length in the memory of a batch.
+"""The scores of a history of any length in the memory of a batch.
 
-`ScoreStream` takes the panels of one forecaster batch by batch and gives what `summary.summarise` gives for all of
-them joined. Means are kept as running sums for each group, step and channel. Tests need whole series; those lie in
-a scratch file, one after another, and are read one at a time. What stays in memory grows by some 50 bytes an
-origin.
-
-Numbers agree with `summarise` up to rounding, for sums are taken batch by batch.
+`ScoreStream` takes the panels of one forecaster batch by batch. Means are kept as running sums for each group, step
+and channel. Tests need whole series; those lie in a scratch file, one after another, and are read one at a time. What
+stays in memory grows by some 50 bytes an origin. What is computed is in `btcbt.metrics.forecast_scores`; the tests hold
+a second version that takes all panels at once.
 """
 
 from __future__ import annotations
@@ -17,18 +15,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from btcbt.metrics import accuracy, distribution, volatility
-from btcbt.metrics.inference import diebold_mariano
-from btcbt.metrics.panel import SANITY, SCORED, LossPanel
-from btcbt.metrics.summary import REGIMES, _entries, _put, volatility_regimes
-from btcbt.records import CLOSE, FloatArray, IntArray
+from btcbt.metrics import distribution, volatility
+from btcbt.metrics.forecast_scores import MEANS, TESTS, Batch, Mean, Series
+from btcbt.metrics.pairs import hln_rows, pair_rows
+from btcbt.metrics.panel import SCORED, LossPanel
+from btcbt.metrics.score import ALL, POOLED, Row
+from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray
 
+REGIMES = ("low", "middle", "high")
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
 """What the scratch file holds of each step and channel: (B,) float64 each."""
-_Table = dict[str, FloatArray]
-_Numbers = NDArray[np.int32]
+_Groups = NDArray[np.int32]
 
 
 class ScoreStream:
@@ -46,6 +45,11 @@ class ScoreStream:
         As in `LossPanel`.
     scratch : Path
         Folder for the scratch file, 48 bytes for each origin, step and channel; it goes with the stream.
+
+    Raises
+    ------
+    ValueError
+        If there are no origins.
     """
 
     def __init__(
@@ -66,9 +70,7 @@ class ScoreStream:
         self._stride = max(1, int(gaps.min()) // interval_ms) if len(gaps) else 1
         regimes, self._thresholds = volatility_regimes(past_volatility)
         self._names, self._groups = _groups(origins, regimes, labels)
-        self._sums: dict[str, FloatArray] = {}
-        self._counts: dict[str, FloatArray] = {}
-        self._insane = np.zeros((len(self._names), len(SANITY)))
+        self._sums: dict[tuple[str, str], tuple[FloatArray, FloatArray]] = {}
         self._energy, self._variance, self._realised = (np.empty(len(origins)) for _ in range(3))
         self._done = 0
         scratch.mkdir(parents=True, exist_ok=True)
@@ -107,21 +109,19 @@ class ScoreStream:
             raise ValueError("these are not the next origins of the stream")
         if (panel.horizon, panel.n_paths) != (self.horizon, self.n_paths):
             raise ValueError("the panel has another horizon or number of paths than the stream")
-        places = _changes(panel)
-        groups = [column[rows] for column in self._groups]
-        for name, values in _elements(panel, places).items():
-            self._add_up(name, values, groups)
-        for column in groups:
-            np.add.at(self._insane, column[column >= 0], panel.insane[column >= 0])
+        batch, groups = Batch(panel), [column[rows] for column in self._groups]
+        for score in MEANS:
+            self._add_up((score.name, "of"), score.of(batch), groups)
+            if score.over is not None:
+                self._add_up((score.name, "over"), score.over(batch), groups)
         self._energy[rows] = panel.energy_bps
         self._variance[rows], self._realised[rows] = panel.variance[:, -1], panel.realised[:, -1]
-        self._write(rows.start, {"pit": panel.pit, "crps_bps": panel.crps_bps, **places})
+        self._write(rows.start, {"pit": panel.pit, "crps_bps": panel.crps_bps, **batch.changes})
         self._done = rows.stop
 
-    def _add_up(self, name: str, values: FloatArray, groups: Sequence[_Numbers]) -> None:
+    def _add_up(self, key: tuple[str, str], values: FloatArray, groups: Sequence[_Groups]) -> None:
         shape = (len(self._names), *values.shape[1:])
-        sums = self._sums.setdefault(name, np.zeros(shape))
-        counts = self._counts.setdefault(name, np.zeros(shape))
+        sums, counts = self._sums.setdefault(key, (np.zeros(shape), np.zeros(shape)))
         known = ~np.isnan(values)
         values = np.where(known, values, 0.0)
         for column in groups:
@@ -146,175 +146,148 @@ class ScoreStream:
         self._file.seek(self._at(SERIES.index(name), step - 1, channel))
         return np.frombuffer(self._file.read(8 * len(self)), dtype="<f8")
 
-    def losses(self) -> dict[str, tuple[int, FloatArray]]:
+    def losses(self) -> dict[tuple[str, int], tuple[int, FloatArray]]:
         """What forecasters are compared by, all at once: how many origins overlap, and the loss (B,) of each.
 
-        The CRPS of the close at the first and the last step, and the energy score of its path.
+        The CRPS of the close at the first and the last step, and the energy score of its path, by loss and step.
         """
         ends = sorted({1, self.horizon})
-        crps = {f"crps_bps.close.h{h}": (self.overlap(h), self.series("crps_bps", h, CLOSE)) for h in ends}
-        return {**crps, "energy_bps": (self.overlap(self.horizon), self._energy)}
+        crps = {("crps_bps", h): (self.overlap(h), self.series("crps_bps", h, CLOSE)) for h in ends}
+        return {**crps, ("energy_bps", POOLED): (self.overlap(self.horizon), self._energy)}
 
-    def summarise(self, reference: ScoreStream | None = None) -> dict[str, float]:
-        """What `summary.summarise` gives for the joined panels; see there for the keys.
+    def rows(self) -> Iterator[Row]:
+        """Every score, one by one: with many months there are tens of thousands.
 
         Raises
         ------
         ValueError
             If panels are still to come.
         """
-        return dict(self.items(reference))
-
-    def items(self, reference: ScoreStream | None = None) -> Iterator[tuple[str, float]]:
-        """Key by key what `summarise` gives: with many months there are tens of thousands."""
         if self._done != len(self):
             raise ValueError(f"{self._done} of {len(self)} origins have been added")
-        yield "origins", float(len(self))
-        for name, array in (self._scores(0) | self._tests()).items():
-            yield from _entries(name, array, self.horizon, None)
+        yield Row(ALL, POOLED, ALL, "origins", float(len(self)))
+        for score in MEANS:
+            yield from self._mean_rows(score, 0, range(1, self.horizon + 1))
+        yield from self._test_rows()
         for level in distribution.LEVELS:
-            yield f"coverage{level}_attainable", distribution.attainable_level(self.n_paths, level)
-        yield "by_volatility.low_up_to_bps", self._thresholds[0]
-        yield "by_volatility.middle_up_to_bps", self._thresholds[1]
-        for group, key in enumerate(self._names[1:], start=1):
-            yield f"{key}.origins", float(sum(np.count_nonzero(column == group) for column in self._groups))
-            for name, array in self._scores(group).items():
-                for entry, value in _entries(name, array, self.horizon, {1, self.horizon}):
-                    yield f"{key}.{entry}", value
-        if reference is not None:
-            yield from ((f"versus.{key}", value) for key, value in self._compare(reference).items())
+            attainable = distribution.attainable_level(self.n_paths, level)
+            yield Row(ALL, POOLED, ALL, f"coverage{level}_attainable", attainable)
+        for regime, threshold in zip(REGIMES, self._thresholds, strict=False):
+            yield Row(ALL, POOLED, f"regime={regime}", "up_to_bps", threshold)
+        for group, name in enumerate(self._names[1:], start=1):
+            yield Row(ALL, POOLED, name, "origins", float(self._count(group)))
+            for score in MEANS:
+                yield from self._mean_rows(score, group, sorted({1, self.horizon}))
 
-    def _scores(self, group: int) -> _Table:
-        means = {name: _mean(self._sums[name][group], self._counts[name][group]) for name in self._sums}
-        for kind in ("mase", "r2"):
-            scale = means.pop(f"{kind}_scale")
-            ratio = means[kind] / np.where(scale == 0.0, np.nan, scale)
-            means[kind] = ratio if kind == "mase" else 1.0 - ratio
-        for name in ("rmse", "rmse_bps"):
-            means[name] = np.sqrt(means[name])
-        origins = sum(np.count_nonzero(column == group) for column in self._groups)
-        for name, count in zip(SANITY, self._insane[group], strict=True):
-            means[f"insane_{name}"] = np.asarray(count / (origins * self.n_paths * self.horizon))
-        return means
+    def comparison(self, reference: ScoreStream, name: str) -> Iterator[Row]:
+        """Paired comparison with a reference at the origins that both have.
 
-    def _tests(self) -> _Table:
-        names = ("pit_p", "direction_p", "ic", "ic_t", "rank_ic", "rank_ic_t")
-        out = {name: np.full((self.horizon, len(SCORED)), np.nan) for name in names}
-        for step, c in self._columns():
-            overlap, at = self.overlap(step), (step - 1, c)
-            out["pit_p"][at] = distribution.uniformity_test(self.series("pit", step, c), overlap).p_value
-            change, mean = self.series("change", step, c), self.series("mean_change", step, c)
-            median = self.series("median_change", step, c)
-            out["direction_p"][at] = accuracy.pesaran_timmermann(median, change, overlap).p_value
-            for name, rank in (("ic", False), ("rank_ic", True)):
-                ic = accuracy.information_coefficient(mean, change, overlap, rank=rank)
-                out[name][at], out[f"{name}_t"][at] = ic.mean, ic.statistic
-        return out
+        For each channel and step the losses ``crps_bps`` and ``abs_bps`` (absolute error of the median), and for the
+        close's path ``energy_bps`` and ``qlike`` of the last step; see `pairs.pair_rows`. For the close's CRPS at the
+        last step also the version of Harvey, Leybourne and Newbold.
 
-    def _compare(self, reference: ScoreStream) -> dict[str, float]:
+        Parameters
+        ----------
+        reference : ScoreStream
+            The random walk, say, at any origins.
+        name : str
+            What it is called in the rows' group.
+
+        Raises
+        ------
+        ValueError
+            If no origin is shared, or horizons differ.
+        """
         if self.horizon != reference.horizon:
             raise ValueError(f"horizons differ: {self.horizon} and {reference.horizon}")
         shared, ours, theirs = np.intersect1d(self.origins, reference.origins, return_indices=True)
         if len(shared) == 0:
             raise ValueError("the panels share no origin")
-        out = {"origins": float(len(shared))}
+        group, last, overlap = f"against={name}", self.horizon, self.overlap(self.horizon)
+        yield Row(ALL, POOLED, group, "origins", float(len(shared)))
         for step, c in self._columns():
-            for score in ("crps_bps", "abs_bps"):
-                pair = self.series(score, step, c)[ours], reference.series(score, step, c)[theirs]
-                _put(out, f"{score}.{SCORED[c]}.h{step}", *pair, self.overlap(step))
-        last, overlap = self.horizon, self.overlap(self.horizon)
-        _put(out, "energy_bps", self._energy[ours], reference._energy[theirs], overlap)
+            for loss in ("crps_bps", "abs_bps"):
+                pair = self.series(loss, step, c)[ours], reference.series(loss, step, c)[theirs]
+                yield from pair_rows(SCORED[c], step, group, loss, *pair, self.overlap(step))
+        close = CHANNELS[CLOSE]
+        energy = self._energy[ours], reference._energy[theirs]
+        yield from pair_rows(close, POOLED, group, "energy_bps", *energy, overlap)
         a, b = (volatility.qlike_loss(s._variance, s._realised) for s in (self, reference))
-        _put(out, f"qlike.h{last}", a[ours], b[theirs], overlap)
+        yield from pair_rows(close, last, group, "qlike", a[ours], b[theirs], overlap)
         a, b = (s.series("crps_bps", last, CLOSE) for s in (self, reference))
-        test = diebold_mariano(a[ours], b[theirs], overlap, "hln")
-        out[f"crps_bps.close.h{last}.hln"], out[f"crps_bps.close.h{last}.hln_p"] = test.statistic, test.p_value
-        return out
+        yield from hln_rows(close, last, group, "crps_bps", a[ours], b[theirs], overlap)
+
+    def _mean_rows(self, score: Mean, group: int, steps: Sequence[int]) -> Iterator[Row]:
+        value, name = self._value(score, group), self._names[group]
+        if "step" not in score.per:
+            channel = ALL if score.each_candle else CHANNELS[CLOSE]
+            yield Row(channel, POOLED, name, score.name, float(value))
+            return
+        for step in (*steps, POOLED):
+            row = value[step - 1]  # the last row pools all steps
+            if "channel" not in score.per:
+                yield Row(CHANNELS[CLOSE], step, name, score.name, float(row))
+                continue
+            for channel, number in zip(SCORED, row, strict=True):
+                yield Row(channel, step, name, score.name, float(number))
+
+    def _value(self, score: Mean, group: int) -> FloatArray:
+        """A score of a group by step and channel, all steps pooled in the last row."""
+        weight = self.n_paths * self.horizon if score.each_candle else 1
+        value = _mean(*self._sums[score.name, "of"], group, weight)
+        if score.over is not None:
+            scale = _mean(*self._sums[score.name, "over"], group)
+            value = value / np.where(scale == 0.0, np.nan, scale)
+        return score.then(value)
+
+    def _test_rows(self) -> Iterator[Row]:
+        for step, c in self._columns():
+            series = Series(lambda name, step=step, c=c: self.series(name, step, c), self.overlap(step))  # type: ignore[misc]
+            for test in TESTS:
+                yield Row(SCORED[c], step, ALL, test.name, test.of(series))
+
+    def _count(self, group: int) -> int:
+        return sum(int(np.count_nonzero(column == group)) for column in self._groups)
 
     def _columns(self) -> Iterator[tuple[int, int]]:
         return ((step, c) for step in range(1, self.horizon + 1) for c in range(len(SCORED)))
 
 
-def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> tuple[list[str], list[_Numbers]]:
-    """The groups' keys, and the number of the group of each origin in each way to split them, -1 for none.
+def volatility_regimes(past_volatility: ArrayLike) -> tuple[NDArray[np.int64], tuple[float, float]]:
+    """Terciles of the context's volatility: regime 0, 1 or 2 of each origin, and the two thresholds.
+
+    The volatility of an origin is known there; the thresholds are terciles over all origins of the run, so
+    that the regimes hold equally many and their scores are equally precise. No decision is made with them,
+    but they need the whole run: a strategy may use thresholds from an earlier run only, which is why they are
+    reported. NaN volatility falls into regime 2. Origins at a threshold belong below it.
+    """
+    x = np.asarray(past_volatility, dtype=np.float64)
+    low, high = (float(q) for q in np.nanquantile(x, [1.0 / 3.0, 2.0 / 3.0]))
+    return np.where(x <= low, 0, np.where(x <= high, 1, 2)).astype(np.int64), (low, high)
+
+
+def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> tuple[list[str], list[_Groups]]:
+    """The groups' names, and the number of the group of each origin in each way to split them, -1 for none.
 
     Group 0 is all origins.
     """
-    names: list[str] = [""]
-    columns: list[_Numbers] = [np.zeros(len(origins), dtype=np.int32)]
+    names: list[str] = [ALL]
+    columns: list[_Groups] = [np.zeros(len(origins), dtype=np.int32)]
     months = origins.astype("datetime64[ms]").astype("datetime64[M]")
-    for kind, values in (("by_month", months), ("by_volatility", regimes), ("by_label", np.asarray(labels))):
+    for kind, values in (("month", months), ("regime", regimes), ("label", np.asarray(labels))):
         found, which = np.unique(values, return_inverse=True)
-        if kind == "by_label" and found[0] == "":
+        if kind == "label" and found[0] == "":
             found, which = found[1:], which - 1
-        texts = [REGIMES[int(value)] if kind == "by_volatility" else str(value) for value in found]
+        texts = [REGIMES[int(value)] if kind == "regime" else str(value) for value in found]
         columns.append(np.where(which < 0, -1, which + len(names)).astype(np.int32))
-        names += [f"{kind}.{text}" for text in texts]
+        names += [f"{kind}={text}" for text in texts]
     return names, columns
 
 
-def _changes(panel: LossPanel) -> dict[str, FloatArray]:
-    """Forecast and realised changes from the naive forecast, and the median's error, scale-free (B, H, C)."""
-    naive = panel.to_bps(np.broadcast_to(panel.naive[:, None, :], panel.outcome.shape))
-    median, outcome = panel.to_bps(panel.quantiles[..., distribution.MEDIAN]), panel.to_bps(panel.outcome)
-    return {
-        "median_change": median - naive,
-        "mean_change": panel.mean_bps - naive,
-        "change": outcome - naive,
-        "abs_bps": np.abs(median - outcome),
-    }
-
-
-def _elements(panel: LossPanel, places: dict[str, FloatArray]) -> _Table:
-    """What each score is the mean of, in the order of `summary.scores`; NaN where it leaves a place out."""
-    outcome, naive = panel.outcome, np.broadcast_to(panel.naive[:, None, :], panel.outcome.shape)
-    median = panel.quantiles[..., distribution.MEDIAN].astype(np.float64)
-    error, error_of_mean = median - outcome, panel.mean.astype(np.float64) - outcome
-    paired = [np.where(np.isnan(e) | np.isnan(naive - outcome), np.nan, e) for e in (error, error_of_mean)]
-    scale = [np.where(np.isnan(e), np.nan, naive - outcome) for e in paired]
-    error_bps = places["mean_change"] - places["change"]
-    signs = [np.where(x == 0.0, np.nan, np.sign(x)) for x in (places["median_change"], places["change"])]
-    difference = volatility.volatility_error(panel.variance, panel.realised)
-    return {
-        "mae": np.abs(error),
-        "mape": 100.0 * np.abs(error) / np.where(outcome == 0.0, np.nan, np.abs(outcome)),
-        "mase": np.abs(paired[0]),
-        "mase_scale": np.abs(scale[0]),
-        "rmse": error_of_mean**2,
-        "r2": paired[1] ** 2,
-        "r2_scale": scale[1] ** 2,
-        "bias": error_of_mean,
-        "mae_bps": places["abs_bps"],
-        "rmse_bps": error_bps**2,
-        "bias_bps": error_bps,
-        "direction": np.where(np.isnan(signs[0] * signs[1]), np.nan, signs[0] == signs[1]),
-        "crps": panel.crps.astype(np.float64),
-        "crps_bps": panel.crps_bps.astype(np.float64),
-        **_interval_elements(panel),
-        "scored": np.isfinite(panel.crps).astype(np.float64),
-        "qlike": volatility.qlike_loss(panel.variance, panel.realised),
-        "volatility_mae_bps": np.abs(difference),
-        "volatility_bias_bps": difference,
-        "energy_bps": panel.energy_bps,
-    }
-
-
-def _interval_elements(panel: LossPanel) -> _Table:
-    pinball = distribution.pinball_loss(panel.quantiles, panel.outcome[..., None], distribution.PROBABILITIES)
-    out = {"pinball": pinball.mean(axis=-1)}
-    for q, probability in enumerate(distribution.PROBABILITIES):
-        out[f"pinball_q{1000 * probability:03.0f}"] = pinball[..., q]
-    quantiles_bps = panel.to_bps(panel.quantiles)
-    for i, level in enumerate(distribution.LEVELS):
-        out[f"coverage{level}"] = 100.0 * panel.covered[..., i].astype(np.float64)
-        lower, upper = distribution.interval(quantiles_bps, level)
-        out[f"width{level}_bps"] = upper - lower
-    return out
-
-
-def _mean(sums: FloatArray, counts: FloatArray) -> FloatArray:
+def _mean(sums: FloatArray, counts: FloatArray, group: int, weight: int = 1) -> FloatArray:
     """Means by step, and pooled over steps in the last row; those of whole forecasts have no steps."""
-    if sums.ndim:
-        sums = np.concatenate([sums, sums.sum(axis=0, keepdims=True)])
-        counts = np.concatenate([counts, counts.sum(axis=0, keepdims=True)])
-    return np.asarray(sums / np.where(counts == 0.0, np.nan, counts))
+    total, count = sums[group], counts[group]
+    if total.ndim:
+        total = np.concatenate([total, total.sum(axis=0, keepdims=True)])
+        count = np.concatenate([count, count.sum(axis=0, keepdims=True)])
+    return np.asarray(total / np.where(count == 0.0, np.nan, weight * count))

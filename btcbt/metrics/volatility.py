@@ -10,10 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from btcbt.metrics.accuracy import Axis, nan_mean
-from btcbt.records import FloatArray
-
-BPS = 1e4
+from btcbt.records import IN_BPS, FloatArray
 
 
 def realised_variance(close: ArrayLike, last_close: ArrayLike) -> FloatArray:
@@ -51,18 +48,13 @@ def qlike_loss(forecast: ArrayLike, realised: ArrayLike) -> FloatArray:
     return np.asarray(ratio - np.log(ratio) - 1.0)
 
 
-def qlike(forecast: ArrayLike, realised: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Mean `qlike_loss` over what is not NaN."""
-    return nan_mean(qlike_loss(forecast, realised), axis)
-
-
 def volatility_error(forecast: ArrayLike, realised: ArrayLike) -> FloatArray:
     """Forecast volatility minus realised volatility (square roots of the variances), in basis points.
 
     NaN where either variance is NaN or negative.
     """
     forecast, realised = np.asarray(forecast, dtype=np.float64), np.asarray(realised, dtype=np.float64)
-    return np.asarray(BPS * (_root(forecast) - _root(realised)))
+    return np.asarray(IN_BPS * (_root(forecast) - _root(realised)))
 
 
 def _root(variance: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 from rich.box import SIMPLE_HEAD
@@ -13,12 +13,34 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.metrics.regression import Comparison, moved
+from btcbt.metrics.regression import UNKNOWN, Comparison, moved
+from btcbt.metrics.score import Row
+from btcbt.metrics.table import every_key, find_score
+from btcbt.storage.runs import Run
 
 SHOWN = 60
-COLUMNS = ("metric", "baseline", "now", "change", "allowed", "verdict")
+COLUMNS = ("metric", "baseline", "now", "change", "allowed", "better", "verdict")
+TEXTS = ("metric", "better", "verdict")
+"""Columns without numbers."""
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLES = {"worse": "red", "vanished": "red", "better": "green"}
+
+
+def numbers_of(run: Run, baseline: Mapping[str, float]) -> Mapping[str, float]:
+    """The headline numbers of a run, and those of its other scores that a baseline names by their dotted keys.
+
+    Raises
+    ------
+    StoreError
+        If the baseline names others, and the run's scores cannot be read.
+    """
+    others = {key for key in baseline if key not in run.metrics and find_score(key) is not None}
+    if not others or not (run.directory / "scores.parquet").is_file():
+        return run.metrics
+    frame = run.scores().drop(columns="symbol")
+    rows = ((name, Row(*rest)) for name, *rest in frame.itertuples(index=False))
+    keys = every_key(rows, next(iter(run.manifest["forecasters"])))
+    return {**run.metrics, **{key: value for key, value in keys if key in others}}
 
 
 def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
@@ -28,7 +50,7 @@ def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
     if changed:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for column in COLUMNS:
-            table.add_column(column, justify="left" if column in ("metric", "verdict") else "right", overflow="fold")
+            table.add_column(column, justify="left" if column in TEXTS else "right", overflow="fold")
         for one in changed[:SHOWN]:
             table.add_row(*(Text(cell) for cell in _cells(one)), style=_STYLES.get(one.verdict, ""))
         parts.append(table)
@@ -52,7 +74,7 @@ def check_markdown(comparisons: Sequence[Comparison], title: str) -> str:
     lines = [f"### {_escape(title)}", "", verdict(comparisons), ""]
     changed = moved(comparisons)
     if changed:
-        lines += ["| " + " | ".join(COLUMNS) + " |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+        lines += ["| " + " | ".join(COLUMNS) + " |", "| --- | ---: | ---: | ---: | ---: | --- | --- |"]
         lines += ["| " + " | ".join(_escape(cell) for cell in _cells(one)) + " |" for one in changed[:SHOWN]]
         lines += ["", f"and {len(changed) - SHOWN:,} more"] if len(changed) > SHOWN else []
     return "\n".join(lines) + "\n"
@@ -82,6 +104,7 @@ def _cells(one: Comparison) -> tuple[str, ...]:
         _number(one.now),
         f"{one.change:+.4g}" if math.isfinite(one.change) else "",
         f"{one.allowed:.2g}" if math.isfinite(one.allowed) else "",
+        (find_score(one.metric) or UNKNOWN).direction.removesuffix(" is better").removesuffix(" is best"),
         one.verdict,
     )
 

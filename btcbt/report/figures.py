@@ -15,10 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from btcbt.config import time_text
-from btcbt.records import CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
+from btcbt.config import interval_ms, time_text
+from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
 from btcbt.storage.runs import Run
-from btcbt.windows import Windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,49 +28,69 @@ HISTORY = 72
 BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
 """Central intervals of a fan, widest first, and how opaque each is."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Told apart by the colour-blind too (Okabe and Ito, 2008), in order of use."""
+"""Distinct to the colour-blind, too (Okabe and Ito, 2008), in order of use."""
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
 INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
 
 
-def draw_figures(run: Run, windows: Windows) -> list[Path]:
+def draw_figures(run: Run) -> list[Path]:
     """Draw every figure of a run into its folder `figures`.
 
     Parameters
     ----------
     run : Run
-        A run on disk.
-    windows : Windows
-        Its origins, for the candles around the forecast that is shown.
+        A run on disk; nothing else is read.
 
     Returns
     -------
     list of Path
         The PNG files written.
+
+    Raises
+    ------
+    StoreError
+        If a table of the run is missing or damaged.
     """
     folder = run.directory / "figures"
     folder.mkdir(exist_ok=True)
-    figures: dict[str, Figure] = {}
-    scored = np.flatnonzero(windows.scored)
-    index = int(scored[len(scored) // 2]) if len(scored) else len(windows) - 1
-    outcome = windows.outcomes(np.array([index]))[0] if len(scored) else None
-    titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
-    fans = {titles[name]: run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
-    figures["fan"] = fan_chart(windows[index], fans, outcome)
-    if len(scored):
-        figures["error_by_step"] = error_by_step(run.metrics, titles)
+    figures = {"fan": _example(run)}
+    if run.manifest["origins"]["scored"]:
+        titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
+        figures["error_by_step"] = error_by_step(run.scores(), titles)
     if run.manifest["strategies"]:
-        figures["equity"] = equity_chart(
-            run.equity(),
-            run.config.portfolio.initial_cash,
-            highlighted(list(run.equity().columns), primary(run)),
-        )
+        equity = run.equity()
+        named = highlighted(list(equity.columns), primary(run))
+        figures["equity"] = equity_chart(equity, run.config.portfolio.initial_cash, named)
     files = []
     for name, figure in figures.items():
         file = folder / f"{name}.png"
         figure.savefig(file, dpi=DPI)
         files.append(file)
     return files
+
+
+def _example(run: Run) -> Figure:
+    """The fan chart of the middle one of all origins with a known outcome, or of the last origin."""
+    origins = run.origins()
+    scored = np.flatnonzero(origins["scored"].to_numpy())
+    index = int(scored[len(scored) // 2]) if len(scored) else len(origins) - 1
+    window, outcome = around(run, int(_milliseconds(origins.index)[index]))
+    kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
+    fans = {_title(name, kinds[name]): run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
+    return fan_chart(window, fans, outcome if len(scored) else None)
+
+
+def around(run: Run, origin: int) -> tuple[Window, FloatArray]:
+    """The candles that were known at an origin, and those after it as far as there are any."""
+    candles, interval = run.candles(), interval_ms(run.config.candles.interval)
+    times, values = _milliseconds(candles.index), candles[list(CHANNELS)].to_numpy(dtype=np.float64)
+    now = int(np.searchsorted(times, origin))
+    known = slice(now - run.config.windows.context, now)
+    return Window(times[known], values[known], interval), values[now : now + run.config.windows.horizon]
+
+
+def _milliseconds(index: Any) -> IntArray:
+    return np.asarray(index.as_unit("ms").asi8, dtype=np.int64)
 
 
 def primary(run: Run) -> str:
@@ -82,7 +101,7 @@ def primary(run: Run) -> str:
 
 
 def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
-    """Accounts to tell apart by colour: those on one forecaster, and those on none."""
+    """Accounts that get a colour of their own: those on one forecaster, and those on none."""
     return [name for name in columns if "@" not in name or name.endswith(f"@{forecaster}")]
 
 
@@ -130,17 +149,23 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     return figure
 
 
-def error_by_step(metrics: Mapping[str, float], titles: Mapping[str, str]) -> Figure:
+def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step.
 
-    `titles` says what to call each forecaster of `metrics`.
+    Parameters
+    ----------
+    scores : DataFrame
+        As `btcbt.storage.runs.Run.scores` gives them.
+    titles : mapping of str to str
+        What to call each forecaster.
     """
+    close = scores[(scores["channel"] == "close") & (scores["group"] == "all") & (scores["step"] > 0)]
     figure = new_figure(11.5, 4.2)
     left, right = figure.subplots(1, 2)
     for (name, title), colour in zip(titles.items(), _cycle(len(titles)), strict=True):
         for axes, score in ((left, "crps_bps"), (right, "coverage90")):
-            values = _by_step(metrics, f"forecast.{name}.{score}.close")
-            axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.6, label=title)
+            steps = close[(close["forecaster"] == name) & (close["metric"] == score)].sort_values("step")
+            axes.plot(steps["step"], steps["value"], color=colour, linewidth=1.6, label=title)
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     right.text(1, 90.3, "nominal", fontsize=8, color=INK)
     left.set_ylim(bottom=0)
@@ -165,7 +190,7 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
     initial_cash : float
         Equity before the first row.
     named : sequence of str
-        Columns to tell apart by colour; the others are drawn faintly.
+        Columns with a colour of their own; the others are drawn faintly.
     """
     figure = new_figure(11.5, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
@@ -223,13 +248,6 @@ def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, 
             times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} % of paths"
         )
     axes.plot(times, np.median(samples, axis=0), color=colour, linewidth=1.6, label="median")
-
-
-def _by_step(metrics: Mapping[str, float], prefix: str) -> FloatArray:
-    values: list[float] = []
-    while (key := f"{prefix}.h{len(values) + 1}") in metrics:
-        values.append(metrics[key])
-    return np.array(values, dtype=np.float64)
 
 
 def _cycle(count: int) -> list[str]:

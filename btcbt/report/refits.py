@@ -1,4 +1,4 @@
-"""Whether refitting helps: a forecaster that is refitted beside the same one with frozen weights."""
+"""Whether refitting helps: a refitted forecaster against the same checkpoint with frozen weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from btcbt.metrics.table import score
 from btcbt.storage.runs import Run
 
 NONE = "–"
@@ -31,12 +32,13 @@ def refit_table(run: Run) -> list[Table]:
     pairs = list(twins(run))
     if not pairs:
         return []
-    last = f"h{run.config.windows.horizon}"
+    last, crps = f"h{run.config.windows.horizon}", score("forecast", "crps_bps")
     table = Table(
-        title=f"Refitted against the same checkpoint, CRPS of the close {last[1:]} ahead, bps: below zero is better",
+        title=f"Refitted against the same checkpoint, {crps.heading} of the close at step {last[1:]}, {crps.unit}, "
+        f"{crps.direction}",
         title_justify="left",
         title_style="bold",
-        caption="the same origins and random numbers; p: Diebold-Mariano, not adjusted for the number of rows",
+        caption="same origins and random numbers; p: Diebold-Mariano, two-sided, not adjusted for the number of rows",
         caption_justify="left",
         caption_style="dim",
         box=None,

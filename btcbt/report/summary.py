@@ -1,4 +1,4 @@
-"""A finished run at a glance: errors beside the random walk, results beside buy and hold, and the doubts."""
+"""A stored run in the terminal: errors beside the random walk, accounts beside buy and hold, and their significance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from btcbt.config import BUY_AND_HOLD
+from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.storage.runs import Run
@@ -22,7 +23,7 @@ CONFIDENCE = 0.9
 
 
 def summary(run: Run) -> RenderableType:
-    """What a person wants to know of a run, as something that a rich console prints."""
+    """A stored run in short, as something that a rich console prints."""
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
         parts += ["", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
@@ -61,10 +62,13 @@ def _head(run: Run) -> Text:
 
 
 def _forecast_table(run: Run) -> Table:
-    last = f"h{run.config.windows.horizon}"
-    table = _table(f"Forecast errors of the close, 1 and {last[1:]} candles ahead, in bps: lower is better")
+    horizon = run.config.windows.horizon
+    last = f"h{horizon}"
+    crps, mae, sign, inside = (score("forecast", name) for name in ("crps_bps", "mae_bps", "direction", "coverage90"))
+    table = _table(f"Forecast errors of the close, 1 and {horizon} candles ahead, in {crps.unit}: {crps.direction}")
     table.add_column("forecaster", no_wrap=True)
-    for column in ("CRPS 1", f"CRPS {last[1:]}", "vs RW", "p", f"MAE {last[1:]}", "sign", "in 90%"):
+    headings = (f"{crps.heading} 1", f"{crps.heading} {horizon}", "vs RW", score("against", "dm_p").heading)
+    for column in (*headings, f"{mae.heading} {horizon}", sign.heading, inside.heading):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("data")
     for name, entry in run.manifest["forecasters"].items():
@@ -83,21 +87,27 @@ def _forecast_table(run: Run) -> Table:
             style="bold" if name == primary(run) else "",
         )
     table.caption = (
-        f"vs RW: CRPS at {last[1:]} against the random walk's, p: Diebold-Mariano; sign: how often right; "
-        "in 90%: outcomes inside that interval; data: whether anything fitted had seen it"
+        f"vs RW: {crps.heading} at step {horizon} relative to the random walk's, p: Diebold-Mariano, two-sided; "
+        f"{sign.heading}: share of right signs; {inside.heading}: share of outcomes inside the 90 % interval "
+        f"({inside.direction}); data: contamination label of the origins"
     )
     return table
 
 
 def _confidence_set(run: Run) -> list[Text]:
-    """Which forecasters cannot be told from the best."""
+    """Which forecasters are statistically indistinguishable from the best."""
     prefix = f"confidence_set.crps_bps.close.h{run.config.windows.horizon}."
     p_values = {name: run.metrics.get(prefix + name, math.nan) for name in run.manifest["forecasters"]}
     inside = [name for name, p in p_values.items() if p > 1 - CONFIDENCE]
     if not inside:
         return []
-    text = f"Cannot be told from the best at {run.config.windows.horizon} ({CONFIDENCE:.0%} model confidence set): "
-    return [Text(text + (", ".join(inside) if len(inside) < len(p_values) else "all of them") + ".")]
+    which = ", ".join(inside) if len(inside) < len(p_values) else "all of them"
+    return [
+        Text(
+            f"Statistically indistinguishable from the best at step {run.config.windows.horizon} "
+            f"({CONFIDENCE:.0%} model confidence set): {which}."
+        )
+    ]
 
 
 def _other_kinds(run: Run) -> list[Text]:
@@ -126,16 +136,16 @@ def _table(title: str) -> Table:
 
 
 def _labels(run: Run) -> Text:
-    """Says out-of-sample of clean origins alone."""
+    """Contamination; only clean origins are called out-of-sample."""
     text = Text()
     for name, entry in run.manifest["forecasters"].items():
         unclean = {label: count for label, count in entry["labels"].items() if label != "clean"}
         if not unclean:
             continue
         what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
-        text.append(f"{name}: {what} origins; its scores are not an answer about new data\n", style="yellow")
+        text.append(f"{name}: {what} origins; not evidence on new data\n", style="yellow")
     if not text.plain:
-        text.append("Every forecast is out-of-sample: nothing fitted had looked at a candle after its origin.")
+        text.append("Every forecast is out-of-sample: nothing fitted had seen a candle after its origin.")
     text.rstrip()
     return text
 
@@ -145,11 +155,16 @@ def _account_table(run: Run) -> Table:
     fees, slippage = run.config.portfolio.fee_bps, run.config.portfolio.slippage_bps
     table = _table(f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side")
     table.add_column("strategy", no_wrap=True)
-    for column in ("return", "Sharpe", "95% interval", "max DD", "x/year", "even", "trades"):
+    of = {name: score("strategy", name) for name in ("total_return", "sharpe", "max_drawdown", "turnover", "trades")}
+    even = score("strategy", "break_even_bps")
+    for column in (of["total_return"].heading, of["sharpe"].heading, "95% interval", of["max_drawdown"].heading):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in (of["turnover"].heading, even.heading, of["trades"].heading):
         table.add_column(column, justify="right", no_wrap=True)
     table.caption = (
-        "Sharpe a year, with its bootstrap interval; max DD: largest drawdown; x/year: turnover over equity; "
-        f"even: costs a side in bps at which nothing is left, against {fees + slippage:g} paid"
+        f"Sharpe: annualised, with its bootstrap interval; {of['max_drawdown'].heading}: {of['max_drawdown'].formula}; "
+        f"{of['turnover'].heading}: {of['turnover'].formula}; {even.heading}: {even.formula}, against "
+        f"{fees + slippage:g} paid"
     )
     for account in _accounts(run):
         name, _, forecaster = account.partition("@")
@@ -185,54 +200,52 @@ def _return_matrix(run: Run) -> Table:
 
 
 def _luck(run: Run) -> Text:
-    """How many accounts look good, beside how many would by chance."""
+    """How many accounts have a significant Sharpe ratio, and the best one deflated by all trials."""
     lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in _accounts(run)]
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
-    text = Text(
-        f"{good} of {tried} accounts have a Sharpe interval above zero; chance alone gives about {0.025 * tried:.1f}."
-    )
+    text = Text(f"{good} of {tried} accounts have a Sharpe interval above zero; {0.025 * tried:.1f} would by chance.")
     names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
     sharpes = {account: run.metrics.get(f"strategy.{account}.sharpe", math.nan) for account in names}
     best = max((account for account in sharpes if math.isfinite(sharpes[account])), key=sharpes.__getitem__, default="")
     get = _getter(run.metrics, f"strategy.{best}")
     if math.isfinite(get("deflated_sharpe")):
         text.append(
-            f" The best, {best}, beats the best of {get('trials'):,.0f} worthless ones with probability "
-            f"{get('deflated_sharpe'):.2f}: as many configurations were ever tried on these candles."
+            f" Deflated Sharpe of the best, {best}: {get('deflated_sharpe'):.2f} ({get('trials'):,.0f} trials)."
         )
     if get("more_candles_needed") > 0:
         text.append(
-            f" Were its edge real, telling it from zero would take {get('more_candles_needed'):,.0f} more candles."
+            f" If its edge is real, it takes {get('more_candles_needed'):,.0f} more candles to be significant at 5 %."
         )
     return text
 
 
 def _selection(run: Run) -> list[Text]:
-    """Whether any configuration ever tried beats doing nothing, or holding; what picking the best one is worth."""
+    """Superior predictive ability over every configuration ever tried, and the probability of overfitting."""
     get = _getter(run.metrics, "selection")
     if not math.isfinite(get("flat.p_value")):
         return []
     text = Text(
-        f"That none of all {get('configurations'):,.0f} beats a flat account has p {get('flat.p_value'):.3f}, "
-        f"buy and hold {get('buy_and_hold.p_value'):.3f} (SPA)"
+        f"Best of all {get('configurations'):,.0f} configurations: SPA p {get('flat.p_value'):.3f} against a flat "
+        f"account, {get('buy_and_hold.p_value'):.3f} against buy and hold"
     )
     if math.isfinite(get("overfitting.probability")):
-        text.append(
-            f"; the best of one half of the time falls below the median in the other with probability "
-            f"{get('overfitting.probability'):.2f} (PBO)"
-        )
+        text.append(f"; probability of backtest overfitting (PBO) {get('overfitting.probability'):.2f}")
     return [text.append(".")]
 
 
 def _audit(run: Run) -> Text:
-    """What the newest audit of this very experiment said."""
+    """What the newest audit of this very experiment said, if it is about what ran."""
     verdict = run.manifest["audit"]
     if verdict is None:
-        return Text("Not audited: 'btcbt audit' shows by experiment whether anything looks ahead.", style="dim")
-    if verdict["findings"]:
-        return Text(f"Audit: {verdict['findings']} findings, something looks ahead", style="bold red")
-    return Text(f"Audit: nothing looks ahead ({verdict['origins']:,} origins, {verdict['finished'][:10]})")
+        return Text("Not audited; run 'btcbt audit'.", style="dim")
+    when = f"{verdict['origins']:,} origins, {verdict['finished'][:10]}"
+    if verdict.get("stale"):
+        return Text(f"Not audited as it ran ({when}: {verdict['stale']}); run 'btcbt audit'.", style="dim")
+    if verdict["verdict"] == "clean":
+        return Text(f"Audit: nothing looks ahead ({when})")
+    findings = f"{verdict['findings']} findings" if verdict["findings"] else "no finding"
+    return Text(f"Audit: {verdict['verdict']}, {findings} ({when})", style="bold red")
 
 
 def _placebos(run: Run) -> Text:
@@ -245,7 +258,7 @@ def _placebos(run: Run) -> Text:
     if not ranks:
         return Text("No placebo was run.")
     return Text(
-        f"Share of {run.config.placebos:,} placebo runs that do at least as well, on '{primary(run)}': "
+        f"Placebo p ({run.config.placebos:,} runs on forecasts without information), on '{primary(run)}': "
         + ", ".join(ranks)
         + "."
     )

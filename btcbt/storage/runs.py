@@ -3,7 +3,9 @@
 Layout of ``runs/<name>/<digest>/``::
 
     manifest.json      where every number came from
-    metrics.json       dotted keys to numbers; null where a number does not exist
+    metrics.json       headline numbers: dotted keys to numbers, null where a number is not defined
+    scores.parquet     every score by channel, step and group (see `Run.scores`)
+    candles.parquet    the candles from the first context to the last outcome
     origins.parquet    origin, scored, window.T (digest of the T candles before it), history.NAME (digest of
                        the whole walk up to it), label.NAME of each forecaster
     forecasts/<name>/  the shards of each forecaster: hard links into the store, or copies
@@ -21,7 +23,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +38,14 @@ from pydantic import ValidationError
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
 from btcbt.files import sync_folder, temporary_name, write_whole
-from btcbt.records import Float32Array, ForecastBatch, IntArray
+from btcbt.records import CHANNELS, Candles, Float32Array, ForecastBatch, IntArray
 from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, ShardPlan, column_values, fixed_binary
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
+SCORE_COLUMNS = ("forecaster", "symbol", "channel", "step", "group", "metric", "value")
 
 
 class StoredForecasts:
@@ -87,7 +91,7 @@ class Run:
     manifest : mapping
         Where the numbers came from.
     metrics : mapping of str to float
-        Dotted keys; NaN where a number does not exist.
+        Headline numbers under dotted keys; NaN where a number is not defined.
     """
 
     directory: Path
@@ -114,6 +118,38 @@ class Run:
     def orders(self) -> pd.DataFrame:
         """One row per fill (see `btcbt.portfolio.Simulation`)."""
         return self._table("orders")
+
+    def scores(self) -> pd.DataFrame:
+        """Every score of every forecaster and account, one number a row.
+
+        Returns
+        -------
+        DataFrame
+            ``forecaster`` (or the account, ``strategy@forecaster``), ``symbol``, ``channel`` (``all`` of a score of
+            none, ``account`` of an account's), ``step`` (1 .. H, 0: all steps together, or none), ``group`` (``all``,
+            ``month=2019-06``, ``regime=high``, ``label=clean``, ``against=random_walk``), ``metric``, ``value`` (NaN
+            where it is not defined). What each metric means is in `btcbt.metrics.table`.
+
+        Raises
+        ------
+        StoreError
+            If the run was made by a version that did not write them, or the file is damaged.
+        """
+        if not (self.directory / "scores.parquet").is_file():
+            raise StoreError(f"{self.directory}: no scores.parquet, the run is of an older version; run it again")
+        return self._table("scores")
+
+    def candles(self) -> pd.DataFrame:
+        """The candles from the first context to the last outcome, indexed by open time (UTC), a column per channel.
+
+        Raises
+        ------
+        StoreError
+            If the run was made by a version that did not write them, or the file is damaged.
+        """
+        if not (self.directory / "candles.parquet").is_file():
+            raise StoreError(f"{self.directory}: no candles.parquet, the run is of an older version; run it again")
+        return self._table("candles", index="open_time")
 
     def forecasts(self, name: str) -> StoredForecasts:
         """The stored forecasts of a forecaster, verified.
@@ -167,7 +203,7 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
     directory : path
         ``runs/<name>/<digest>`` or ``runs/<name>``, which stands for its newest run.
     metrics : dict of str to float, optional
-        Its metrics where they are at hand: tens of thousands are then not read again, nor held twice.
+        Its headline numbers where they are at hand, so that they are not read again.
 
     Raises
     ------
@@ -237,16 +273,51 @@ def point_latest(target: Path) -> None:
 
 
 def write_json(file: Path, value: object) -> None:
-    """JSON in the order given; numbers that do not exist become null."""
-    if not isinstance(value, Mapping) or not value:
-        file.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        return
-    # Key by key, as json.dump would: the scores of many months are tens of thousands, and are not held twice.
-    with file.open("w", encoding="utf-8") as stream:
-        for number, (key, item) in enumerate(value.items()):
-            text = json.dumps(_finite(item), indent=2, allow_nan=False).replace("\n", "\n  ")
-            stream.write(f"{',' if number else '{'}\n  {json.dumps(str(key))}: {text}")
-        stream.write("\n}\n")
+    """JSON in the order given; numbers that are not finite become null."""
+    file.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def score_table(name: str, symbol: str, rows: Iterable[tuple[str, int, str, str, float]]) -> pa.Table:
+    """Scores of a forecaster or an account as a table, some 20 bytes a row; many months have tens of thousands.
+
+    Parameters
+    ----------
+    name, symbol : str
+        Of the forecaster or account, and of the candles.
+    rows : iterable of (channel, step, group, metric, value)
+        See `Run.scores`.
+    """
+    texts = (array("i"), array("i"), array("i"))
+    known: tuple[dict[str, int], ...] = ({}, {}, {})
+    steps, values = array("h"), array("d")
+    for channel, step, group, metric, value in rows:
+        for codes, words, text in zip(texts, known, (channel, group, metric), strict=True):
+            codes.append(words.setdefault(text, len(words)))
+        steps.append(step)
+        values.append(value)
+    channels, groups, metrics = (
+        pa.DictionaryArray.from_arrays(pa.array(np.array(codes, dtype=np.int32)), pa.array(list(words), pa.string()))
+        for codes, words in zip(texts, known, strict=True)
+    )
+    same = [
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(values), dtype=np.int32)), pa.array([text]))
+        for text in (name, symbol)
+    ]
+    columns = [*same, channels, pa.array(np.array(steps)), groups, metrics, pa.array(np.array(values))]
+    return pa.table(dict(zip(SCORE_COLUMNS, columns, strict=True)))
+
+
+def write_scores(file: Path, tables: Sequence[pa.Table]) -> None:
+    """Write tables of scores (`score_table`) as one; its texts are read back as plain ones."""
+    table = pa.concat_tables(tables or [score_table("", "", ())]).unify_dictionaries()
+    pq.write_table(table, file, store_schema=False)
+
+
+def write_candles(file: Path, candles: Candles, start: int, end: int) -> None:
+    """Write the candles that open in [start, end), ms UTC: what figures and reports of a run show."""
+    rows = slice(*np.searchsorted(candles.open_time, [start, end]))
+    columns = dict(zip(CHANNELS, candles.values[rows].T, strict=True))
+    write_columns(file, "open_time", candles.open_time[rows], columns)
 
 
 def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str, Any]) -> None:

@@ -5,10 +5,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from btcbt.records import Forecast, Holding
+from btcbt.records import YEAR_MS, Forecast, Holding
 from btcbt.strategies.base import Params, Strategy
-
-YEAR_MS = 365.25 * 24 * 3_600_000
 
 
 class VolatilityTargetParams(Params):

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics import summarise_returns
-from btcbt.metrics.returns import equity_returns
+from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns
+from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
 from btcbt.metrics.sharpe import sharpe_ratio
+from btcbt.metrics.table import dotted_key
 from btcbt.portfolio import Simulation
 from btcbt.records import Candles, FloatArray
 from btcbt.storage.ledger import Trial, stretch_digest, trial_id
+from btcbt.storage.runs import score_table
+from btcbt.walkforward.scoring import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from btcbt.config import BUY_AND_HOLD
 
-"""Name of the account that the others are measured against."""
-
-
-def account_numbers(simulation: Simulation, horizon: int, trials: Sequence[Trial]) -> dict[str, float]:
-    """Scores of every account beside buy and hold; each is deflated by every trial on these candles.
+def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial], symbol: str) -> Scores:
+    """Scores of every account beside buy and hold; each Sharpe ratio is deflated by every trial on these candles.
 
     Parameters
     ----------
@@ -34,22 +35,25 @@ def account_numbers(simulation: Simulation, horizon: int, trials: Sequence[Trial
         Forecast horizon in candles; no bootstrap block is shorter.
     trials : sequence of Trial
         Every configuration ever tried, those of this run among them.
+    symbol : str
+        What the candles are called.
 
     Returns
     -------
-    dict of str to float
-        ``strategy.<account>.<score>``; see `btcbt.metrics.summarise_returns`.
+    Scores
+        Headline numbers ``strategy.<account>.<score>`` (see `btcbt.metrics.summarise_returns`); the tables also have
+        the total return of each month.
     """
     sharpes = [trial.sharpe for trial in trials]
     held = simulation.equity[:, simulation.names.index(BUY_AND_HOLD)]
-    numbers: dict[str, float] = {}
+    headline: dict[str, float] = {}
+    tables = []
     for k, name in enumerate(simulation.names):
         orders = simulation.orders[simulation.orders["strategy"] == name]
         trades = simulation.trades[simulation.trades["strategy"] == name]
         scores = summarise_returns(
             simulation.equity[:, k],
             held,
-            open_time=simulation.open_time,
             interval_ms=simulation.interval_ms,
             horizon=horizon,
             initial=simulation.initial_cash,
@@ -58,10 +62,13 @@ def account_numbers(simulation: Simulation, horizon: int, trials: Sequence[Trial
             trade_returns=trades.loc[trades["status"] != "open", "return"].to_numpy(dtype=np.float64),
             trial_sharpes=sharpes,
         )
-        for score in ("fees", "slippage", "funding", "borrow", "exposure", "ruined"):
-            scores[score] = float(getattr(simulation, score)[k])
-        numbers |= {f"strategy.{name}.{key}": value for key, value in scores.items()}
-    return numbers
+        scores |= {score.name: float(getattr(simulation, score.name)[k]) for score in SIMULATED}
+        rows = [Row(ACCOUNT, POOLED, ALL, metric, value) for metric, value in scores.items()]
+        headline |= {dotted_key(name, row): row.value for row in rows}
+        months = monthly_returns(simulation.equity[:, k], simulation.open_time, simulation.initial_cash)
+        rows += [Row(ACCOUNT, POOLED, f"month={month}", "total_return", value) for month, value in months.items()]
+        tables.append(score_table(name, symbol, rows))
+    return Scores(headline, tuple(tables))
 
 
 def account_trials(

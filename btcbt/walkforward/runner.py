@@ -26,7 +26,7 @@ from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
 from btcbt.storage.remote import RemoteFolder, open_remote
 from btcbt.storage.runs import Run, load_run
-from btcbt.walkforward.accounts import account_numbers
+from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.decisions import decide_targets
 from btcbt.walkforward.forecasters import Serving, load_forecasters
 from btcbt.walkforward.forecasting import forecast_missing, try_out
@@ -36,7 +36,7 @@ from btcbt.walkforward.members import Member, make_members
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.refits import make_refits
-from btcbt.walkforward.scoring import score_forecasts
+from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader, make_traders
@@ -115,7 +115,8 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
                 base = None if member.base is None else members[member.base]
                 members[name] = forecast_missing(member, base, config, progress)
         with clock("score"):
-            numbers = score_forecasts(windows, list(members.values()), config.store.folder, progress)
+            scores = score_forecasts(windows, list(members.values()), config.store.folder, progress)
+            numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
         with clock("decide"):
             targets = decide_targets(traders, members, windows, progress)
@@ -124,12 +125,14 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             with clock("simulate"):
                 simulation = _simulate(config, stages, windows, traders, targets, progress)
                 tried, returns = record_trials(config, windows, traders, members, targets, simulation)
-                numbers |= account_numbers(simulation, windows.horizon, tried)
+                accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
+                numbers |= accounts.headline
+                tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
             with clock("placebos"):
                 numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, numbers, clock)
+        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
 
 
 def _simulate(
@@ -158,7 +161,7 @@ def _write(
     traders: list[Trader],
     targets: FloatArray,
     simulation: Simulation | None,
-    numbers: dict[str, float],
+    scores: Scores,
     clock: Clock,
 ) -> Run:
     """The run's directory, whole or not at all."""
@@ -174,7 +177,9 @@ def _write(
             runs.write_columns(folder / "equity.parquet", "open_time", simulation.open_time, equity)
             simulation.trades.to_parquet(folder / "trades.parquet", index=False)
             simulation.orders.to_parquet(folder / "orders.parquet", index=False)
-        runs.write_json(folder / "metrics.json", numbers)
+        runs.write_json(folder / "metrics.json", scores.headline)
+        runs.write_scores(folder / "scores.parquet", scores.tables)
+        runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
 
         def write_manifest() -> None:
             content = make_manifest(
@@ -185,10 +190,10 @@ def _write(
         write_manifest()
         release_memory()
         with clock("draw"):
-            draw_figures(load_run(folder, metrics=numbers), windows)
+            draw_figures(load_run(folder, metrics=dict(scores.headline)))
         write_manifest()  # with the time that the figures took
     runs.point_latest(target)
-    return load_run(target, metrics=numbers)
+    return load_run(target, metrics=dict(scores.headline))
 
 
 def _write_origins(folder: Path, windows: Windows, members: Mapping[str, Member]) -> None:

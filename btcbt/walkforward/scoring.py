@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from btcbt.errors import StoreError
 from btcbt.metrics import LossPanel, ScoreStream, against, confidence_sets, score_batch
 from btcbt.metrics.panel import past_volatility
+from btcbt.metrics.score import Row
+from btcbt.metrics.table import dotted_key, is_headline
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray
+from btcbt.storage.runs import score_table
 from btcbt.walkforward.members import READ_BATCH, Member
 from btcbt.windows import Windows
 
 
-def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress) -> dict[str, float]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a stage of scoring found.
+
+    Attributes
+    ----------
+    headline : mapping of str to float
+        Headline numbers by dotted key; see `btcbt.metrics.table`.
+    tables : tuple of pyarrow.Table
+        All of them, for `btcbt.storage.runs.write_scores`.
+    """
+
+    headline: Mapping[str, float]
+    tables: tuple[pa.Table, ...]
+
+
+def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress) -> Scores:
     """Score every member's forecasts where the outcome is known; the first is what the others are compared with.
 
     Parameters
@@ -33,49 +55,83 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
 
     Returns
     -------
-    dict of str to float
-        ``origins.*``, ``forecast.<name>.<score>`` (see `btcbt.metrics.summarise`),
-        ``forecast.<name>.against.<other>.<score>`` (see `btcbt.metrics.against`) and, where there are several
-        forecasters, ``confidence_set.<score>.<name>`` (see `btcbt.metrics.confidence_sets`).
+    Scores
+        Headline numbers ``origins.*``, ``forecast.*`` and, where there are several forecasters,
+        ``confidence_set.*``; the tables are empty where no outcome is known.
+
+    Raises
+    ------
+    StoreError
+        If a stored forecast is gone, or the disk refuses the scratch file.
     """
-    numbers = {
+    headline = {
         "origins.eligible": float(len(windows)),
         "origins.scored": float(np.count_nonzero(windows.scored)),
         "origins.skipped": float(sum(windows.skipped.values())),
     }
     if not windows.scored.any():
         progress.note("no origin has its outcome in the candles yet, so no forecast error is known")
-        return numbers
-    volatility = _volatility(windows)
+        return Scores(headline, ())
+    volatility, symbol, first = _volatility(windows), windows.candles.source, members[0].name
     reference: ScoreStream | None = None
-    losses: dict[str, dict[str, tuple[int, FloatArray]]] = {}
+    losses: dict[str, dict[tuple[str, int], tuple[int, FloatArray]]] = {}
+    tables: list[pa.Table] = []
     with ExitStack() as stack, progress.stage("score", len(windows) * len(members)) as advance:
         for member in members:
-            stream = stack.enter_context(
-                ScoreStream(
-                    windows.origins[windows.scored],
-                    volatility,
-                    member.labels[windows.scored],
-                    horizon=windows.horizon,
-                    n_paths=member.forecaster.n_paths,
-                    interval_ms=windows.candles.interval_ms,
-                    scratch=scratch,
-                )
-            )
+            stream = stack.enter_context(_stream(windows, volatility, member, scratch))
             _fill(stream, windows, member, advance)
-            numbers.update((f"forecast.{member.name}.{key}", value) for key, value in stream.items(reference))
+            rows = stream.rows() if reference is None else chain(stream.rows(), stream.comparison(reference, first))
+            tables.append(score_table(member.name, symbol, _noted(rows, member.name, first, windows, headline)))
             losses[member.name] = stream.losses()
             if reference is None:
                 reference = stream
             else:
                 stream.close()
-    # What is refitted comes last, so that it is held against what is not.
+    tables += _pairs(windows, members, losses, headline)
+    return Scores(headline, tuple(tables))
+
+
+def _stream(windows: Windows, volatility: FloatArray, member: Member, scratch: Path) -> ScoreStream:
+    return ScoreStream(
+        windows.origins[windows.scored],
+        volatility,
+        member.labels[windows.scored],
+        horizon=windows.horizon,
+        n_paths=member.forecaster.n_paths,
+        interval_ms=windows.candles.interval_ms,
+        scratch=scratch,
+    )
+
+
+def _noted(
+    rows: Iterable[Row], name: str, reference: str | None, windows: Windows, headline: dict[str, float]
+) -> Iterator[Row]:
+    """Pass rows on and keep those that are headline numbers; the key of a comparison with `reference` is ``versus``."""
+    for row in rows:
+        if is_headline(row, windows.horizon):
+            versus = reference is not None and row.group == f"against={reference}"
+            headline[dotted_key(name, row, reference=versus)] = row.value
+        yield row
+
+
+def _pairs(
+    windows: Windows,
+    members: Sequence[Member],
+    losses: Mapping[str, Mapping[tuple[str, int], tuple[int, FloatArray]]],
+    headline: dict[str, float],
+) -> Iterator[pa.Table]:
+    """Comparisons of every forecaster with those before it, and the model confidence set."""
+    # What is refitted comes last, so that it is compared with what is not.
     refitted = {member.name: member.column == f"refit.{member.name}" for member in members}
     ordered = {name: losses[name] for name in sorted(losses, key=lambda name: refitted[name])}
-    numbers.update((f"forecast.{key}", value) for key, value in against(ordered).items())
-    if len(losses) > 1:
-        numbers.update((f"confidence_set.{key}", value) for key, value in confidence_sets(losses).items())
-    return numbers
+    found: dict[str, list[Row]] = {name: [] for name in losses}
+    for name, row in chain(against(ordered), confidence_sets(losses) if len(losses) > 1 else ()):
+        found[name] += _noted([row], name, None, windows, headline)
+    # Its skill and test against the first are among its own rows already.
+    first = f"against={members[0].name}"
+    for name, rows in found.items():
+        new = [row for row in rows if row.group != first or row.metric.endswith((".difference", ".low", ".high"))]
+        yield score_table(name, windows.candles.source, new)
 
 
 def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> Iterator[LossPanel]:

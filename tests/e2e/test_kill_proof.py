@@ -18,7 +18,8 @@ import pytest
 import btcbt
 
 Write = Callable[..., Path]
-RESULTS = ("metrics.json", "targets.parquet", "equity.parquet", "trades.parquet", "orders.parquet", "origins.parquet")
+TABLES = ("scores", "candles", "targets", "equity", "trades", "orders", "origins")
+RESULTS = ("metrics.json", *(f"{table}.parquet" for table in TABLES))
 ENGINES = {"local": "local", "joblib": "joblib, workers: 2", "dask": "dask, workers: 2", "ray": "ray, workers: 2"}
 MODULES = {"dask": "distributed", "ray": "ray"}
 KILLS = int(os.environ.get("BTCBT_KILLS", "52"))

@@ -36,6 +36,17 @@ def test_no_forecast_metric_has_moved(small: Run) -> None:
     assert " new" not in result.output, result.output
 
 
+def test_a_baseline_may_name_any_score_by_its_dotted_key(small: Run, tmp_path: Path) -> None:
+    month = small.scores().query("forecaster == 'kronos' and group == 'month=2019-06' and metric == 'crps_bps'")
+    (value,) = month.query("channel == 'open' and step == 24")["value"]
+    key = "forecast.kronos.by_month.2019-06.crps_bps.open.h24"
+    assert key not in small.metrics
+    for file, number, code in (("same.json", value, 0), ("moved.json", 1.02 * value, 1)):
+        (tmp_path / file).write_text(json.dumps({key: number}))
+        result = check(small.directory, tmp_path / file)
+        assert result.exit_code == code, result.output
+
+
 @pytest.mark.parametrize("metric", ["crps_bps.close.h24", "coverage90.volume.all", "mae_bps.high.all"])
 def test_a_metric_of_any_forecaster_that_moves_by_two_percent_fails(small: Run, tmp_path: Path, metric: str) -> None:
     baseline = json.loads((BASELINES / "metrics.json").read_text())

@@ -21,7 +21,8 @@ moto_server = pytest.importorskip("moto.server", reason="moto is not installed: 
 
 Write = Callable[..., Path]
 Invoke = Callable[[Path], Result]
-RESULTS = ("metrics.json", "targets.parquet", "equity.parquet", "trades.parquet", "orders.parquet", "origins.parquet")
+TABLES = ("scores", "candles", "targets", "equity", "trades", "orders", "origins")
+RESULTS = ("metrics.json", *(f"{table}.parquet" for table in TABLES))
 BUCKET = "forecasts"
 URL = f"s3://{BUCKET}/btc/hourly"
 

@@ -14,10 +14,10 @@ from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.ewma_volatility import EwmaVolatility
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.metrics import score_batch
-from btcbt.metrics.summary import scores
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, ForecastBatch, Window
 from btcbt.storage.forecasts import history_digests, window_digests
 from btcbt.windows import Windows, make_windows
+from tests.unit.metrics.whole_panel import scores
 
 CONTEXT, HORIZON, PATHS = 40, 6, 12
 

@@ -1,77 +1,13 @@
-"""Point errors against scikit-learn, statsmodels, pandas and plain loops."""
+"""Signs and correlations against statsmodels, pandas and plain counts."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
-from sklearn import metrics as sk
 
 from btcbt.metrics import accuracy
 from btcbt.metrics.inference import mean_test
-
-
-def test_errors_equal_those_of_scikit_learn(rng):
-    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 200, 4))
-    for k in range(4):
-        f, o, n = forecast[:, k], outcome[:, k], naive[:, k]
-        assert accuracy.mean_absolute_error(forecast, outcome)[k] == pytest.approx(sk.mean_absolute_error(o, f))
-        assert accuracy.root_mean_squared_error(forecast, outcome)[k] == pytest.approx(sk.root_mean_squared_error(o, f))
-        assert accuracy.mean_absolute_percentage_error(forecast, outcome)[k] == pytest.approx(
-            100 * sk.mean_absolute_percentage_error(o, f)
-        )
-        assert accuracy.mean_absolute_scaled_error(forecast, outcome, naive)[k] == pytest.approx(
-            sk.mean_absolute_error(o, f) / sk.mean_absolute_error(o, n)
-        )
-        assert accuracy.bias(forecast, outcome)[k] == pytest.approx(sum(f - o) / 200)
-
-
-def test_r2_against_a_constant_is_that_of_scikit_learn(rng):
-    outcome = rng.normal(size=50)
-    forecast = outcome + 0.3 * rng.normal(size=50)
-    naive = np.full(50, outcome.mean())
-    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == pytest.approx(sk.r2_score(outcome, forecast))
-
-
-def test_pooling_steps_is_scoring_the_flat_array(rng):
-    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 30, 6, 2))
-    for score in (accuracy.mean_absolute_scaled_error, accuracy.r2_out_of_sample):
-        flat = [a.reshape(180, 2) for a in (forecast, outcome, naive)]
-        np.testing.assert_allclose(score(forecast, outcome, naive, axis=(0, 1)), score(*flat))
-
-
-def test_nan_is_left_out_on_every_side_of_a_ratio():
-    forecast, outcome, naive = (
-        np.array([1.0, np.nan, 3.0, 4.0]),
-        np.array([2.0, 2.0, 2.0, np.nan]),
-        np.ones(4),
-    )
-    assert accuracy.mean_absolute_error(forecast, outcome) == 1.0
-    assert accuracy.mean_absolute_scaled_error(forecast, outcome, naive) == 1.0
-    assert accuracy.r2_out_of_sample(forecast, outcome, naive) == 0.0
-    broken_naive = np.array([np.nan, 1.0, 0.0, 1.0])
-    assert accuracy.mean_absolute_scaled_error(5 * forecast, outcome, broken_naive) == 6.5  # |15 - 2| / |0 - 2|
-    assert accuracy.r2_out_of_sample(5 * forecast, outcome, broken_naive) == 1 - 6.5**2
-
-
-@pytest.mark.filterwarnings("error")
-def test_nothing_left_is_nan_without_a_warning():
-    empty = np.full(3, np.nan)
-    assert np.isnan(accuracy.mean_absolute_error(empty, np.ones(3)))
-    assert np.isnan(accuracy.directional_accuracy(np.zeros(3), np.ones(3)))
-    assert np.isnan(accuracy.mean_absolute_scaled_error(np.ones(3), np.ones(3), np.ones(3)))
-    assert np.isnan(accuracy.r2_out_of_sample(np.ones(3), np.ones(3), np.ones(3)))
-    assert np.isnan(accuracy.mean_absolute_percentage_error(np.ones(2), np.zeros(2)))
-
-
-def test_an_hour_without_volume_does_not_make_the_percentage_infinite():
-    assert accuracy.mean_absolute_percentage_error([1.0, 3.0], [0.0, 2.0]) == 50.0
-
-
-def test_direction_counts_signs_and_leaves_out_zeros():
-    forecast = np.array([1.0, -1.0, 2.0, 0.0, 1.0, np.nan])
-    outcome = np.array([0.5, 1.0, 3.0, 1.0, 0.0, 1.0])
-    assert accuracy.directional_accuracy(forecast, outcome) == pytest.approx(2 / 3)
 
 
 def pesaran_timmermann_by_counting(x, y):

@@ -17,7 +17,7 @@ from btcbt.metrics.regression import (
     Comparison,
     Rule,
     Tolerances,
-    compare,
+    compare_metrics,
     moved,
     read_baseline,
     read_tolerances,
@@ -31,7 +31,7 @@ HIGHER = Rule(match="*", absolute=0.5, relative=0.01, worse="higher")
 
 def judge(before: float | None, now: float | None, rule: Rule = HIGHER) -> str:
     baseline = {} if before is None else {"m": before}
-    return compare(baseline, {} if now is None else {"m": now}, Tolerances(rules=(rule,)))[0].verdict
+    return compare_metrics(baseline, {} if now is None else {"m": now}, Tolerances(rules=(rule,)))[0].verdict
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_first_rule_that_matches_applies_and_rounding_is_forgiven_without_on
     tolerances = Tolerances(rules=rules)
     now = {"a.b.h1": 2.0, "a.b.c.h1": 0.9, "a.b.h2": 8.0, "b": 1e-13, "c": 1e-11, "d": 1e9 + 0.5, "A.b.h2": 8.0}
     before = dict.fromkeys(now, 0.0) | {"d": 1e9}
-    verdicts = {one.metric: one.verdict for one in compare(before, now, tolerances)}
+    verdicts = {one.metric: one.verdict for one in compare_metrics(before, now, tolerances)}
     assert verdicts == {
         "a.b.h1": "worse",
         "a.b.c.h1": "within",
@@ -95,15 +95,45 @@ def test_the_first_rule_that_matches_applies_and_rounding_is_forgiven_without_on
     }
 
 
+@pytest.mark.parametrize(
+    ("metric", "before", "now", "expected"),
+    [
+        ("forecast.a.crps_bps.close.h1", 100.0, 101.0, "worse"),
+        ("forecast.a.crps_bps.close.h1", 100.0, 99.0, "better"),
+        ("strategy.a.sharpe", 1.0, 0.9, "worse"),
+        ("strategy.a.sharpe", 1.0, 1.1, "better"),
+        ("forecast.a.coverage90.close.h1", 88.0, 91.0, "better"),
+        ("forecast.a.coverage90.close.h1", 88.0, 93.0, "worse"),
+        ("forecast.a.bias_bps.close.h1", -3.0, -2.0, "better"),
+        ("forecast.a.pit_p.close.h1", 0.5, 0.4, "worse"),  # neither direction is better, so none is allowed
+        ("forecast.a.pit_p.close.h1", 0.5, 0.5 + 1e-7, "within"),  # the table's tolerance
+        ("forecast.a.crps_bps.close.h1", 0.5, 0.5 + 1e-7, "worse"),
+        ("forecast.a.crps_bps.close.h1", NAN, 1.0, "moved"),
+    ],
+)
+def test_where_no_rule_says_so_the_score_table_decides(metric: str, before: float, now: float, expected: str) -> None:
+    assert compare_metrics({metric: before}, {metric: now}, Tolerances())[0].verdict == expected
+
+
+def test_a_rule_that_names_no_direction_leaves_it_to_the_score_table() -> None:
+    rules = Tolerances(rules=(Rule(match="*", absolute=0.5),))
+    metric = "forecast.a.coverage90.close.h1"
+    assert [compare_metrics({metric: 88.0}, {metric: now}, rules)[0].verdict for now in (88.4, 90.0, 95.0)] == [
+        "within",
+        "better",
+        "worse",
+    ]
+
+
 def test_only_what_a_baseline_keeps_can_be_new() -> None:
     tolerances = Tolerances(keep=("kept.*",), drop=("*.by_*",))
     now = {"kept.a": 1.0, "kept.by_month.a": 1.0, "dropped.a": 1.0, "other": 1.0}
-    got = compare({"other": 1.0}, now, tolerances)
+    got = compare_metrics({"other": 1.0}, now, tolerances)
     assert [(one.metric, one.verdict) for one in got] == [("kept.a", "new"), ("other", "equal")]
 
 
 def test_a_new_metric_does_not_fail_and_a_vanished_one_does() -> None:
-    got = compare({"gone": 1.0}, {"new": 1.0}, Tolerances())
+    got = compare_metrics({"gone": 1.0}, {"new": 1.0}, Tolerances())
     assert [(one.metric, one.failed) for one in moved(got)] == [("gone", True), ("new", False)]
 
 
@@ -167,7 +197,7 @@ NASTY = 'a<b>&"c"\x00\x1b[0m|`x`_]]>é\ud800'
 
 
 def nasty() -> list[Comparison]:
-    return compare({NASTY: 1.0, "fine": 2.0, "gone": 1.0}, {NASTY: 2.0, "fine": 2.0}, Tolerances())
+    return compare_metrics({NASTY: 1.0, "fine": 2.0, "gone": 1.0}, {NASTY: 2.0, "fine": 2.0}, Tolerances())
 
 
 def test_junit_xml_is_well_formed_whatever_a_metric_is_called() -> None:
@@ -185,18 +215,18 @@ def test_junit_xml_is_well_formed_whatever_a_metric_is_called() -> None:
 
 
 def test_markdown_cells_cannot_break_the_table() -> None:
-    lines = check_markdown(compare({"a|b\n`c`": 1.0}, {"a|b\n`c`": 2.0}, Tolerances()), "x").splitlines()
-    assert lines[-1] == r"| a\|b \`c\` | 1 | 2 | +1 | 1e-09 | worse |"
+    lines = check_markdown(compare_metrics({"a|b\n`c`": 1.0}, {"a|b\n`c`": 2.0}, Tolerances()), "x").splitlines()
+    assert lines[-1] == r"| a\|b \`c\` | 1 | 2 | +1 | 1e-09 |  | worse |"
 
 
 def test_the_table_shows_failures_first_and_counts_the_rest() -> None:
     console = Console(width=120)
     before = {f"m{n:03d}": 0.0 for n in range(100)}
     now = dict.fromkeys(before, 1.0) | {"extra": 1.0}
-    comparisons = compare(before, now, Tolerances(rules=(Rule(match="m0*", worse="lower"), Rule(match="*"))))
+    comparisons = compare_metrics(before, now, Tolerances(rules=(Rule(match="m0*", worse="lower"), Rule(match="*"))))
     lower = Tolerances(rules=(Rule(match="m*", worse="lower"),))
     with console.capture() as capture:
-        console.print(check_table(compare(before | {"zzz": 1.0}, now, lower)))
+        console.print(check_table(compare_metrics(before | {"zzz": 1.0}, now, lower)))
     text = capture.get()
     assert text.index("zzz") < text.index("m000")
     assert "and 42 more" in text

@@ -1,25 +1,23 @@
-"""Figures, accounts, provenance and progress."""
+"""Figures."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import subprocess
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
-from rich.console import Console
 
-from btcbt import progress
-from btcbt.config import BUY_AND_HOLD, PortfolioConfig
-from btcbt.portfolio import simulate
+from btcbt.candles import write_candles
+from btcbt.config import BUY_AND_HOLD, RunConfig
 from btcbt.records import CLOSE, Candles, Window
 from btcbt.report import figures
-from btcbt.walkforward import provenance
-from btcbt.walkforward.accounts import account_numbers, account_trials
+from btcbt.storage.runs import Run, load_run
+from btcbt.storage.runs import write_candles as write_candles_of_run
+from btcbt.walkforward import runner
 
 MakeWindows = Callable[..., list[Window]]
 
@@ -51,9 +49,14 @@ def test_a_fan_without_an_outcome_shows_none(make_windows: MakeWindows) -> None:
 
 
 def test_errors_are_drawn_step_by_step() -> None:
-    metrics = {f"forecast.a.crps_bps.close.h{h}": float(h) for h in range(1, 13)}
-    metrics |= {f"forecast.a.coverage90.close.h{h}": 90.0 - h for h in range(1, 13)}
-    figure = figures.error_by_step(metrics, {"a": "a (anchored)"})
+    scores = pd.DataFrame({"forecaster": "a", "channel": "close", "step": range(12, -1, -1), "group": "all"})
+    parts = [
+        scores.assign(metric="crps_bps", value=scores["step"].astype(float)),
+        scores.assign(metric="coverage90", value=90.0 - scores["step"]),
+        scores.assign(metric="crps_bps", group="month=2019-06", value=7.0),
+        scores.assign(metric="crps_bps", channel="open", value=7.0),
+    ]
+    figure = figures.error_by_step(pd.concat(parts), {"a": "a (anchored)"})
     np.testing.assert_array_equal(lines(figure, 0, "a")[0], np.arange(1.0, 13))
     np.testing.assert_array_equal(lines(figure, 1, "a")[0], 90 - np.arange(1.0, 13))
     assert "bps" in figure.axes[0].get_ylabel()
@@ -75,7 +78,7 @@ def test_a_first_loss_is_a_drawdown_from_the_initial_cash() -> None:
     np.testing.assert_allclose(np.asarray(figure.axes[1].lines[0].get_ydata()), [-10, -5])
 
 
-def test_accounts_on_one_forecaster_are_told_apart() -> None:
+def test_accounts_on_one_forecaster_have_a_colour_of_their_own() -> None:
     columns = ["a@x", "a@y", "momentum", BUY_AND_HOLD]
     assert figures.highlighted(columns, "y") == ["a@y", "momentum", BUY_AND_HOLD]
 
@@ -87,115 +90,40 @@ def test_figures_leave_matplotlibs_global_state_alone(make_windows: MakeWindows)
     assert _pylab_helpers.Gcf.get_all_fig_managers() == []
 
 
-def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: Callable[..., Candles]) -> None:
-    candles = make_history(80)
-    origins = candles.open_time[10:60] + candles.interval_ms
-    targets = np.column_stack([np.arange(50) % 2, np.ones(50)]).astype(float)
-    config = PortfolioConfig(fee_bps=20.0, slippage_bps=5.0)
-    simulation = simulate(candles, origins, targets, ["flip", BUY_AND_HOLD], config)
-    trials = account_trials(simulation, candles, "x", {name: {"what": name} for name in simulation.names})
-    numbers = account_numbers(simulation, 6, trials)
-    assert numbers["strategy.flip.fees"] == pytest.approx(simulation.orders.query("strategy == 'flip'")["fee"].sum())
-    # 49 orders of all there is, at 25 bps each.
-    assert numbers["strategy.flip.costs"] == pytest.approx(49 * 25e-4, rel=0.02)
-    assert numbers[f"strategy.{BUY_AND_HOLD}.costs"] == pytest.approx(25e-4, rel=0.01)
-    total = simulation.equity[-1, 0] / simulation.initial_cash - 1
-    assert numbers["strategy.flip.total_return"] == pytest.approx(total)
-    assert numbers["strategy.flip.excess.total_return"] == pytest.approx(
-        total - (simulation.equity[-1, 1] / simulation.initial_cash - 1)
-    )
-    assert numbers["strategy.flip.trials"] == 2
+def test_figures_are_drawn_from_a_stored_run_alone(make_history: Callable[..., Candles], tmp_path: Path) -> None:
+    source = tmp_path / "candles.parquet"
+    write_candles(make_history(24 * 20), source)
+    config = {
+        "name": "small",
+        "candles": {"path": str(source)},
+        "windows": {"start": "2019-01-06", "end": "2019-01-10", "context": 100, "horizon": 5},
+        "forecasters": {"drift": {"kind": "drift", "n_paths": 8}},
+        "strategies": {"momentum": {"use": "momentum"}},
+        "store": {"root": str(tmp_path / "runs")},
+    }
+    drawn = runner.run(RunConfig.model_validate_json(json.dumps(config))).directory
+    copy = shutil.copytree(drawn, tmp_path / "copy")
+    source.unlink()
+    shutil.rmtree(tmp_path / "runs" / "store")
+    pictures = {file.name: file.read_bytes() for file in (copy / "figures").iterdir()}
+    shutil.rmtree(copy / "figures")
+    files = figures.draw_figures(load_run(copy))
+    assert {file.name: file.read_bytes() for file in files} == pictures
+    assert set(pictures) == {"fan.png", "error_by_step.png", "equity.png"}
 
 
-def test_a_trial_holds_the_moments_of_the_account_and_is_known_by_its_content(
-    make_history: Callable[..., Candles],
-) -> None:
-    candles = make_history(80)
-    origins = candles.open_time[10:60] + candles.interval_ms
-    targets = np.column_stack([np.arange(50) % 2, np.zeros(50)]).astype(float)
-    simulation = simulate(candles, origins, targets, ["flip", "idle"], PortfolioConfig())
-    flip, idle = account_trials(simulation, candles, "x", {"flip": {"a": 1}, "idle": {"a": 2}})
-    returns = np.diff(simulation.equity[:, 0], prepend=simulation.initial_cash)
-    returns /= np.concatenate([[simulation.initial_cash], simulation.equity[:-1, 0]])
-    centred = returns - returns.mean()
-    assert flip.n == len(returns) == 50
-    assert flip.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1))
-    assert flip.skew == pytest.approx((centred**3).mean() / (centred**2).mean() ** 1.5)
-    assert flip.kurtosis == pytest.approx((centred**4).mean() / (centred**2).mean() ** 2)
-    assert np.isnan([idle.sharpe, idle.skew, idle.kurtosis]).all()
-    assert flip.id != idle.id
-    assert (flip.start, flip.end) == (origins[0], origins[-1] + candles.interval_ms)
-    again = account_trials(simulation, candles, "renamed", {"flip": {"a": 1}})[0]
-    assert again.id == flip.id
-    other = make_history(80)  # other prices
-    assert account_trials(simulation, other, "x", {"flip": {"a": 1}})[0].id != flip.id
-
-
-def test_the_commit_is_that_of_the_checkout() -> None:
-    root = Path(provenance.__file__).parents[2]
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
-    commit = provenance.git_commit()
-    if done.returncode:
-        assert commit is None
-    else:
-        assert commit is not None
-        assert len(commit.removesuffix("-dirty")) == 40
-
-
-def test_no_git_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert provenance.git_commit() is None
-
-
-def test_versions_of_unknown_packages_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package"))
-    versions = provenance.package_versions()
-    assert versions["numpy"] == np.__version__
-    assert versions["no-such-package"] == "unknown"
-
-
-def test_plain_progress_says_what_was_stored_and_how_fast_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 4.0, 11.0, 12.0, 20.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    out = io.StringIO()
-    plain = progress.PlainProgress(Console(file=out, width=200), every=10)
-    with plain.stage("forecast x", 100, done=20) as advance:
-        advance(10)
-        advance(45)
-        advance(25)
-    assert out.getvalue().splitlines() == [
-        "forecast x: 20 of 100 origins already stored",
-        "forecast x: 75 of 100 origins, 5.0/s, 5 s left",
-        "forecast x: 100 origins in 20.0 s (4/s)",
-    ]
-
-
-def test_plain_progress_of_what_is_all_stored_says_only_that() -> None:
-    out = io.StringIO()
-    with progress.PlainProgress(Console(file=out, width=200)).stage("forecast x", 5, done=5):
-        pass
-    assert out.getvalue() == "forecast x: 5 of 5 origins already stored\n"
-
-
-def test_bars_show_the_stage_the_count_and_the_rate() -> None:
-    out = io.StringIO()
-    bars = progress.BarProgress(Console(file=out, force_terminal=True, width=140, color_system=None))
-    bars.note("[stopping] after the shard in hand")
-    with bars.stage("forecast x", 1000, done=200) as advance:
-        advance(800)
-    text = out.getvalue()
-    assert "[stopping] after the shard in hand" in text
-    assert "forecast x" in text
-    assert "1000/1000" in text
-    assert "origins/s" in text
-
-
-def test_silent_progress_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    silent = progress.Progress()
-    silent.note("anything")
-    with silent.stage("x", 3) as advance:
-        advance(3)
-    assert capsys.readouterr() == ("", "")
+def test_a_fan_shows_the_candles_around_its_origin(make_history: Callable[..., Candles], tmp_path: Path) -> None:
+    """Of a stored run, the context of each origin and its outcome are those of the history."""
+    candles = make_history(60)
+    start, interval = int(candles.open_time[0]), candles.interval_ms
+    write_candles_of_run(tmp_path / "candles.parquet", candles, start, start + 60 * interval)
+    windows = {"context": 10, "horizon": 4, "start": "2019-01-01", "end": "2019-01-02"}
+    config = RunConfig.model_validate({"name": "x", "candles": {"path": "bundled:BTCUSD_1h"}, "windows": windows})
+    run = Run(tmp_path, config, {}, {})
+    window, outcome = figures.around(run, start + 30 * interval)
+    assert window.origin == start + 30 * interval
+    np.testing.assert_array_equal(window.values, candles.values[20:30])
+    np.testing.assert_array_equal(outcome, candles.values[30:34])
 
 
 def test_a_figure_is_the_same_each_time(make_windows: MakeWindows, tmp_path: Path) -> None:

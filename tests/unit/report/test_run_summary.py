@@ -117,18 +117,18 @@ def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> N
 
 
 def test_luck_is_counted_over_all_accounts() -> None:
-    assert "0 of 7 accounts have a Sharpe interval above zero; chance alone gives about 0.2." in text(make_run())
+    assert "0 of 7 accounts have a Sharpe interval above zero; 0.2 would by chance." in text(make_run())
 
 
-def test_forecasters_that_cannot_be_told_from_the_best_are_named() -> None:
+def test_forecasters_indistinguishable_from_the_best_are_named() -> None:
     run = make_run()
     assert "model confidence set" not in text(run)
     names = "confidence_set.crps_bps.close.h24"
     run.metrics.update({f"{names}.random_walk": 1.0, f"{names}.ewma_volatility": 0.101, f"{names}.kronos": 0.099})
-    said = "Cannot be told from the best at 24 (90% model confidence set): "
-    assert f"{said}random_walk, ewma_volatility." in text(run)
+    said = "Statistically indistinguishable from the best at step 24 (90% model confidence set): "
+    assert f"{said}random_walk, ewma_volatility." in " ".join(text(run).split())
     run.metrics[f"{names}.kronos"] = 0.2
-    assert f"{said}all of them." in text(run)
+    assert f"{said}all of them." in " ".join(text(run).split())
 
 
 def test_tests_over_all_configurations_are_shown() -> None:
@@ -141,23 +141,26 @@ def test_tests_over_all_configurations_are_shown() -> None:
             "selection.buy_and_hold.p_value": 0.8,
         }
     )
-    assert "That none of all 7 beats a flat account has p 0.900, buy and hold 0.800 (SPA)." in text(run)
+    said = "Best of all 7 configurations: SPA p 0.900 against a flat account, 0.800 against buy and hold"
+    assert f"{said}." in text(run)
     run.metrics["selection.overfitting.probability"] = 0.75
-    assert "falls below the median in the other with probability 0.75 (PBO)." in " ".join(text(run).split())
+    assert f"{said}; probability of backtest overfitting (PBO) 0.75." in " ".join(text(run).split())
 
 
 def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
     run = make_run()
     best = {"deflated_sharpe": 0.4, "trials": 7.0, "more_candles_needed": 12_345.0}
     run.metrics.update({f"strategy.volatility_target@kronos.{key}": value for key, value in best.items()})
-    assert "telling it from zero would take 12,345 more candles" in " ".join(text(run).split())
+    shown = " ".join(text(run).split())
+    assert "Deflated Sharpe of the best, volatility_target@kronos: 0.40 (7 trials)." in shown
+    assert "If its edge is real, it takes 12,345 more candles to be significant at 5 %." in shown
 
 
 def test_the_verdict_of_the_audit_is_told() -> None:
-    assert "Not audited" in text(make_run())
+    assert "Look-ahead: not audited; run 'btcbt audit'." in text(make_run())
     verdict = {"findings": 0, "origins": 40, "finished": "2026-01-02T03:04:05+00:00"}
-    assert "Audit: nothing looks ahead (40 origins, 2026-01-02)" in text(make_run(audit=verdict))
-    assert "Audit: 3 findings, something looks ahead" in text(make_run(audit={**verdict, "findings": 3}))
+    assert "Look-ahead: none found by the audit (40 origins, 2026-01-02)" in text(make_run(audit=verdict))
+    assert "Look-ahead: 3 findings by the audit" in text(make_run(audit={**verdict, "findings": 3}))
 
 
 def test_a_forecast_with_an_anchored_context_is_named_so() -> None:
@@ -181,7 +184,7 @@ def test_out_of_sample_is_said_of_clean_origins_alone() -> None:
     labels["kronos"] = {"kind": "kronos", "labels": {"clean": 1000, "seen": 1204}}
     shown = text(make_run(forecasters=labels))
     assert "out-of-sample" not in shown
-    assert "kronos: 1,204 seen origins; its scores are not an answer about new data" in shown
+    assert "kronos: 1,204 seen origins; not evidence on new data" in shown
     assert "1,000 clean, 1,204 seen" in shown
 
 

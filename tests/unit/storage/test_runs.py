@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
-from btcbt.records import ForecastBatch
+from btcbt.records import Candles, ForecastBatch
 from btcbt.storage import runs as stored
 from btcbt.storage.forecasts import ForecastStore
 from btcbt.storage.runs import Run, load_run
@@ -119,6 +120,38 @@ def test_a_damaged_shard_of_a_run_is_an_error(run: Run) -> None:
 def test_a_missing_table_is_an_error(run: Run) -> None:
     with pytest.raises(StoreError, match=r"equity.parquet: cannot be read"):
         run.equity()
+
+
+def test_scores_come_back_as_they_were_written(run: Run) -> None:
+    rows = [("close", 1, "all", "crps_bps", 0.1 + 0.2), ("all", 0, "month=2019-06", "origins", math.nan)]
+    tables = [stored.score_table(name, "BTC", rows) for name in ("walk", "kronos")]
+    stored.write_scores(run.directory / "scores.parquet", tables)
+    scores = run.scores()
+    assert tuple(scores.columns) == stored.SCORE_COLUMNS
+    assert list(scores["forecaster"]) == ["walk", "walk", "kronos", "kronos"]
+    found = [tuple(row) for row in scores.itertuples(index=False)][2]
+    assert found == ("kronos", "BTC", *rows[0])
+    assert math.isnan(scores["value"][3])
+    stored.write_scores(run.directory / "scores.parquet", [])
+    assert tuple(run.scores().columns) == stored.SCORE_COLUMNS
+    assert run.scores().empty
+
+
+def test_the_candles_of_a_run_are_those_of_its_span(run: Run, make_history: Callable[..., Candles]) -> None:
+    candles = make_history(10)
+    first, last = int(candles.open_time[2]), int(candles.open_time[7])
+    stored.write_candles(run.directory / "candles.parquet", candles, first, last)
+    np.testing.assert_array_equal(run.candles().to_numpy(), candles.values[2:7])
+    assert run.candles().index[0] == pd.Timestamp(first, unit="ms", tz="UTC")
+
+
+@pytest.mark.parametrize("table", ["scores", "candles"])
+def test_a_run_of_an_older_version_says_so_when_asked_for_what_it_lacks(run: Run, table: str) -> None:
+    with pytest.raises(StoreError, match=f"no {table}.parquet, the run is of an older version; run it again"):
+        getattr(run, table)()
+    (run.directory / f"{table}.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="cannot be read"):
+        getattr(run, table)()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {}}', '{"config": {"name": 3}}'])

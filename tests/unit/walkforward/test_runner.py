@@ -101,8 +101,10 @@ def test_scores_are_split_by_the_label_of_each_origin(echo: Echo, tmp_path: Path
     ]
     run = runner.run(config(tmp_path))
     assert run.manifest["forecasters"]["echo"]["labels"] == {"seen": 10, "selected-on": 20, "clean": 18}
+    scores = run.scores()
     for label, count in (("seen", 10), ("selected-on", 20), ("clean", 18)):
-        assert run.metrics[f"forecast.echo.by_label.{label}.origins"] == count
+        (found,) = scores.query(f"forecaster == 'echo' and group == 'label={label}' and metric == 'origins'")["value"]
+        assert found == count
 
 
 def test_nothing_is_called_out_of_sample_unless_it_is_clean(echo: Echo, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""Flat summaries: their keys, their groups, and their numbers against pandas."""
+"""The slow twin of the streamed scores: its keys, its groups, and its numbers against pandas and scikit-learn."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics as sk
 
-from btcbt.metrics import compare, score_batch, summarise
+from btcbt.metrics import score_batch
 from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SCORED
-from btcbt.metrics.summary import scores, volatility_regimes
+from btcbt.metrics.streaming import volatility_regimes
 from btcbt.records import CLOSE, VOLUME
+from tests.unit.metrics import whole_panel
+from tests.unit.metrics.whole_panel import compare, scores, summarise
 
 SPLIT = ["seen"] * 100 + ["clean"] * 300
 
@@ -162,3 +165,67 @@ def test_panels_that_cannot_be_compared_are_refused(panel, simulate):
         compare(panel, score_batch(**simulate(3, horizon=2)))
     with pytest.raises(ValueError, match="without origins"):
         summarise(panel.select(np.zeros(400, dtype=bool)))
+
+
+def test_errors_equal_those_of_scikit_learn(rng):
+    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 200, 4))
+    for k in range(4):
+        f, o, n = forecast[:, k], outcome[:, k], naive[:, k]
+        assert whole_panel.mean_absolute_error(forecast, outcome)[k] == pytest.approx(sk.mean_absolute_error(o, f))
+        squared = sk.root_mean_squared_error(o, f)
+        assert whole_panel.root_mean_squared_error(forecast, outcome)[k] == pytest.approx(squared)
+        assert whole_panel.mean_absolute_percentage_error(forecast, outcome)[k] == pytest.approx(
+            100 * sk.mean_absolute_percentage_error(o, f)
+        )
+        assert whole_panel.mean_absolute_scaled_error(forecast, outcome, naive)[k] == pytest.approx(
+            sk.mean_absolute_error(o, f) / sk.mean_absolute_error(o, n)
+        )
+        assert whole_panel.bias(forecast, outcome)[k] == pytest.approx(sum(f - o) / 200)
+
+
+def test_r2_against_a_constant_is_that_of_scikit_learn(rng):
+    outcome = rng.normal(size=50)
+    forecast = outcome + 0.3 * rng.normal(size=50)
+    naive = np.full(50, outcome.mean())
+    assert whole_panel.r2_out_of_sample(forecast, outcome, naive) == pytest.approx(sk.r2_score(outcome, forecast))
+
+
+def test_pooling_steps_is_scoring_the_flat_array(rng):
+    forecast, outcome, naive = rng.normal(100.0, 5.0, (3, 30, 6, 2))
+    for score in (whole_panel.mean_absolute_scaled_error, whole_panel.r2_out_of_sample):
+        flat = [a.reshape(180, 2) for a in (forecast, outcome, naive)]
+        np.testing.assert_allclose(score(forecast, outcome, naive, axis=(0, 1)), score(*flat))
+
+
+def test_nan_is_left_out_on_every_side_of_a_ratio():
+    forecast, outcome, naive = (
+        np.array([1.0, np.nan, 3.0, 4.0]),
+        np.array([2.0, 2.0, 2.0, np.nan]),
+        np.ones(4),
+    )
+    assert whole_panel.mean_absolute_error(forecast, outcome) == 1.0
+    assert whole_panel.mean_absolute_scaled_error(forecast, outcome, naive) == 1.0
+    assert whole_panel.r2_out_of_sample(forecast, outcome, naive) == 0.0
+    broken_naive = np.array([np.nan, 1.0, 0.0, 1.0])
+    assert whole_panel.mean_absolute_scaled_error(5 * forecast, outcome, broken_naive) == 6.5  # |15 - 2| / |0 - 2|
+    assert whole_panel.r2_out_of_sample(5 * forecast, outcome, broken_naive) == 1 - 6.5**2
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_left_is_nan_without_a_warning():
+    empty = np.full(3, np.nan)
+    assert np.isnan(whole_panel.mean_absolute_error(empty, np.ones(3)))
+    assert np.isnan(whole_panel.directional_accuracy(np.zeros(3), np.ones(3)))
+    assert np.isnan(whole_panel.mean_absolute_scaled_error(np.ones(3), np.ones(3), np.ones(3)))
+    assert np.isnan(whole_panel.r2_out_of_sample(np.ones(3), np.ones(3), np.ones(3)))
+    assert np.isnan(whole_panel.mean_absolute_percentage_error(np.ones(2), np.zeros(2)))
+
+
+def test_an_hour_without_volume_does_not_make_the_percentage_infinite():
+    assert whole_panel.mean_absolute_percentage_error([1.0, 3.0], [0.0, 2.0]) == 50.0
+
+
+def test_direction_counts_signs_and_leaves_out_zeros():
+    forecast = np.array([1.0, -1.0, 2.0, 0.0, 1.0, np.nan])
+    outcome = np.array([0.5, 1.0, 3.0, 1.0, 0.0, 1.0])
+    assert whole_panel.directional_accuracy(forecast, outcome) == pytest.approx(2 / 3)

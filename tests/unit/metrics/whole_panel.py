@@ -1,47 +1,24 @@
-"""Panels to flat dictionaries of numbers.
+"""The slow twin of `btcbt.metrics.streaming`: every score of a whole panel at once, under its dotted key.
 
-Keys are dotted: ``score.channel.step``, where the step is ``h1`` .. ``hH`` or ``all`` (every step pooled),
-say ``crps_bps.close.h24`` or ``mae.volume.all``. Scores of the close path alone have no channel
-(``qlike.h24``), scores of a whole forecast neither (``energy_bps``). Splits put the group in front:
-``by_month.2019-06.mae_bps.close.h1``, ``by_volatility.high...``, ``by_label.clean...``; the number of origins
-in a group is ``by_month.2019-06.origins``. Callers put the forecaster in front of all that
-(``forecast.kronos.crps_bps.close.h24``).
-
-=====================  ================================================================================
-score                  meaning (unit: that of the channel; ``_bps``: scale-free, see `panel`)
-=====================  ================================================================================
-mae, mape, mase        absolute error of the median; percent of the outcome; multiple of no change
-rmse, r2, bias         error of the mean; out-of-sample R2 against no change; mean of forecast - outcome
-crps, pinball          CRPS; mean pinball loss over the quantiles of `distribution.PROBABILITIES`
-coverage50 .. 95       percent of outcomes in the central interval; ``_attainable``: if calibrated, with so few paths
-width50_bps .. 95      mean width of that interval
-direction              share of right signs of the median's change from the naive forecast
-ic, rank_ic            correlation over time of forecast and realised change
-pit_p, direction_p     p-values: PIT uniform; signs right by chance (one-sided)
-ic_t, rank_ic_t        overlap-aware t-statistics
-qlike, volatility_*    realised variance and volatility of the close from the origin to the step
-energy_bps             energy score of the close path
-insane_*               share of sampled candles that break a rule of a candle
-scored                 share of origins that could be scored
-=====================  ================================================================================
+Written before and apart from the streamed version, with the errors of point forecasts as functions of whole arrays;
+those are held against scikit-learn and pandas in `test_whole_panel`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import accuracy, distribution, volatility
-from btcbt.metrics.comparison import model_confidence_set
-from btcbt.metrics.inference import MeanTest, diebold_mariano
+from btcbt.metrics.accuracy import Axis, nan_mean
+from btcbt.metrics.inference import diebold_mariano
 from btcbt.metrics.panel import SANITY, SCORED, LossPanel
+from btcbt.metrics.streaming import REGIMES, volatility_regimes
 from btcbt.records import CLOSE, FloatArray
 
-REGIMES = ("low", "middle", "high")
 _Scores = dict[str, FloatArray]
 
 
@@ -96,19 +73,19 @@ def scores(panel: LossPanel) -> dict[str, FloatArray]:
     out = _point_scores(median, panel.mean, panel.outcome, np.broadcast_to(naive, panel.outcome.shape))
     median_bps, outcome_bps = panel.to_bps(median), panel.to_bps(panel.outcome)
     naive_bps = panel.to_bps(np.broadcast_to(naive, panel.outcome.shape))
-    out["mae_bps"] = _by_step(accuracy.mean_absolute_error, median_bps, outcome_bps)
-    out["rmse_bps"] = _by_step(accuracy.root_mean_squared_error, panel.mean_bps, outcome_bps)
-    out["bias_bps"] = _by_step(accuracy.bias, panel.mean_bps, outcome_bps)
-    out["direction"] = _by_step(accuracy.directional_accuracy, median_bps - naive_bps, outcome_bps - naive_bps)
-    out["crps"] = _by_step(accuracy.nan_mean, panel.crps)
-    out["crps_bps"] = _by_step(accuracy.nan_mean, panel.crps_bps)
+    out["mae_bps"] = _by_step(mean_absolute_error, median_bps, outcome_bps)
+    out["rmse_bps"] = _by_step(root_mean_squared_error, panel.mean_bps, outcome_bps)
+    out["bias_bps"] = _by_step(bias, panel.mean_bps, outcome_bps)
+    out["direction"] = _by_step(directional_accuracy, median_bps - naive_bps, outcome_bps - naive_bps)
+    out["crps"] = _by_step(nan_mean, panel.crps)
+    out["crps_bps"] = _by_step(nan_mean, panel.crps_bps)
     out.update(_interval_scores(panel))
-    out["scored"] = _by_step(accuracy.nan_mean, np.isfinite(panel.crps))
-    out["qlike"] = _by_step(volatility.qlike, panel.variance, panel.realised)
+    out["scored"] = _by_step(nan_mean, np.isfinite(panel.crps))
+    out["qlike"] = _by_step(qlike, panel.variance, panel.realised)
     error = volatility.volatility_error(panel.variance, panel.realised)
-    out["volatility_mae_bps"] = _by_step(accuracy.nan_mean, np.abs(error))
-    out["volatility_bias_bps"] = _by_step(accuracy.nan_mean, error)
-    out["energy_bps"] = accuracy.nan_mean(panel.energy_bps)
+    out["volatility_mae_bps"] = _by_step(nan_mean, np.abs(error))
+    out["volatility_bias_bps"] = _by_step(nan_mean, error)
+    out["energy_bps"] = nan_mean(panel.energy_bps)
     candles = len(panel) * panel.n_paths * panel.horizon
     for name, count in zip(SANITY, panel.insane.sum(axis=0), strict=True):
         out[f"insane_{name}"] = np.asarray(count / candles)
@@ -154,93 +131,29 @@ def compare(panel: LossPanel, reference: LossPanel) -> dict[str, float]:
     return out
 
 
-def confidence_sets(
-    losses: Mapping[str, Mapping[str, tuple[int, FloatArray]]], *, reps: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """Model confidence sets over forecasters at the same origins.
-
-    Parameters
-    ----------
-    losses : mapping of str to mapping
-        By forecaster, what `ScoreStream.losses` gives: by score, how many origins overlap, and losses (B,).
-    reps, seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of str to float
-        Keys are ``score.name``, say ``crps_bps.close.h24.kronos``: the p-value with which a forecaster stays in the
-        set (see `comparison.model_confidence_set`).
-    """
-    out: dict[str, float] = {}
-    for score, (overlap, _) in next(iter(losses.values())).items():
-        table = np.column_stack([series[score][1] for series in losses.values()])
-        p_values = model_confidence_set(table, list(losses), overlap, reps=reps, seed=seed)
-        out.update({f"{score}.{name}": p_value for name, p_value in p_values.items()})
-    return out
-
-
-def against(losses: Mapping[str, Mapping[str, tuple[int, FloatArray]]]) -> dict[str, float]:
-    """Paired tests of every forecaster against each of those before it, at the same origins.
-
-    Parameters
-    ----------
-    losses : mapping of str to mapping
-        As for `confidence_sets`.
-
-    Returns
-    -------
-    dict of str to float
-        Keys are ``name.against.other.score``, then ``.skill``, ``.dm`` and ``.dm_p`` as `compare` has them, and
-        ``.difference``, ``.low`` and ``.high``: the mean loss of the first minus that of the other, in the loss's
-        unit, and its 95 % interval (`inference.MeanTest.interval`). P-values are not adjusted for their number.
-    """
-    out: dict[str, float] = {}
-    for other, name in combinations(losses, 2):
-        for score, (overlap, loss) in losses[name].items():
-            key, reference = f"{name}.against.{other}.{score}", losses[other][score][1]
-            test = _put(out, key, loss, reference, overlap)
-            out[f"{key}.difference"] = test.mean
-            out[f"{key}.low"], out[f"{key}.high"] = test.interval()
-    return out
-
-
-def volatility_regimes(past_volatility: ArrayLike) -> tuple[NDArray[np.int64], tuple[float, float]]:
-    """Terciles of the context's volatility: regime 0, 1 or 2 of each origin, and the two thresholds.
-
-    The volatility of an origin is known there; the thresholds are terciles over all origins of the run, so
-    that the regimes hold equally many and their scores are equally precise. No decision is made with them,
-    but they need the whole run: a strategy may use thresholds from an earlier run only, which is why they are
-    reported. NaN volatility falls into regime 2. Origins at a threshold belong below it.
-    """
-    x = np.asarray(past_volatility, dtype=np.float64)
-    low, high = (float(q) for q in np.nanquantile(x, [1.0 / 3.0, 2.0 / 3.0]))
-    return np.where(x <= low, 0, np.where(x <= high, 1, 2)).astype(np.int64), (low, high)
-
-
 def _point_scores(median: Any, mean: Any, outcome: FloatArray, naive: FloatArray) -> _Scores:
     return {
-        "mae": _by_step(accuracy.mean_absolute_error, median, outcome),
-        "mape": _by_step(accuracy.mean_absolute_percentage_error, median, outcome),
-        "mase": _by_step(accuracy.mean_absolute_scaled_error, median, outcome, naive),
-        "rmse": _by_step(accuracy.root_mean_squared_error, mean, outcome),
-        "r2": _by_step(accuracy.r2_out_of_sample, mean, outcome, naive),
-        "bias": _by_step(accuracy.bias, mean, outcome),
+        "mae": _by_step(mean_absolute_error, median, outcome),
+        "mape": _by_step(mean_absolute_percentage_error, median, outcome),
+        "mase": _by_step(mean_absolute_scaled_error, median, outcome, naive),
+        "rmse": _by_step(root_mean_squared_error, mean, outcome),
+        "r2": _by_step(r2_out_of_sample, mean, outcome, naive),
+        "bias": _by_step(bias, mean, outcome),
     }
 
 
 def _interval_scores(panel: LossPanel) -> _Scores:
     out: _Scores = {}
     pinball = distribution.pinball_loss(panel.quantiles, panel.outcome[..., None], distribution.PROBABILITIES)
-    out["pinball"] = _by_step(accuracy.nan_mean, pinball.mean(axis=-1))
+    out["pinball"] = _by_step(nan_mean, pinball.mean(axis=-1))
     for q, probability in enumerate(distribution.PROBABILITIES):
-        out[f"pinball_q{1000 * probability:03.0f}"] = _by_step(accuracy.nan_mean, pinball[..., q])
+        out[f"pinball_q{1000 * probability:03.0f}"] = _by_step(nan_mean, pinball[..., q])
     del pinball
     quantiles_bps = panel.to_bps(panel.quantiles)
     for i, level in enumerate(distribution.LEVELS):
-        out[f"coverage{level}"] = 100.0 * _by_step(accuracy.nan_mean, panel.covered[..., i])
+        out[f"coverage{level}"] = 100.0 * _by_step(nan_mean, panel.covered[..., i])
         lower, upper = distribution.interval(quantiles_bps, level)
-        out[f"width{level}_bps"] = _by_step(accuracy.nan_mean, upper - lower)
+        out[f"width{level}_bps"] = _by_step(nan_mean, upper - lower)
     return out
 
 
@@ -268,15 +181,14 @@ def _absolute_error(panel: LossPanel) -> FloatArray:
     return np.abs(panel.to_bps(median) - panel.to_bps(panel.outcome))
 
 
-def _put(out: dict[str, float], name: str, loss: Any, reference: Any, overlap: int) -> MeanTest:
-    """Add skill and Diebold-Mariano test of a loss, and give the test."""
+def _put(out: dict[str, float], name: str, loss: Any, reference: Any, overlap: int) -> None:
+    """Add skill and Diebold-Mariano test of a loss."""
     loss, reference = np.asarray(loss, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     both = np.isfinite(loss) & np.isfinite(reference)
     test = diebold_mariano(loss, reference, overlap)
     scale = float(reference[both].mean()) if both.any() else 0.0
     out[f"{name}.skill"] = 1.0 - float(loss[both].mean()) / scale if scale > 0.0 else float("nan")
     out[f"{name}.dm"], out[f"{name}.dm_p"] = test.statistic, test.p_value
-    return test
 
 
 def _splits(panel: LossPanel) -> tuple[dict[str, float], list[tuple[str, NDArray[np.bool_]]]]:
@@ -315,3 +227,77 @@ def _entries(name: str, array: FloatArray, horizon: int, steps: set[int] | None)
         else:
             for c, channel in enumerate(SCORED):
                 yield f"{name}.{channel}.{step}", float(array[row, c])
+
+
+def bias(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Mean of forecast minus outcome, in the units of both: positive if the forecast is too high."""
+    return nan_mean(_error(forecast, outcome), axis)
+
+
+def mean_absolute_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """MAE, in the units of both; at least 0, smaller is better."""
+    return nan_mean(np.abs(_error(forecast, outcome)), axis)
+
+
+def root_mean_squared_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """RMSE, in the units of both; at least 0, smaller is better."""
+    return np.sqrt(nan_mean(_error(forecast, outcome) ** 2, axis))
+
+
+def mean_absolute_percentage_error(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """MAPE in percent of the outcome; outcomes of zero (an hour without volume) are left out."""
+    outcome = np.asarray(outcome, dtype=np.float64)
+    size = np.where(outcome == 0.0, np.nan, np.abs(outcome))
+    return 100.0 * nan_mean(np.abs(_error(forecast, outcome)) / size, axis)
+
+
+def mean_absolute_scaled_error(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """MASE: the MAE as a multiple of the MAE of no change at the same step and the same origins.
+
+    Hyndman and Koehler (2006) scale by the in-sample error of a one-step naive forecast; here the scale is
+    measured out of sample at the same step, so that 1 means "as good as the random walk" at every step. NaN
+    if the naive forecast makes no error at all.
+    """
+    error, naive_error = _paired_errors(forecast, outcome, naive)
+    scale = nan_mean(np.abs(naive_error), axis)
+    return nan_mean(np.abs(error), axis) / np.where(scale == 0.0, np.nan, scale)
+
+
+def r2_out_of_sample(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Out-of-sample R2 against no change, ``1 - SSE / SSE_naive`` (Campbell and Thompson, 2008).
+
+    1 is perfect, 0 as good as the random walk, negative worse. NaN if the naive forecast makes no error.
+    """
+    error, naive_error = _paired_errors(forecast, outcome, naive)
+    scale = nan_mean(naive_error**2, axis)
+    return 1.0 - nan_mean(error**2, axis) / np.where(scale == 0.0, np.nan, scale)
+
+
+def directional_accuracy(forecast: ArrayLike, outcome: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Share of origins whose forecast change has the sign of the realised change.
+
+    A change of exactly zero, forecast or realised, has no direction and is left out.
+    """
+    forecast, outcome = _directions(forecast, outcome)
+    return nan_mean(np.where(np.isnan(forecast * outcome), np.nan, forecast == outcome), axis)
+
+
+def qlike(forecast: ArrayLike, realised: ArrayLike, axis: Axis = 0) -> FloatArray:
+    """Mean `qlike_loss` over what is not NaN."""
+    return nan_mean(volatility.qlike_loss(forecast, realised), axis)
+
+
+def _error(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
+    return np.asarray(np.asarray(forecast, dtype=np.float64) - np.asarray(outcome, dtype=np.float64))
+
+
+def _paired_errors(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Both errors with NaN wherever either is NaN, so that a ratio compares the same places."""
+    error, naive_error = np.broadcast_arrays(_error(forecast, outcome), _error(naive, outcome))
+    missing = np.isnan(error) | np.isnan(naive_error)
+    return np.where(missing, np.nan, error), np.where(missing, np.nan, naive_error)
+
+
+def _directions(forecast: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    signs = np.sign(np.asarray(forecast, dtype=np.float64)), np.sign(np.asarray(outcome, dtype=np.float64))
+    return np.where(signs[0] == 0.0, np.nan, signs[0]), np.where(signs[1] == 0.0, np.nan, signs[1])

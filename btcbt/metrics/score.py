@@ -1,0 +1,107 @@
+"""What the score table says of each score, and the rows that scores are kept in.
+
+A `Score` is one row of the table in `btcbt.metrics.table`: scoring, ``btcbt check``, the terminal's tables and the
+documentation read from it what a number means. A `Row` is one number of a run: ``scores.parquet`` holds the rows of
+every forecaster and account.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Better = Literal["lower", "higher", "neither"] | float
+"""Which numbers are better: lower ones, higher ones, those closer to a value, or neither."""
+Family = Literal["forecast", "against", "confidence_set", "strategy", "selection", "placebo", "origins"]
+"""What a score is about; the first part of its dotted key (``against`` follows a forecaster's name)."""
+Breakdown = Literal["channel", "step", "month", "regime", "label"]
+
+ALL = "all"
+"""The group of all origins, and the channel of what is about no single one."""
+ACCOUNT = "account"
+"""The channel of an account's scores, whose "forecaster" is the account's name."""
+POOLED = 0
+"""The step of a score of all steps together, or of none."""
+
+GROUPED: tuple[Breakdown, ...] = ("month", "regime", "label")
+EVERYWHERE: tuple[Breakdown, ...] = ("channel", "step", *GROUPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a score means.
+
+    Attributes
+    ----------
+    name : str
+        As in the column `metric` and in dotted keys.
+    family : str
+        What it is about; see `Family`.
+    label : str
+        A short heading; the name if empty.
+    unit : str
+        ``channel``: quote currency for prices, base currency for volume. ``""``: a pure number.
+    better : str or float
+        See `Better`.
+    formula : str
+        In plain text. x: outcome, m: median and mu: mean of the paths, F: their distribution, n: no change.
+    source : str
+        Paper and equation, where there is one.
+    streams : bool
+        Whether it is added up batch by batch, without its series.
+    per : tuple of str
+        What it is broken down by. Groups (month, regime, label) have the first step, the last one and all pooled.
+    headline : str
+        Which channels are headline numbers (``metrics.json``): ``close``, ``all`` or ``""`` for none.
+    absolute, relative : float
+        How far ``btcbt check`` lets it move if no rule says so: ``absolute + relative x |baseline|``.
+    """
+
+    name: str
+    family: Family = "forecast"
+    label: str = ""
+    unit: str = ""
+    better: Better = "neither"
+    formula: str
+    source: str = ""
+    streams: bool = False
+    per: tuple[Breakdown, ...] = ()
+    headline: Literal["close", "all", ""] = "close"
+    absolute: float = 1e-12
+    relative: float = 1e-9
+
+    @property
+    def heading(self) -> str:
+        """Label, or the name if there is none."""
+        return self.label or self.name
+
+    @property
+    def direction(self) -> str:
+        """Which numbers are better, in words; empty if neither are."""
+        if isinstance(self.better, str):
+            return "" if self.better == "neither" else f"{self.better} is better"
+        return f"{self.better:g} is best"
+
+
+class Row(NamedTuple):
+    """One number.
+
+    Attributes
+    ----------
+    channel : str
+        One of `btcbt.metrics.panel.SCORED`, `ALL`, or `ACCOUNT`. Scores of the close's path have ``close``.
+    step : int
+        1 .. H, or `POOLED`.
+    group : str
+        `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk`` (a comparison with it).
+    metric : str
+        Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
+    value : float
+        NaN where it is not defined.
+    """
+
+    channel: str
+    step: int
+    group: str
+    metric: str
+    value: float

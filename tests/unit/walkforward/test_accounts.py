@@ -1,0 +1,61 @@
+"""Scores and trials of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from btcbt.config import BUY_AND_HOLD, PortfolioConfig
+from btcbt.portfolio import simulate
+from btcbt.records import Candles
+from btcbt.walkforward.accounts import account_trials, score_accounts
+
+
+def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: Callable[..., Candles]) -> None:
+    candles = make_history(80)
+    origins = candles.open_time[10:60] + candles.interval_ms
+    targets = np.column_stack([np.arange(50) % 2, np.ones(50)]).astype(float)
+    config = PortfolioConfig(fee_bps=20.0, slippage_bps=5.0)
+    simulation = simulate(candles, origins, targets, ["flip", BUY_AND_HOLD], config)
+    trials = account_trials(simulation, candles, "x", {name: {"what": name} for name in simulation.names})
+    scores = score_accounts(simulation, 6, trials, "X")
+    numbers = scores.headline
+    assert numbers["strategy.flip.fees"] == pytest.approx(simulation.orders.query("strategy == 'flip'")["fee"].sum())
+    # 49 orders of all there is, at 25 bps each.
+    assert numbers["strategy.flip.costs"] == pytest.approx(49 * 25e-4, rel=0.02)
+    assert numbers[f"strategy.{BUY_AND_HOLD}.costs"] == pytest.approx(25e-4, rel=0.01)
+    total = simulation.equity[-1, 0] / simulation.initial_cash - 1
+    assert numbers["strategy.flip.total_return"] == pytest.approx(total)
+    assert numbers["strategy.flip.excess.total_return"] == pytest.approx(
+        total - (simulation.equity[-1, 1] / simulation.initial_cash - 1)
+    )
+    assert numbers["strategy.flip.trials"] == 2
+    (month,) = [row for row in scores.tables[0].to_pylist() if row["group"].startswith("month=")]
+    assert (month["forecaster"], month["symbol"], month["channel"]) == ("flip", "X", "account")
+    assert (month["metric"], month["value"]) == ("total_return", pytest.approx(total))
+
+
+def test_a_trial_holds_the_moments_of_the_account_and_is_known_by_its_content(
+    make_history: Callable[..., Candles],
+) -> None:
+    candles = make_history(80)
+    origins = candles.open_time[10:60] + candles.interval_ms
+    targets = np.column_stack([np.arange(50) % 2, np.zeros(50)]).astype(float)
+    simulation = simulate(candles, origins, targets, ["flip", "idle"], PortfolioConfig())
+    flip, idle = account_trials(simulation, candles, "x", {"flip": {"a": 1}, "idle": {"a": 2}})
+    returns = np.diff(simulation.equity[:, 0], prepend=simulation.initial_cash)
+    returns /= np.concatenate([[simulation.initial_cash], simulation.equity[:-1, 0]])
+    centred = returns - returns.mean()
+    assert flip.n == len(returns) == 50
+    assert flip.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1))
+    assert flip.skew == pytest.approx((centred**3).mean() / (centred**2).mean() ** 1.5)
+    assert flip.kurtosis == pytest.approx((centred**4).mean() / (centred**2).mean() ** 2)
+    assert np.isnan([idle.sharpe, idle.skew, idle.kurtosis]).all()
+    assert flip.id != idle.id
+    assert (flip.start, flip.end) == (origins[0], origins[-1] + candles.interval_ms)
+    again = account_trials(simulation, candles, "renamed", {"flip": {"a": 1}})[0]
+    assert again.id == flip.id
+    other = make_history(80)  # other prices
+    assert account_trials(simulation, other, "x", {"flip": {"a": 1}})[0].id != flip.id
