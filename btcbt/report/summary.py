@@ -235,17 +235,18 @@ def _selection(run: Run) -> list[Text]:
 
 
 def _audit(run: Run) -> Text:
-    """What the newest audit of this very experiment said, if it is about what ran."""
+    """The verdict of the newest audit of this experiment, unless it is stale."""
     verdict = run.manifest["audit"]
     if verdict is None:
-        return Text("Not audited; run 'btcbt audit'.", style="dim")
+        return Text("Look-ahead: not audited; run 'btcbt audit'.", style="dim")
     when = f"{verdict['origins']:,} origins, {verdict['finished'][:10]}"
     if verdict.get("stale"):
-        return Text(f"Not audited as it ran ({when}: {verdict['stale']}); run 'btcbt audit'.", style="dim")
+        return Text(f"Look-ahead: not audited as it ran ({when}: {verdict['stale']}); run 'btcbt audit'.", style="dim")
     if verdict["verdict"] == "clean":
-        return Text(f"Audit: nothing looks ahead ({when})")
-    findings = f"{verdict['findings']} findings" if verdict["findings"] else "no finding"
-    return Text(f"Audit: {verdict['verdict']}, {findings} ({when})", style="bold red")
+        return Text(f"Look-ahead: none found by the audit ({when})")
+    count = verdict["findings"]
+    findings = f"{count:,} finding" + "s" * (count != 1) if count else "no findings"
+    return Text(f"Look-ahead: {findings} by the audit, verdict '{verdict['verdict']}' ({when})", style="bold red")
 
 
 def _placebos(run: Run) -> Text:

@@ -156,11 +156,18 @@ def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
     assert "If its edge is real, it takes 12,345 more candles to be significant at 5 %." in shown
 
 
-def test_the_verdict_of_the_audit_is_told() -> None:
+def test_the_verdict_of_the_audit_is_shown() -> None:
     assert "Look-ahead: not audited; run 'btcbt audit'." in text(make_run())
-    verdict = {"findings": 0, "origins": 40, "finished": "2026-01-02T03:04:05+00:00"}
+    verdict = {"verdict": "clean", "findings": 0, "origins": 40, "finished": "2026-01-02T03:04:05+00:00"}
     assert "Look-ahead: none found by the audit (40 origins, 2026-01-02)" in text(make_run(audit=verdict))
-    assert "Look-ahead: 3 findings by the audit" in text(make_run(audit={**verdict, "findings": 3}))
+    found = text(make_run(audit={**verdict, "verdict": "looks ahead", "findings": 3}))
+    assert "Look-ahead: 3 findings by the audit, verdict 'looks ahead' (40 origins, 2026-01-02)" in found
+    undeclared = text(make_run(audit={**verdict, "verdict": "undeclared"}))
+    assert "Look-ahead: no findings by the audit, verdict 'undeclared' (40 origins, 2026-01-02)" in undeclared
+    stale = text(make_run(audit={**verdict, "stale": "mine.py has changed"}))
+    assert (
+        "Look-ahead: not audited as it ran (40 origins, 2026-01-02: mine.py has changed); run 'btcbt audit'." in stale
+    )
 
 
 def test_a_forecast_with_an_anchored_context_is_named_so() -> None:
