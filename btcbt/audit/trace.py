@@ -263,11 +263,11 @@ def _refits(name: str, refitter: Refitter, scene: Scene) -> list[Observation]:
 
 
 def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> Iterable[Observation]:
-    """The numbers that windows are scaled with, where a forecaster tells them."""
-    scaling = getattr(forecaster, "scaling", None)
+    """What windows are scaled with, if the forecaster reports it."""
+    scaling = forecaster.scaling(windows)
     if scaling is None:
         return ()
-    values = np.asarray(scaling(windows))
+    values = np.asarray(scaling)
     axes = tuple(f"axis {i}" for i in range(1, values.ndim))
     origins = np.array([window.origin for window in windows], dtype=np.int64)
     return (Observation("scaling", name, "scaling", origins, values, axes),)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 
 from btcbt.config import WindowsConfig
@@ -140,8 +140,8 @@ class Forecaster(ABC):
         source = source_sha256(type(self))
         if not source:
             raise ForecasterError(
-                f"forecaster {type(self).__name__}: there is no file with its source to digest, so its forecasts "
-                "cannot be told from those of another; move the class into a file, or define identity()"
+                f"forecaster {type(self).__name__}: its source is in no file, so it cannot be digested "
+                "and its stored forecasts cannot be identified; move the class into a file, or define identity()"
             )
         return {
             "kind": "user",
@@ -154,6 +154,10 @@ class Forecaster(ABC):
             "n_paths": self.n_paths,
             "seed": self.seed,
         }
+
+    def scaling(self, windows: Sequence[Window]) -> NDArray[Any] | None:
+        """What each window is scaled with, (B, ...), for the look-ahead audit; None if it is not reported."""
+        return None
 
     @property
     def batch_size(self) -> int:
