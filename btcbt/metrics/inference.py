@@ -53,11 +53,6 @@ class MeanTest:
         """One-sided: of a statistic at least as large if the mean is zero or less."""
         return float(stats.t.sf(self.statistic, self.degrees))
 
-    @property
-    def p_less(self) -> float:
-        """One-sided: of a statistic at least as small if the mean is zero or more."""
-        return float(stats.t.cdf(self.statistic, self.degrees))
-
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Symmetric confidence interval of the mean."""
         half = float(stats.t.isf((1.0 - level) / 2.0, self.degrees)) * self.standard_error

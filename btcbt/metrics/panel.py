@@ -125,13 +125,6 @@ class LossPanel:
         """The panel at some origins: a boolean mask or indices (in time order)."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
-    def labelled(self, labels: ArrayLike) -> LossPanel:
-        """The panel with contamination labels (B,), converted to strings."""
-        labels = np.asarray(labels).astype(str)
-        if labels.shape != self.origins.shape:
-            raise ValueError(f"labels {labels.shape} are not one for each of {len(self)} origins")
-        return replace(self, labels=labels)
-
     @staticmethod
     def concatenate(panels: Sequence[LossPanel]) -> LossPanel:
         """Join panels of one forecaster and sort them by origin.

@@ -143,9 +143,6 @@ def test_labels_travel_with_their_origins(simulate):
     given = simulate(5)
     panel = score_batch(**given, labels=["seen", "seen", "clean", "clean", "clean"])
     assert list(panel.select([0, 4]).labels) == ["seen", "clean"]
-    assert list(panel.labelled([3, 3, 3, 1, 1]).labels) == ["3", "3", "3", "1", "1"]
-    with pytest.raises(ValueError, match="labels"):
-        panel.labelled(["seen"])
     with pytest.raises(ValueError, match="labels"):
         score_batch(**given, labels=["seen"])
 
