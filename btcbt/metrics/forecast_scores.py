@@ -19,8 +19,8 @@ from btcbt.metrics.score import EVERYWHERE, GROUPED, Score
 from btcbt.records import Float32Array, FloatArray
 
 
-class Batch:
-    """What the scores of a panel are computed from, each (B, H, C) unless said otherwise, computed once."""
+class PanelStatistics:
+    """Errors and other statistics of a panel, (B, H, C) unless stated otherwise; each is computed once, on first use."""
 
     def __init__(self, panel: LossPanel) -> None:
         self.panel = panel
@@ -114,8 +114,8 @@ class Mean(Score):
         `of` counts among the S x H sampled candles of an origin, and the mean is over those.
     """
 
-    of: Callable[[Batch], FloatArray]
-    over: Callable[[Batch], FloatArray] | None = None
+    of: Callable[[PanelStatistics], FloatArray]
+    over: Callable[[PanelStatistics], FloatArray] | None = None
     then: Callable[[FloatArray], FloatArray] = _same
     each_candle: bool = False
 
@@ -171,15 +171,15 @@ def _direction_p(series: Series) -> float:
     return accuracy.pesaran_timmermann(series.read("median_change"), series.change, series.overlap).p_value
 
 
-def _width(level: int) -> Callable[[Batch], FloatArray]:
-    def width(batch: Batch) -> FloatArray:
+def _width(level: int) -> Callable[[PanelStatistics], FloatArray]:
+    def width(batch: PanelStatistics) -> FloatArray:
         lower, upper = distribution.interval(batch.quantiles_bps, level)
         return upper - lower
 
     return width
 
 
-def _mean(name: str, of: Callable[[Batch], FloatArray], **about: object) -> Mean:
+def _mean(name: str, of: Callable[[PanelStatistics], FloatArray], **about: object) -> Mean:
     """A score of every channel and step."""
     fields = {"better": "lower", "streams": True, "per": EVERYWHERE} | about
     return Mean(name=name, of=of, **fields)  # type: ignore[arg-type]

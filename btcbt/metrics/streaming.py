@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import distribution, volatility
-from btcbt.metrics.forecast_scores import MEANS, TESTS, Batch, Mean, Series
+from btcbt.metrics.forecast_scores import MEANS, TESTS, Mean, PanelStatistics, Series
 from btcbt.metrics.pairs import hln_rows, pair_rows
 from btcbt.metrics.panel import SCORED, LossPanel
 from btcbt.metrics.score import ALL, POOLED, Row
@@ -109,7 +109,7 @@ class ScoreStream:
             raise ValueError("these are not the next origins of the stream")
         if (panel.horizon, panel.n_paths) != (self.horizon, self.n_paths):
             raise ValueError("the panel has another horizon or number of paths than the stream")
-        batch, groups = Batch(panel), [column[rows] for column in self._groups]
+        batch, groups = PanelStatistics(panel), [column[rows] for column in self._groups]
         for score in MEANS:
             self._add_up((score.name, "of"), score.of(batch), groups)
             if score.over is not None:

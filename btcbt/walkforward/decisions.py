@@ -62,16 +62,16 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
     float64 (K, M)
         Targets of each.
     """
-    accounts = [_Account(strategy, label) for label, strategy in strategies.items()]
+    positions = [_Position(strategy, label) for label, strategy in strategies.items()]
     previous: int | None = None
     for forecast in forecasts:
         if previous is not None and forecast.origin <= previous:
             raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
         previous = forecast.origin
         own = isolated(forecast)
-        for account in accounts:
-            account.decide(own)
-    return np.array([account.targets for account in accounts], dtype=np.float64)
+        for position in positions:
+            position.decide(own)
+    return np.array([position.targets for position in positions], dtype=np.float64)
 
 
 def decide_from(
@@ -91,8 +91,8 @@ def isolated(forecast: Forecast) -> Forecast:
     return Forecast(Window(times, values, window.interval_ms), paths)
 
 
-class _Account:
-    """A strategy, what it holds and since when, and all that it has decided."""
+class _Position:
+    """A strategy, its holding and since when, and its decisions so far."""
 
     def __init__(self, strategy: Strategy, label: str) -> None:
         self.strategy, self.label = strategy, label

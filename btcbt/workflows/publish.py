@@ -11,7 +11,7 @@ from typing import Any
 from btcbt.config import RANDOM_WALK
 from btcbt.errors import CheckpointError, ConfigError
 from btcbt.metrics.inference import MeanTest, cosine_terms
-from btcbt.models.kronos.checkpoints.card import CARD_FILE, CURVE_FILES, Evaluation, Score
+from btcbt.models.kronos.checkpoints.card import CARD_FILE, CURVE_FILES, CardScore, Evaluation
 from btcbt.models.kronos.checkpoints.files import (
     CONFIG_FILE,
     MODEL_FOLDER,
@@ -128,7 +128,7 @@ def _weights(folder: Path) -> dict[str, str]:
     return digests | {"tokenizer_sha256": weights_digest(KronosTokenizer.from_pretrained(tokenizer))}
 
 
-def _scores(run: Run, name: str) -> Iterator[Score]:
+def _scores(run: Run, name: str) -> Iterator[CardScore]:
     """CRPS and coverage of the close, one and H candles ahead, beside the random walk's."""
     horizon, stride = run.config.windows.horizon, run.config.windows.stride
     walk = next(n for n, entry in run.manifest["forecasters"].items() if entry["kind"] == RANDOM_WALK)
@@ -140,13 +140,13 @@ def _scores(run: Run, name: str) -> Iterator[Score]:
             continue
         versus = {part: run.metrics.get(f"forecast.{name}.versus.{key}.{part}", math.nan) for part in ("dm", "dm_p")}
         low, high = _interval(value - baseline, versus["dm"], int(run.metrics["origins.scored"]), -(-step // stride))
-        yield Score(f"CRPS of the close, {ahead}, bps", key, value, baseline, low, high, versus["dm_p"])
+        yield CardScore(f"CRPS of the close, {ahead}, bps", key, value, baseline, low, high, versus["dm_p"])
     for step in dict.fromkeys((1, horizon)):
         key = f"coverage90.close.h{step}"
         covered = [run.metrics.get(f"forecast.{n}.{key}", math.nan) for n in (name, walk)]
         ahead = f"{step} candle{'s' if step > 1 else ''} ahead"
         if math.isfinite(covered[0]):
-            yield Score(f"closes inside the 90 % interval, {ahead}, %", key, *covered)
+            yield CardScore(f"closes inside the 90 % interval, {ahead}, %", key, *covered)
 
 
 def _interval(difference: float, statistic: float, origins: int, overlap: int) -> tuple[float, float]:

@@ -50,7 +50,7 @@ _LIMITS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class CardScore:
     """One score beside the baseline's.
 
     Attributes
@@ -98,7 +98,7 @@ class Evaluation:
         Origins by contamination label.
     baseline : str
         The forecaster compared with.
-    scores : tuple of Score
+    scores : tuple of CardScore
     """
 
     run: str
@@ -119,7 +119,7 @@ class Evaluation:
     sampling: str
     labels: Mapping[str, int]
     baseline: str
-    scores: tuple[Score, ...]
+    scores: tuple[CardScore, ...]
 
 
 def write_model_card(

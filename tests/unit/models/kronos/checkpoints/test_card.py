@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from btcbt.cli.main import app
 from btcbt.errors import CheckpointError
-from btcbt.models.kronos.checkpoints.card import CARD_FILE, Evaluation, Score, write_model_card
+from btcbt.models.kronos.checkpoints.card import CARD_FILE, CardScore, Evaluation, write_model_card
 from btcbt.models.kronos.checkpoints.files import NANO
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.records import DataRange
@@ -34,8 +34,8 @@ def evaluation(**changes):
         "first": "2019-06-01T00:00Z", "last": "2019-09-30T23:00Z", "origins": 2373, "context": 240, "horizon": 24,
         "n_paths": 30, "forecaster": "kronos", "kind": "kronos", "temperature": 0.9, "top_k": 0, "top_p": 0.95,
         "sampling": "independent", "labels": {"clean": 2373}, "baseline": "random_walk",
-        "scores": (Score("CRPS of the close, bps", "crps_bps.close.h24", 199.4, 194.0, -3.6, 14.4, 0.237),
-                   Score("in 90 %", "coverage90.close.h24", 88.8, 90.5)),
+        "scores": (CardScore("CRPS of the close, bps", "crps_bps.close.h24", 199.4, 194.0, -3.6, 14.4, 0.237),
+                   CardScore("in 90 %", "coverage90.close.h24", 88.8, 90.5)),
     }  # fmt: skip
     return Evaluation(**values | changes)
 
@@ -95,7 +95,7 @@ def test_the_shipped_card_is_the_one_that_is_written_from_its_scores(tmp_path):
     run, digest = arguments.pop("run").split("/")
     candles, interval = about["dataset"]["name"].split()
     scores = tuple(
-        Score(
+        CardScore(
             one["name"], one["type"], one["value"], one["args"]["baseline_value"],
             *(one["args"].get(key, math.nan) for key in ("difference_low95", "difference_high95", "p_value")),
         )
@@ -117,7 +117,7 @@ def test_scores_on_origins_that_are_not_clean_are_marked(tmp_path):
 
 
 def test_a_score_that_does_not_exist_is_left_out_of_the_model_index(tmp_path):
-    scores = (Score("a", "a", math.nan, 1.0), Score("b", "b", 2.0, 1.0))
+    scores = (CardScore("a", "a", math.nan, 1.0), CardScore("b", "b", 2.0, 1.0))
     front, _, _ = read(write_model_card(save_tiny(tmp_path / "tiny"), evaluation=evaluation(scores=scores)))
     assert [one["type"] for one in front["model-index"][0]["results"][0]["metrics"]] == ["b"]
 
