@@ -1,6 +1,6 @@
-"""The look-ahead audit: does anything in an experiment know what came after its origins?
+"""The look-ahead audit: does anything in an experiment depend on candles after its origins?
 
-It proves by experiment, not by reading code: it changes the future and looks whether the past moves.
+It does not read code: it changes the candles after an origin and checks that nothing at or before it changes.
 """
 
 from btcbt.audit.experiment import SAMPLE, audit_experiment

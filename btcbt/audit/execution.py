@@ -1,4 +1,4 @@
-"""The execution through a ledger that was worked out by hand, and its fills against the true opens."""
+"""Checks of the simulated execution: a ledger worked out by hand, and fills against the true opens."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from btcbt.audit.components import fill_times
 from btcbt.audit.findings import Finding
-from btcbt.audit.participants import fill_times
 from btcbt.config import PortfolioConfig, time_text
 from btcbt.records import BPS, HOUR_MS, OPEN, Candles, IntArray
 from btcbt.walkforward.stages import Simulate
 from btcbt.windows import Windows
 
 TOLERANCE = 1e-9
-"""Relative; the ledger is worked out in decimals, the execution in binary."""
+"""Relative: the ledger was computed in decimal, the simulation in binary floating point."""
 _FILLS = 200
 
 LEDGER_CONFIG = PortfolioConfig(initial_cash=1000.0, fee_bps=100.0, slippage_bps=100.0, max_short=1.0)
-# open, high, low, close of five hours. No open equals a close, so that each price has one explanation.
+# open, high, low, close of five hours. No open equals a close, so each fill price identifies its candle.
 _PRICES = ((100, 130, 90, 120), (200, 220, 190, 210), (220, 240, 210, 230), (100, 110, 85, 90), (95, 96, 78, 80))
 # Half long, out, half short, unchanged: decided at the closes of hours 0 to 3, filled at the opens of 1 to 4.
 _TARGETS = (0.5, 0.0, -0.5, -0.5)
@@ -38,7 +38,7 @@ _ORDERS = {
 
 
 def check_ledger(simulate: Simulate) -> tuple[int, list[Finding]]:
-    """Run the known ledger; the number of comparisons, and what differs."""
+    """Simulate the known ledger; returns the number of comparisons and the differences found."""
     start = 1_559_347_200_000  # 2019-06-01
     times = start + HOUR_MS * np.arange(len(_PRICES), dtype=np.int64)
     values = np.column_stack([np.array(_PRICES, dtype=np.float64), np.ones((len(_PRICES), 2))])
@@ -75,12 +75,12 @@ def _differing(field: str, expected: NDArray[Any], got: NDArray[Any], origins: I
 def check_fills(
     simulate: Simulate, candles: Candles, windows: Windows, config: PortfolioConfig, seed: int
 ) -> tuple[int, list[Finding]]:
-    """Fill random decisions on the true candles: each at the open of the first candle after its origin.
+    """Simulate random targets on the true candles: fills must be at the open of the first candle after the origin.
 
     Returns
     -------
     int, list of Finding
-        Fills compared, and the first that is of another candle or at another price.
+        Fills compared, and the first one in a wrong candle or at a wrong price.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     end = int(np.searchsorted(windows.origins, candles.open_time[-1], side="right"))
@@ -98,7 +98,7 @@ def check_fills(
         at = int(np.searchsorted(may_fill, time))
         if at == len(may_fill) or may_fill[at] != time:
             decided = int(origins[np.searchsorted(origins, time, side="right") - 1])
-            detail = f"a fill at {time_text(int(time))} is at no open that follows a decision"
+            detail = f"a fill at {time_text(int(time))} is not at the open of the first candle after a decision"
             return len(times), [_misfill("orders.time", decided, int(time), float("inf"), detail)]
         expected = float(candles.values[fill_rows[at], OPEN]) * (1 + sign * config.slippage_bps * BPS)
         off = abs(price - expected)

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from btcbt.audit import process
+from btcbt.audit.changes import CHANGES, TRUNCATE, known_at
+from btcbt.audit.components import Components
 from btcbt.audit.displaced import DISPLACED, observe_displaced
 from btcbt.audit.execution import check_fills, check_ledger
 from btcbt.audit.findings import LOOK_AHEAD, RANDOMNESS, AuditReport, Finding, in_order
-from btcbt.audit.participants import Participants
-from btcbt.audit.process import AccessRecorder, Answers, new_process, user_modules
+from btcbt.audit.histories import DECISION_ORIGINS, AuditPoint, Histories, History
+from btcbt.audit.process import AccessRecorder, ProcessResult, new_process, user_modules
 from btcbt.audit.ranges import check_ranges, check_refits
 from btcbt.audit.sampling import draw_origins, edge_origins
-from btcbt.audit.scenes import TRAIL, Histories, Question, Scene
+from btcbt.audit.stored_paths import StoredPaths
 from btcbt.audit.trace import DRAWN, PAST, Observation, compare, newest, observe, observe_past
-from btcbt.audit.trail import Trails
-from btcbt.audit.worlds import SHORT, WORLDS, known_at
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.config import RunConfig, load_config, time_text
 from btcbt.errors import CandleError
@@ -44,12 +44,12 @@ from btcbt.walkforward.stages import STRATEGY, Stages
 
 SAMPLE = 18
 WIDE = 4
-"""Times as many origins at which candles and windows alone are compared: that costs little."""
+"""Factor by which more origins are compared for candles and windows alone, which are cheap."""
 KEPT = 3
-"""Decisions of each strategy at an audited origin that a verdict keeps: flat, long and short."""
+"""Decisions of each strategy at an audited origin that are stored with the verdict: flat, long and short."""
 PROCESS_ROWS = 2048
 """Newest candles before an origin that are compared across processes."""
-_WIDE_WORLDS = ("noise", "gaps", SHORT)
+_WIDE_CHANGES = ("noise", "gaps", TRUNCATE)
 
 
 def audit_experiment(
@@ -61,29 +61,29 @@ def audit_experiment(
     fresh_process: bool = True,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Look for look-ahead by experiment: change what follows an origin and see what changes before it.
+    """Audit an experiment for look-ahead: change the candles after an origin and check that nothing before it changes.
 
-    For a sample of origins, every candle that was not known yet is changed (`btcbt.audit.worlds`), and
-    candles, windows, scaling, forecasts, targets and fills at or before the origin must be the same bit for
-    bit: from objects that know nothing but the changed history, from objects that have seen the true future
-    before, and in a fresh process. The execution is held to a ledger worked out by hand, and the labels of
-    origins to the declared ranges of fitted parts.
+    For a sample of origins, every candle that was not known yet is changed (`btcbt.audit.changes`), and
+    candles, windows, scaling, forecasts, targets and fills at or before the origin must stay the same, bit for
+    bit: with new objects that know only the changed history, with objects that have seen the true future before,
+    and in a fresh process. The execution is checked against a ledger worked out by hand, and contamination
+    labels against the declared data ranges of fitted components.
 
     Parameters
     ----------
     config : RunConfig or path
         The experiment, or its file.
     stages : Stages, optional
-        Parts to put in the place of those of the experiment.
+        Replacements for stages of the experiment.
     sample : int
-        Origins to draw, at least 2.
+        Number of origins to draw, at least 2.
     seed : int
-        Keys the origins and the changes; at least 0.
+        Seed of the drawn origins and the changes; at least 0.
     fresh_process : bool
-        Whether to repeat it in a fresh process too. A script that calls this guards its main code by
-        ``if __name__ == "__main__":``, as `multiprocessing` asks.
+        Whether to repeat the audit in a fresh process. A script that calls this must guard its main code by
+        ``if __name__ == "__main__":``, as `multiprocessing` requires.
     progress : Progress, optional
-        Who is told how far it is.
+        Receives the progress.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def audit_experiment(
     Raises
     ------
     BtcbtError
-        If the experiment itself is wrong.
+        If the experiment itself is invalid.
     """
     experiment = config if isinstance(config, RunConfig) else load_config(config)
     if sample < 2:
@@ -102,7 +102,7 @@ def audit_experiment(
 
 
 class _Audit:
-    """One audit under way."""
+    """One audit in progress."""
 
     def __init__(self, histories: Histories, sample: int, progress: Progress) -> None:
         self.histories, self.config, self.stages = histories, histories.config, histories.stages
@@ -120,22 +120,22 @@ class _Audit:
     def run(self, *, fresh_process: bool) -> AuditReport:
         """All checks."""
         began = time.perf_counter()
-        used = Participants(self.config, self.stages, keep=True)
+        used = Components(self.config, self.stages, keep=True)
         forecasters = used.forecasters(self.histories.candles)
         self.histories.reach = max(forecaster.context for forecaster in forecasters.values())
         origins = self._draw()
-        questions = [self._question(origin) for origin in origins.tolist()]
+        points = [self._point(origin) for origin in origins.tolist()]
         with TemporaryDirectory(prefix="btcbt-audit-") as scratch:
-            trails, private = (Path(scratch, name) for name in ("trails", "private"))
-            for folder in (trails, private):
+            stored_paths, private = (Path(scratch, name) for name in ("stored_paths", "private"))
+            for folder in (stored_paths, private):
                 folder.mkdir()
-            self.trails = Trails(trails)
+            self.stored_paths = StoredPaths(stored_paths)
             self._execution()
-            self._truth(questions, used)
-            with self._elsewhere(questions, private, wanted=fresh_process) as answers:
-                subject = self._walk(questions, used)
+            self._observe_true(points, used)
+            with self._new_process(points, private, wanted=fresh_process) as result:
+                subject = self._check_changes(points, used)
                 self._wide(origins)
-                self._compare_process(answers, used)
+                self._compare_process(result, used)
         return AuditReport(
             findings=in_order(self.findings),
             origins=tuple(origins.tolist()),
@@ -150,7 +150,7 @@ class _Audit:
             unjudged=tuple(dict.fromkeys(self.unjudged)),
             undeclared=tuple(dict.fromkeys(self.undeclared)),
             files=self.files,
-            decisions=tuple(self._decisions(questions)),
+            decisions=tuple(self._decisions(points)),
         )
 
     def _draw(self) -> IntArray:
@@ -164,8 +164,8 @@ class _Audit:
             )
         return origins
 
-    def _question(self, origin: int) -> Question:
-        return Question.at(origin, self.histories.windows, self.seed)
+    def _point(self, origin: int) -> AuditPoint:
+        return AuditPoint.at(origin, self.histories.windows, self.seed)
 
     # -- the execution and the labels -----------------------------------------------------------------
 
@@ -196,70 +196,70 @@ class _Audit:
 
     # -- changed futures ------------------------------------------------------------------------------
 
-    def _truth(self, questions: Sequence[Question], used: Participants) -> None:
-        """What every part does on the true history, by forecasters that go on to see the future, and new strategies.
+    def _observe_true(self, points: Sequence[AuditPoint], used: Components) -> None:
+        """Observe every component on the true history, with forecasters that later see the future, and new strategies.
 
-        Everything is asked twice. What answers otherwise the second time follows chance, or what it was asked before:
-        it is named for that, and not compared with its answers on changed histories.
+        Everything runs twice. A component that differs the second time depends on unseeded randomness or on earlier
+        calls: it is reported as not reproducible, and not compared on changed histories.
         """
         forecasters = used.forecasters(self.histories.candles)
         self._labels(forecasters, used.refitters)
-        with self.progress.stage("audit the true history", len(questions), unit="scenes") as advance:
-            for question in questions:
-                scene = self.histories.true(question)
-                self.trails.write(scene, forecasters)
-                ask = partial(observe, scene, self.config, self.stages, used, self.trails)
-                later = ask(traders=self._new_participants(), strict=True)
-                self.truth[question.origin] = [*observe_past(scene), *later]
-                again = ask(traders=self._new_participants())
-                self._compare(later, again, question, "none", "repeated", RANDOMNESS)
+        with self.progress.stage("audit the true history", len(points), unit="histories") as advance:
+            for point in points:
+                history = self.histories.true(point)
+                self.stored_paths.write(history, forecasters)
+                ask = partial(observe, history, self.config, self.stages, used, self.stored_paths)
+                later = ask(traders=self._new_components(), strict=True)
+                self.truth[point.origin] = [*observe_past(history), *later]
+                again = ask(traders=self._new_components())
+                self._compare(later, again, point, "none", "repeated", RANDOMNESS)
                 self._note_state([one for one in later if one.stage == STRATEGY], ask())
                 advance(1)
 
     def _note_state(self, decided: Sequence[Observation], by_used: Sequence[Observation]) -> None:
-        """A strategy that was asked before and decides otherwise keeps state: only new objects of it are compared."""
+        """Note strategies whose decisions depend on earlier calls: only new objects of these are compared."""
         for one in compare(decided, by_used, 0, "none", "used", left_out=self.unstable):
             if isinstance(one, Finding):
                 self.stateful.add(one.component)
                 self.notes.append(
-                    f"'{one.component}' keeps state: what it decides depends on what it was asked before, so it is "
-                    f"judged on the last {TRAIL} origins before an audited one, from a new object"
+                    f"'{one.component}' keeps state: its decisions depend on earlier calls, so it is judged by a "
+                    f"new object over the last {DECISION_ORIGINS} origins up to an audited one"
                 )
 
-    def _new_participants(self) -> Participants:
-        return Participants(self.config, self.stages)
+    def _new_components(self) -> Components:
+        return Components(self.config, self.stages)
 
-    def _walk(self, questions: Sequence[Question], used: Participants) -> dict[str, Any]:
-        """Changed futures: objects that saw the true one, and others that did not."""
-        fresh = self._new_participants()
-        with self.progress.stage("audit", len(questions) * (2 + len(WORLDS)), unit="scenes") as advance:
-            for question in reversed(questions):
-                self._meet(question, process.WORLD, used, "used")
+    def _check_changes(self, points: Sequence[AuditPoint], used: Components) -> dict[str, Any]:
+        """Check all changed histories, with objects that saw the true future and with new ones."""
+        fresh = self._new_components()
+        with self.progress.stage("audit", len(points) * (2 + len(CHANGES)), unit="histories") as advance:
+            for point in reversed(points):
+                self._check_change(point, process.CHANGE, used, "used")
                 advance(1)
             subject = self._subject(used.forecasters(self.histories.candles), used)
-            for question in questions:
-                self._displace(question, fresh)
+            for point in points:
+                self._check_displaced(point, fresh)
                 advance(1)
-                for world in WORLDS:
-                    self._meet(question, world, fresh, "fresh")
+                for change in CHANGES:
+                    self._check_change(point, change, fresh, "fresh")
                     advance(1)
         return subject
 
-    def _decisions(self, questions: Sequence[Question]) -> Iterator[Mapping[str, Any]]:
-        """What each strategy decided at the audited origins with some drawn holdings."""
-        for question in questions:
-            for one in self.truth[question.origin]:
+    def _decisions(self, points: Sequence[AuditPoint]) -> Iterator[Mapping[str, Any]]:
+        """The decisions of each strategy at the audited origins with some drawn holdings."""
+        for point in points:
+            for one in self.truth[point.origin]:
                 if one.field == DRAWN and one.component not in self.stateful:
-                    for holding, target in list(zip(question.holdings, one.values.tolist(), strict=True))[-KEPT:]:
+                    for holding, target in list(zip(point.holdings, one.values.tolist(), strict=True))[-KEPT:]:
                         yield {
                             "trader": one.component,
-                            "origin": question.origin,
+                            "origin": point.origin,
                             "weight": holding.weight,
                             "candles_held": holding.candles_held,
                             "target": target,
                         }
 
-    def _subject(self, forecasters: Mapping[str, Forecaster], participants: Participants) -> dict[str, Any]:
+    def _subject(self, forecasters: Mapping[str, Forecaster], components: Components) -> dict[str, Any]:
         true = self.histories
         keys = {
             name: forecast_key(
@@ -272,7 +272,7 @@ class _Audit:
             )[0]
             for name, forecaster in forecasters.items()
         }
-        traders = participants.traders(true.candles, tuple(forecasters))
+        traders = components.traders(true.candles, tuple(forecasters))
         return {
             "run": run_digest(self.config, true.raw.sha256, keys, traders),
             "config": self.config.digest(),
@@ -280,32 +280,32 @@ class _Audit:
             "version": code_version(),
         }
 
-    def _meet(self, question: Question, world: str, participants: Participants, objects: str) -> None:
-        """Let every stage answer in a changed world."""
-        scene = self._scene(question, world)
-        if scene is None:
+    def _check_change(self, point: AuditPoint, change: str, components: Components, objects: str) -> None:
+        """Run every stage on a changed history and compare it with the true one."""
+        history = self._history(point, change)
+        if history is None:
             return
-        expected, past = self._expected(self.truth[question.origin], question, world), observe_past(scene)
+        expected, past = self._expected(self.truth[point.origin], point, change), observe_past(history)
         if not expected:
             return
-        # What follows from another past proves nothing more.
-        if self._compare(expected[: len(past)], past, question, world, objects):
+        # If candles or windows differ already, later stages tell nothing more.
+        if self._compare(expected[: len(past)], past, point, change, objects):
             try:
-                later = observe(scene, self.config, self.stages, participants, self.trails)
-            except Exception as error:  # noqa: BLE001 - a part of the user's, on a history that he never meant
-                self._unjudged("a part", f"could not be built on a changed history '{world}'", error)
+                later = observe(history, self.config, self.stages, components, self.stored_paths)
+            except Exception as error:  # noqa: BLE001 - code of the user, on a history that it was not written for
+                self._unjudged("a component", f"could not be built on a changed history '{change}'", error)
                 return
-            self._compare(expected[len(past) :], later, question, world, objects)
+            self._compare(expected[len(past) :], later, point, change, objects)
 
-    def _displace(self, question: Question, participants: Participants) -> None:
-        """Let strategies decide on the true candles in another year."""
-        scene = self.histories.true(question)
-        got = observe_displaced(scene, participants, self.trails, self.config.windows.horizon)
-        decided = [one for one in self.truth[question.origin] if one.stage == STRATEGY]
-        self._compare(decided, got, question, DISPLACED, "fresh")
+    def _check_displaced(self, point: AuditPoint, components: Components) -> None:
+        """Compare the decisions on the true candles with all times shifted; see `btcbt.audit.displaced`."""
+        history = self.histories.true(point)
+        got = observe_displaced(history, components, self.stored_paths, self.config.windows.horizon)
+        decided = [one for one in self.truth[point.origin] if one.stage == STRATEGY]
+        self._compare(decided, got, point, DISPLACED, "fresh")
 
     def _wide(self, drawn: IntArray) -> None:
-        """Candles and windows at many more origins, half of them edges that the sample left out."""
+        """Compare candles and windows at many more origins, up to half of them edges outside the sample."""
         true = self.histories
         edges = edge_origins(true.windows, true.raw, self.config.store.shard_size)
         usable = np.setdiff1d(true.windows.origins[true.windows.origins < known_at(true.raw)[-1]], drawn)
@@ -317,20 +317,20 @@ class _Audit:
         rest = rng.choice(rest, min(len(rest), count - len(edges)), replace=False)
         origins = np.union1d(edges, rest).tolist()
         with self.progress.stage("audit candles and windows", len(origins)) as advance:
-            for question in map(self._question, origins):
-                truth = observe_past(true.true(question))
-                for world in _WIDE_WORLDS:
-                    scene = self._scene(question, world)
-                    if scene is not None:
-                        expected = self._expected(truth, question, world)
-                        self._compare(expected, observe_past(scene), question, world, "fresh")
+            for point in map(self._point, origins):
+                truth = observe_past(true.true(point))
+                for change in _WIDE_CHANGES:
+                    history = self._history(point, change)
+                    if history is not None:
+                        expected = self._expected(truth, point, change)
+                        self._compare(expected, observe_past(history), point, change, "fresh")
                 advance(1)
 
-    def _scene(self, question: Question, world: str) -> Scene | None:
+    def _history(self, point: AuditPoint, change: str) -> History | None:
         try:
-            return self.histories.changed(question, world)
-        except Exception as error:  # noqa: BLE001 - a part of the user's, on a history that he never meant
-            self._unjudged("the preparation of candles", f"raised on a changed history '{world}'", error)
+            return self.histories.changed(point, change)
+        except Exception as error:  # noqa: BLE001 - code of the user, on a history that it was not written for
+            self._unjudged("the preparation of candles", f"raised on a changed history '{change}'", error)
             return None
 
     def _unjudged(self, part: str, what: str, error: Exception) -> None:
@@ -338,13 +338,15 @@ class _Audit:
         self.unjudged.append(part)
         self.notes.append(f"{part} {what} at some origins ({text}), so it was not judged there")
 
-    def _expected(self, truth: list[Observation], question: Question, world: str) -> list[Observation]:
-        """The truth; where the range ends at the origin, with the true windows of such a range."""
-        if world != SHORT:
+    def _expected(self, truth: list[Observation], point: AuditPoint, change: str) -> list[Observation]:
+        """The true observations; for a truncated history, with the windows of a range that ends at the origin."""
+        if change != TRUNCATE:
             return truth
-        past = observe_past(self.histories.true_until(question))
+        past = observe_past(self.histories.true_until(point))
         if len(past) < sum(one.stage in PAST for one in truth):
-            self.notes.append("the split drops an origin if the range ends after it, so no history ended there")
+            self.notes.append(
+                "the split drops an origin if the range ends right after it, so truncation was not checked"
+            )
             return []
         return [*past, *truth[len(past) :]]
 
@@ -352,15 +354,15 @@ class _Audit:
         self,
         expected: list[Observation],
         got: list[Observation],
-        question: Question,
-        world: str,
+        point: AuditPoint,
+        change: str,
         objects: str,
         kind: str = LOOK_AHEAD,
     ) -> bool:
-        """Compare and count; whether all was equal."""
+        """Compare and count; returns whether everything was equal."""
         before = len(self.findings)
         left_out = self.unstable | (self.stateful if objects == "used" else set())
-        for one in compare(expected, got, question.origin, world, objects, kind, left_out):
+        for one in compare(expected, got, point.origin, change, objects, kind, left_out):
             if isinstance(one, Finding):
                 self.findings.append(one)
                 if kind == RANDOMNESS:
@@ -372,32 +374,36 @@ class _Audit:
     # -- the fresh process ----------------------------------------------------------------------------
 
     @contextmanager
-    def _elsewhere(
-        self, questions: Sequence[Question], private: Path, *, wanted: bool
-    ) -> Iterator[Future[Answers] | None]:
+    def _new_process(
+        self, points: Sequence[AuditPoint], private: Path, *, wanted: bool
+    ) -> Iterator[Future[ProcessResult] | None]:
         if not wanted:
-            self.notes.append("no fresh process was asked for: what outlives an object may hide a leak")
+            self.notes.append(
+                "the check in a fresh process was disabled: a leak through globals or caches may be missed"
+            )
             yield None
             return
         with new_process(private) as pool:
             reach = self.histories.reach
-            job = pool.submit(answer_elsewhere, self.config, self.stages, self.seed, reach, questions, self.trails)
+            job = pool.submit(
+                observe_in_new_process, self.config, self.stages, self.seed, reach, points, self.stored_paths
+            )
             try:
                 yield job
             finally:
                 job.cancel()
 
-    def _compare_process(self, job: Future[Answers] | None, used: Participants) -> None:
+    def _compare_process(self, job: Future[ProcessResult] | None, used: Components) -> None:
         if job is None:
             return
-        answers = job.result()
-        for origin, observed in answers.observed.items():
+        result = job.result()
+        for origin, observed in result.observed.items():
             truth = newest(self.truth[origin], PROCESS_ROWS)
-            self._compare(truth, observed, self._question(origin), process.WORLD, "process")
-        self.files = answers.files
-        first, own = min(answers.observed), _candle_file(self.config.candles.path)
+            self._compare(truth, observed, self._point(origin), process.CHANGE, "process")
+        self.files = result.files
+        first, own = min(result.observed), _candle_file(self.config.candles.path)
         declared = self._declared(used)
-        for access in sorted(answers.accesses, key=lambda one: (one.stage, one.what)):
+        for access in sorted(result.accesses, key=lambda one: (one.stage, one.what)):
             if access.what == own or access.connection:
                 detail = f"{access.by} opens {access.what}"
                 found = (access.stage, access.by, "file", first, first, "none", "process", float("inf"), detail)
@@ -409,11 +415,11 @@ class _Audit:
             self.undeclared.append(access.component or access.by)
             self.notes.append(
                 f"{access.component or access.stage} ({access.by}) reads {access.what}, which the audit cannot change; "
-                "declare what went into it by a method data_ranges()"
+                "declare its data by a method data_ranges()"
             )
 
-    def _declared(self, used: Participants) -> set[str]:
-        """Names and source files of the parts that declare what they have looked at; their labels are checked."""
+    def _declared(self, used: Components) -> set[str]:
+        """Names and source files of components that declare their data ranges; their labels are checked."""
         origins, declared = self.histories.windows.origins, set[str]()
         for name, forecaster in used.forecasters(self.histories.candles).items():
             if forecaster.data_ranges() is not None:
@@ -426,23 +432,23 @@ class _Audit:
         return declared
 
 
-def answer_elsewhere(
-    config: RunConfig, stages: Stages, seed: int, reach: int, questions: Sequence[Question], trails: Trails
-) -> Answers:
-    """What a fresh process makes of changed histories, by origin, and what its parts opened meanwhile."""
+def observe_in_new_process(
+    config: RunConfig, stages: Stages, seed: int, reach: int, points: Sequence[AuditPoint], stored_paths: StoredPaths
+) -> ProcessResult:
+    """Observe changed histories in a fresh process, and record what components open."""
     recorder = AccessRecorder()
     recorder.install()
-    histories, participants = Histories(config, stages, seed), Participants(config, stages)
+    histories, components = Histories(config, stages, seed), Components(config, stages)
     histories.reach = reach
     observed: dict[int, list[Observation]] = {}
-    for question in questions:
+    for point in points:
         with recorder.recording():
-            scene = histories.changed(question, process.WORLD)
-            observed[question.origin] = [
-                *newest(observe_past(scene), PROCESS_ROWS),
-                *observe(scene, config, stages, participants, trails),
+            history = histories.changed(point, process.CHANGE)
+            observed[point.origin] = [
+                *newest(observe_past(history), PROCESS_ROWS),
+                *observe(history, config, stages, components, stored_paths),
             ]
-    return Answers(observed, recorder.seen, user_modules())
+    return ProcessResult(observed, recorder.seen, user_modules())
 
 
 def _candle_file(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What an audit says: findings, what was compared, and what could not be proven."""
+"""The report of an audit: findings, comparisons, and the limits of what it can detect."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from btcbt.config import time_text
 from btcbt.walkforward.stages import STAGE_NAMES
 
 LOOK_AHEAD, RANDOMNESS = "looks ahead", "not reproducible"
-"""What is wrong: it knows what came later, or it answers the same question otherwise when it is asked again."""
+"""Kinds of finding: depends on later candles, or gives a different result when run again on the same input."""
 CLEAN, UNDECLARED, UNJUDGED = "clean", "undeclared", "not judged"
-"""Nothing is wrong; a part reads a file and does not declare what went into it; a part could not be run."""
+"""No finding; a component reads a file without declaring its data ranges; a component could not be run."""
 
 MAX_LISTED = 50
 
 LIMITS = (
-    "The file itself: revisions, wrong labels or prices filled in before btcbt read it leave no trace in it.",
-    "Weights: what a checkpoint was trained and selected on is taken at the word of its declaration.",
-    "Choices of people: parameters, names and dates in the experiment's file may have been picked by somebody "
-    "who knew how the test range went.",
-    "Origins that were not drawn: a leak that shows at rare origins alone can be missed; raise the sample.",
-    "Data that a forecaster or strategy fetches by itself: files and connections opened through Python are "
-    "reported, those opened by compiled code are not.",
+    "The candle file: revisions, wrong time stamps or prices filled in before btcbt read it cannot be detected.",
+    "Weights: the training and selection data that a checkpoint declares are not verified.",
+    "Human choices: parameters, names and dates in the experiment may have been chosen with knowledge of the "
+    "test range.",
+    "Origins that were not drawn: a leak that occurs only at rare origins can be missed; raise --sample.",
+    "Data that a forecaster or strategy loads itself: files and connections opened through Python are reported, "
+    "those opened by compiled code are not.",
 )
-"""What no audit of this kind can prove; part of every report."""
+"""What no audit of this kind can detect; part of every report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One value that depends on what was not known yet.
+    """One value that depends on candles that were not known yet, or that is not reproducible.
 
     Attributes
     ----------
     stage : str
         One of `btcbt.walkforward.stages.STAGE_NAMES`.
     component : str
-        Which forecaster, strategy (``name@forecaster``) or part it is.
+        The forecaster, strategy (``name@forecaster``) or other part.
     field : str
         What changed: a channel, ``paths.close``, ``target``, ``orders.price``.
     origin : int
-        The audited origin, ms UTC: everything after it was made different.
+        The audited origin, ms UTC; candles after it were changed.
     time : int
         When the changed value was known or decided, ms UTC; not after `origin`.
-    world : str
-        How the candles after the origin were changed, or ``none``.
+    change : str
+        How the candles after the origin were changed (`btcbt.audit.changes.CHANGES`, ``displaced``), or ``none``.
     objects : str
-        ``fresh`` objects, ``repeated`` ones (the same question again on the true history), ``used`` ones that had
-        seen the true future before, or those of a fresh ``process``.
+        ``fresh`` objects, ``repeated`` ones (the same call again on the true history), ``used`` ones that had seen
+        the true future before, or objects of a fresh ``process``.
     difference : float
-        Largest absolute difference; inf where a value is missing, is not a number, or an error was raised.
+        Largest absolute difference; inf if a value is missing or NaN, or an error was raised.
     detail : str
-        Where in the field, and both values.
+        Position in the field, and both values.
     kind : str
         ``looks ahead`` or ``not reproducible``.
     """
@@ -62,14 +62,14 @@ class Finding:
     field: str
     origin: int
     time: int
-    world: str
+    change: str
     objects: str
     difference: float
     detail: str
     kind: str = LOOK_AHEAD
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON values; an infinite difference becomes None."""
+        """As JSON values; an infinite difference becomes None."""
         finite = self.difference < float("inf")
         return {
             "kind": self.kind,
@@ -78,7 +78,7 @@ class Finding:
             "field": self.field,
             "origin": time_text(self.origin),
             "time": time_text(self.time),
-            "world": self.world,
+            "change": self.change,
             "objects": self.objects,
             "difference": self.difference if finite else None,
             "detail": self.detail,
@@ -92,17 +92,17 @@ class AuditReport:
     Attributes
     ----------
     findings : tuple of Finding
-        Ordered by stage, then as found; empty if nothing looks ahead.
+        Ordered by stage, then as found; empty if there is no look-ahead.
     origins : tuple of int
         The audited origins, ms UTC.
     eligible : int
-        Origins of the experiment, from which they were drawn.
+        Number of origins of the experiment, from which they were drawn.
     comparisons : mapping of str to int
         Bit-for-bit comparisons, by stage.
     notes : tuple of str
-        What could not be judged in this experiment.
+        Limits that apply to this experiment.
     subject : mapping
-        What was audited: digests of the configuration, the candles, the forecasters and the strategies.
+        Digests of the configuration, the candles, the forecasters and the strategies that were audited.
     name : str
         Of the experiment.
     seed : int
@@ -112,15 +112,15 @@ class AuditReport:
     finished : str
         When, ISO 8601, UTC.
     unjudged : tuple of str
-        Parts that raised where nothing but the future was changed before they were asked anything.
+        Components that raised an error while they were built on a changed history.
     undeclared : tuple of str
-        Parts that read files without declaring what went into those.
+        Components that read files without declaring their data ranges.
     files : mapping of str to str
-        Files that are neither of this package nor of an installed one and that parts were imported from or opened,
-        with their SHA-256: the verdict holds as long as they are the same.
+        Files outside this package and installed ones that components were imported from or opened, with their
+        SHA-256: the verdict holds as long as they are unchanged.
     decisions : tuple of mapping
         Decisions of every strategy at the audited origins with drawn holdings (``trader``, ``origin`` in ms UTC,
-        ``weight``, ``candles_held``, ``target``): the verdict holds for a run that decides the same.
+        ``weight``, ``candles_held``, ``target``): the verdict holds for a run with the same decisions.
     """
 
     findings: tuple[Finding, ...]
@@ -140,7 +140,7 @@ class AuditReport:
 
     @property
     def verdict(self) -> str:
-        """The worst that was found; ``clean`` alone means that nothing looks ahead."""
+        """The most severe result; only ``clean`` means that no look-ahead was found and everything was checked."""
         kinds = {finding.kind for finding in self.findings}
         if kinds:
             return next(kind for kind in (LOOK_AHEAD, RANDOMNESS) if kind in kinds)
@@ -148,7 +148,7 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found and all was judged."""
+        """Whether the verdict is ``clean``."""
         return self.verdict == CLEAN
 
     @property
@@ -157,7 +157,7 @@ class AuditReport:
         return self.findings[0].stage if self.findings else None
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict as JSON values, as it is stamped into the manifest of a run."""
+        """The report as JSON values, as stamped into the manifest of a run."""
         return {
             "verdict": self.verdict,
             "findings": len(self.findings),
@@ -180,5 +180,5 @@ class AuditReport:
 
 
 def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Findings by stage; those of one stage as they were found."""
+    """Findings sorted by stage, stable within a stage."""
     return tuple(sorted(findings, key=lambda finding: STAGE_NAMES.index(finding.stage)))

@@ -1,10 +1,10 @@
-"""The same experiment in a process that has never seen the true future.
+"""The same experiment in a fresh process that has not seen the true future.
 
-State that outlives an object (a module's global, a class attribute, a cache) hides a leak from any comparison
-made within one process: what was kept from the true history answers for the changed one. A new process that
-meets a changed history first has nothing else to remember.
+State that outlives an object (a global, a class attribute, a cache) hides a leak from comparisons within one
+process: values cached on the true history are returned for the changed one. A fresh process that starts with a
+changed history has no such cache.
 
-While parts of the user's run there, files and connections that they open through Python are recorded.
+Files and connections that the user's code opens there through Python are recorded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from btcbt.audit.trace import Observation
 from btcbt.files import file_digest
 from btcbt.walkforward.stages import running_stage
 
-WORLD = "noise"
-"""The changed history that the process meets."""
+CHANGE = "noise"
+"""The kind of change that the fresh process is run on."""
 _CODE = frozenset({".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth"})
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/")
 _KEPT_VARIABLES = (
@@ -41,16 +41,16 @@ _PRIVATE_FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Something that a part opened.
+    """A file or connection that a component opened.
 
     Attributes
     ----------
     what : str
         The full path of a file, or a connection.
     stage, component : str
-        When: the stage, and which part of it, if that is known.
+        The stage, and the component if known.
     file, line : str, int
-        The innermost line that is neither of this package nor of an installed one.
+        The innermost line of code that belongs neither to this package nor to an installed one.
     connection : bool
     """
 
@@ -63,19 +63,19 @@ class Access:
 
     @property
     def by(self) -> str:
-        """The line as messages name it."""
+        """File name and line, for messages."""
         return f"{Path(self.file).name}:{self.line}"
 
 
 @dataclass(slots=True)
 class AccessRecorder:
-    """What is opened while it records. An interpreter's audit hook cannot be removed, only switched off."""
+    """Records what is opened while it is active. An audit hook of the interpreter cannot be removed, only disabled."""
 
     seen: set[Access] = field(default_factory=set)
     active: bool = False
 
     def install(self) -> None:
-        """Start to hear of events; only ever done in a process made for it."""
+        """Install the audit hook; only in a process started for the audit, since it cannot be removed."""
         sys.addaudithook(self.hear)
 
     @contextmanager
@@ -88,10 +88,10 @@ class AccessRecorder:
             self.active = False
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record an event of the interpreter if a part of the user's opens a file or a connection."""
+        """Record an audit event of the interpreter if the user's code opens a file or a connection."""
         if not self.active or event not in ("open", "socket.connect", "sqlite3.connect"):
             return
-        self.active = False  # looking at it may open files, too
+        self.active = False  # handling the event may open files as well
         try:
             what, caller = self._name(event, arguments), _caller(sys._getframe(1))
             if what and caller:
@@ -108,7 +108,7 @@ class AccessRecorder:
             return ""
         path = Path(os.fsdecode(place))
         resolved = str(path.resolve())
-        if path.suffix.lower() == ".parquet":  # candles that ship with the package are data, too
+        if path.suffix.lower() == ".parquet":  # candles shipped with the package are data, not code
             return resolved
         code = path.suffix.lower() in _CODE or _ours(resolved) or resolved.startswith(_SYSTEM)
         return "" if code or path.is_dir() else resolved
@@ -120,7 +120,7 @@ def _ours(file: str) -> bool:
 
 
 def _caller(frame: FrameType | None) -> tuple[str, int] | None:
-    """The innermost line of the user's, up to where the audit called it; None if there is none."""
+    """The innermost line of the user's code below the audit's own frames; None if there is none."""
     audit = str(Path(__file__).parent)
     while frame is not None and not frame.f_code.co_filename.startswith(audit):
         if not _ours(frame.f_code.co_filename):
@@ -136,10 +136,10 @@ def user_modules() -> dict[str, str]:
 
 
 def new_process(private: Path) -> ProcessPoolExecutor:
-    """One worker that shares nothing with this process but the code and the data on disk.
+    """One worker process that shares only code and data on disk with this one.
 
-    Home, caches and scratch files are in an empty folder of its own, and variables of the environment that neither
-    Python nor its numerical libraries need are not there: what a part has put aside it does not find.
+    Its home, cache and temporary folders are empty, and environment variables that neither Python nor its numerical
+    libraries need are removed, so values that a component saved there are not found.
     """
     hub = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=_make_private, initargs=(str(private), hub))
@@ -152,8 +152,8 @@ def _make_private(folder: str, hub: str) -> None:
     tempfile.tempdir = None
 
 
-class Answers(NamedTuple):
-    """What a fresh process found: observations by origin, what its parts opened, and the files behind them."""
+class ProcessResult(NamedTuple):
+    """What a fresh process returns: observations by origin, what components opened, and their source files."""
 
     observed: dict[int, list[Observation]]
     accesses: set[Access]

@@ -1,4 +1,4 @@
-"""Whether the labels of origins own up to what the fitted parts have looked at."""
+"""Whether contamination labels agree with the declared data ranges of fitted components."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from btcbt.windows import embargo_ms
 def check_ranges(
     name: str, parts: Iterable[Part], origins: IntArray, interval_ms: int, label: Label
 ) -> tuple[list[Finding], list[str]]:
-    """Look for origins that are called clean although a fitted part had looked at candles at or after them.
+    """Find origins labelled clean although a fitted component had used candles at or after them.
 
-    A range holds every candle that was looked at, targets included, so a part is fitted before an origin if
-    its ranges end by then.
+    A range covers every candle that was used, targets included, so a component is clean at an origin if all its
+    ranges end by then.
 
     Returns
     -------
     list of Finding
-        The first such origin, with the distance in candles as its size.
+        The first such origin; its size is the distance in candles.
     list of str
-        What is labelled otherwise, and what nobody has declared.
+        Counts of origins labelled otherwise, and components without a declaration.
     """
     findings: list[Finding] = []
     notes: list[str] = []
@@ -42,18 +42,18 @@ def check_ranges(
         findings += _called_clean(name, served, labels, fitted.ranges, interval_ms)
         if _undeclared(fitted.ranges):
             notes.append(
-                f"'{name}': what its fitted parts have looked at is not declared (in full), so they are not proven"
+                f"'{name}': the data that its fitted parts used are not (fully) declared, so they cannot be checked"
             )
     if counts:
         which = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))
-        notes.append(f"'{name}': of {len(origins):,} origins not clean, and labelled so: {which}")
+        notes.append(f"'{name}': of {len(origins):,} origins, not clean and labelled so: {which}")
     return findings, notes
 
 
 def check_refits(name: str, refitter: Refitter, origins: IntArray) -> list[Finding]:
-    """Look for refits that looked at candles later than their embargo before the first origin that they serve.
+    """Find refits that used candles inside the embargo before the first origin that they serve.
 
-    Both what a refit was allowed and given, and what its checkpoint declares in the end.
+    Checks the ranges planned, the candles given, and the ranges that the resulting checkpoint declares.
     """
     interval = refitter.periods[0].candles.interval_ms
     embargo = embargo_ms(refitter.windows, refitter.refit, interval)
@@ -62,18 +62,18 @@ def check_refits(name: str, refitter: Refitter, origins: IntArray) -> list[Findi
         period, refit = refitter.periods[number], refitter.fit(number)
         limit, candles = period.start - embargo, period.candles
         ends = {
-            "its range to fit on": period.train[1],
-            "its range to select on": period.select[1],
-            "the candles that it was given": int(candles.open_time[-1]) + candles.interval_ms,
+            "its training range": period.train[1],
+            "its selection range": period.select[1],
+            "the candles it was given": int(candles.open_time[-1]) + candles.interval_ms,
         }
         ends |= {
-            f"what it declares for {one.use}": one.end
+            f"its declared range for {one.use}": one.end
             for one in refit.ranges or ()
             if one.use != "unknown" and one not in (refitter.frozen.data_ranges() or ())
         }
         latest = max(ends, key=lambda what: ends[what])
         if ends[latest] > limit:
-            detail = f"{latest} ends {time_text(ends[latest])}, after the embargo from {time_text(limit)} on"
+            detail = f"{latest} ends {time_text(ends[latest])}, inside the embargo that starts at {time_text(limit)}"
             size = (ends[latest] - limit) / interval
             findings.append(Finding("split", name, "refit", period.start, period.start, "none", "fresh", size, detail))
     return findings
@@ -88,14 +88,14 @@ def _called_clean(
         if overlap.any():
             first = int(origins[overlap][0])
             detail = (
-                f"called clean, but data for {part.use} run to {time_text(part.end)}; "
+                f"labelled clean, but data for {part.use} run to {time_text(part.end)}; "
                 f"{np.count_nonzero(overlap):,} of {len(origins):,} origins"
             )
             size = (part.end - first) / interval_ms
             findings.append(Finding("split", name, "label", first, first, "none", "fresh", size, detail))
     if _undeclared(ranges) and (labels == "clean").any():
         first = int(origins[labels == "clean"][0])
-        detail = "called clean, but what its fitted parts have looked at is not declared"
+        detail = "labelled clean, but the data that its fitted parts used are not declared"
         findings.append(Finding("split", name, "label", first, first, "none", "fresh", float("inf"), detail))
     return findings
 

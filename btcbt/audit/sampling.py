@@ -1,10 +1,10 @@
-"""Which origins to audit: some drawn at random, and those at the edges where mistakes are made."""
+"""Which origins to audit: a random sample, and edges where mistakes are likely."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from btcbt.audit.worlds import known_at
+from btcbt.audit.changes import known_at
 from btcbt.records import Candles, IntArray
 from btcbt.windows import Windows
 
@@ -17,18 +17,18 @@ def draw_origins(windows: Windows, raw: Candles, *, sample: int, shard: int, see
     windows : Windows
         All origins of the experiment.
     raw : Candles
-        The history before it was prepared: its gaps are edges too.
+        The history before preparation; its gaps are edges too.
     sample : int
-        How many; at most a third of them edges, the others at random.
+        Number of origins; at most a third are edges, the others random.
     shard : int
-        Origins that are computed as one block; its ends are edges.
+        Origins computed as one block; its ends are edges.
     seed : int
         Keys the draw.
 
     Returns
     -------
     int64 (n,)
-        Increasing. Only origins that some candle follows: of the others there is nothing to leak.
+        Increasing. Only origins followed by at least one candle: after the others there is no future to change.
     """
     usable = windows.origins[windows.origins < known_at(raw)[-1]]
     rng = np.random.Generator(np.random.Philox(key=[seed, len(usable)]))

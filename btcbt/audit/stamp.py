@@ -1,4 +1,4 @@
-"""A verdict kept for runs to come, and stamped into the run that is there if that one decided the same."""
+"""Store a verdict for later runs, and stamp it into an existing run if that run made the same decisions."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from btcbt.windows import Windows
 
 
 def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, str | None]:
-    """Keep what an audit said.
+    """Store the verdict of an audit.
 
     Returns
     -------
     Path or None
-        The run that was stamped; None if there is none yet.
+        The run that was stamped; None if there is no run yet.
     str or None
-        Why the verdict is not about that run, if it is not.
+        Why the verdict does not apply to that run; None if it does.
 
     Raises
     ------
     StoreError
-        If the disk refuses.
+        If a file cannot be written, or a table of the run is damaged.
     """
     root, digest = config.store.folder, report.subject["run"]
     verdict = {**report.as_json(), "commit": git_commit()}

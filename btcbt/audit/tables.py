@@ -1,4 +1,4 @@
-"""A verdict as a person reads it."""
+"""An audit report as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_ROWS = 25
 
 
 def verdict(report: AuditReport) -> RenderableType:
-    """What was compared, what was found, and what could not be proven, for a rich console."""
+    """Comparisons, findings and limits of an audit, for a rich console."""
     parts: list[RenderableType] = [_head(report), "", _stages(report), ""]
     if report.findings:
         parts += [_findings(report), ""]
-    parts += [_doubts(report)]
+    parts += [_limits(report)]
     return Group(*parts)
 
 
@@ -34,7 +34,7 @@ def _head(report: AuditReport) -> Text:
         count = f"{len(report.findings):,} finding" + "s" * (len(report.findings) > 1)
         text.append(f"\n{count}, the first at the stage '{report.caught_at}'.")
     else:
-        text.append("\nNothing known, forecast, decided or filled by then changed with what came after it.")
+        text.append("\nNothing known, forecast, decided or filled by an origin changed with the candles after it.")
     if report.undeclared:
         text.append(f"\nReads files without declaring what went into them: {', '.join(report.undeclared)}.")
     if report.unjudged:
@@ -63,12 +63,12 @@ def _findings(report: AuditReport) -> Table:
         counts[key] += 1
         if key not in worst or finding.difference > worst[key].difference:
             worst[key] = finding
-    table = Table(title="What was found: the largest difference of each field", title_justify="left")
+    table = Table(title="Findings: the largest difference of each field", title_justify="left")
     table.title_style = "bold"
-    for column in ("what", "stage", "part", "field", "origin", "future", "objects"):
+    for column in ("kind", "stage", "component", "field", "origin", "change", "objects"):
         table.add_column(column, overflow="fold")
     table.add_column("difference", justify="right")
-    table.add_column("times", justify="right")
+    table.add_column("count", justify="right")
     table.add_column("where")
     for key, finding in list(worst.items())[:MAX_ROWS]:
         size = f"{finding.difference:.4g}" if math.isfinite(finding.difference) else "–"
@@ -78,7 +78,7 @@ def _findings(report: AuditReport) -> Table:
             finding.component,
             finding.field,
             time_text(finding.origin),
-            finding.world,
+            finding.change,
         )
         where = finding.detail if finding.time == finding.origin else f"{time_text(finding.time)}: {finding.detail}"
         table.add_row(*map(Text, (*cells, finding.objects, size, f"{counts[key]:,}", where)))
@@ -87,8 +87,8 @@ def _findings(report: AuditReport) -> Table:
     return table
 
 
-def _doubts(report: AuditReport) -> Text:
-    text = Text("What this does not prove\n", style="bold")
+def _limits(report: AuditReport) -> Text:
+    text = Text("Limits of this audit\n", style="bold")
     for note in (*report.notes, *LIMITS):
         text.append(f"- {note}\n", style="not bold")
     text.rstrip()

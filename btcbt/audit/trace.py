@@ -1,4 +1,4 @@
-"""What an experiment knew and did at one origin, stage by stage, and how two such records differ."""
+"""Observations of every stage at one audited origin, and the comparison of two sets of observations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from btcbt.audit.components import Components, fill_times, forecast_paths
 from btcbt.audit.findings import LOOK_AHEAD, Finding
-from btcbt.audit.participants import Participants, answer, fill_times
-from btcbt.audit.scenes import PROBES, Scene, windows_at
-from btcbt.audit.trail import Trails
+from btcbt.audit.histories import PROBES, History, windows_at
+from btcbt.audit.stored_paths import StoredPaths
 from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation
@@ -24,29 +24,29 @@ from btcbt.walkforward.stages import Stages, running
 from btcbt.walkforward.traders import Trader
 
 PAST = ("candles", "windows")
-"""Stages before anything is forecast."""
+"""Stages before the first forecast."""
 DRAWN = "target from a drawn holding"
 _PATH_AXES = ("path", "step")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """One field of one part, for moments up to the audited origin.
+    """The values of one field of one component, at times up to the audited origin.
 
     Attributes
     ----------
     stage, component, field : str
         As in `Finding`.
     times : int64 (n,)
-        When each row was known, decided or done, ms UTC.
+        When each row was known, decided or executed, ms UTC.
     values : array (n, ...)
-        What it was.
+        The values.
     axes : tuple of str
-        Names of the axes after the first; one called ``channel`` is named by channel.
+        Names of the axes after the first; indices of an axis ``channel`` are shown by channel name.
     needs : tuple of str
-        Components from which this one follows; where they differ it is not judged.
+        Components that this one depends on; where they differ, it is not compared.
     error : str
-        What was raised instead.
+        The error that was raised instead, if any.
     """
 
     stage: str
@@ -59,13 +59,13 @@ class Observation:
     error: str = ""
 
 
-def observe_past(scene: Scene) -> list[Observation]:
-    """What is known and where forecasts are made, up to the origin of the scene."""
-    return [*_candles(scene), *_windows(scene)]
+def observe_past(history: History) -> list[Observation]:
+    """Candles and windows up to the audited origin."""
+    return [*_candles(history), *_windows(history)]
 
 
 def newest(observations: Iterable[Observation], rows: int) -> list[Observation]:
-    """The same with the last candles alone: what goes from process to process stays small."""
+    """Keep only the newest rows of candles, so that little is sent between processes."""
     return [
         replace(one, times=one.times[-rows:], values=one.values[-rows:]) if one.stage == "candles" else one
         for one in observations
@@ -73,68 +73,67 @@ def newest(observations: Iterable[Observation], rows: int) -> list[Observation]:
 
 
 def observe(
-    scene: Scene,
+    history: History,
     config: RunConfig,
     stages: Stages,
-    participants: Participants,
-    trails: Trails,
+    components: Components,
+    stored_paths: StoredPaths,
     *,
-    traders: Participants | None = None,
+    traders: Components | None = None,
     strict: bool = False,
 ) -> list[Observation]:
-    """Run every later stage up to the origin of the scene.
+    """Run all later stages up to the audited origin.
 
-    The forecasters are those of `participants`, the strategies those of `traders` (of `participants` if left out).
-
-    What a part of the user's raises becomes an observation, for it did not raise on the true history; with
-    `strict`, which is for that one, it goes on to the caller.
+    Forecasters are taken from `components`, strategies from `traders` (`components` if left out). An error of the
+    user's code becomes an observation, since the same code did not fail on the true history; with `strict`, which is
+    meant for the true history, it is raised.
     """
-    question = scene.question
-    windows = windows_at(scene.windows, question.asked)
-    if len(windows) < len(question.asked):  # one has gone: `observe_past` says so, and there is nothing to ask
+    point = history.point
+    windows = windows_at(history.windows, point.forecast_origins)
+    if len(windows) < len(point.forecast_origins):  # a missing window is reported by `observe_past`
         return []
-    run = partial(attempt, scene=scene, strict=strict)
-    forecasters = participants.forecasters(scene.candles, question.origin)
+    run = partial(attempt, history=history, strict=strict)
+    forecasters = components.forecasters(history.candles, point.origin)
     found = []
-    for name, refitter in participants.refitters.items():
-        found += run("refit", name, partial(_refits, name, refitter, scene))
+    for name, refitter in components.refitters.items():
+        found += run("refit", name, partial(_refits, name, refitter, history))
     for name, forecaster in forecasters.items():
-        made = run("forecast", name, partial(_forecast, name, forecaster, scene, strict))
+        made = run("forecast", name, partial(_forecast, name, forecaster, history, strict))
         base = tuple(other for other, one in forecasters.items() if one is forecaster.base)
         found += [replace(one, needs=base) for one in made]
-    # Of a forecaster that learns, the later of its two observations counts.
+    # A forecaster that learns online has two observations of paths; the later one holds its own forecasts.
     paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
-    on_the_way = trails.paths(question.origin, forecasters)
-    trail = windows_at(scene.windows, question.trail)
+    stored = stored_paths.paths(point.origin, forecasters)
+    decision_windows = windows_at(history.windows, point.decision_origins)
     decided = []
-    for trader in (traders or participants).traders(scene.candles, tuple(forecasters)):
+    for trader in (traders or components).traders(history.candles, tuple(forecasters)):
         if trader.forecaster is None or trader.forecaster in paths:
-            sampled = _joined(trader, on_the_way, paths, config.windows.horizon, len(question.trail))
-            decided += run("strategy", trader.name, partial(decide, trader, trail, sampled, question.holdings))
+            sampled = _joined(trader, stored, paths, config.windows.horizon, len(point.decision_origins))
+            decided += run("strategy", trader.name, partial(decide, trader, decision_windows, sampled, point.holdings))
     targets = [one for one in decided if one.field == "target"]
-    return [*found, *decided, *run("portfolio", "", partial(_accounts, scene, config, stages, targets))]
+    return [*found, *decided, *run("portfolio", "", partial(_accounts, history, config, stages, targets))]
 
 
 def _joined(
     trader: Trader,
-    on_the_way: Mapping[str, NDArray[Any]],
+    stored: Mapping[str, NDArray[Any]],
     newest_paths: Mapping[str, NDArray[Any]],
     horizon: int,
     count: int,
 ) -> NDArray[Any]:
-    """Paths (count, S, H, 6) of the trail: those on the way, and at its end those of the history at hand."""
+    """Paths (count, S, H, 6) at the decision origins: stored ones, and at the end those made on this history."""
     if trader.forecaster is None:
         return np.empty((count, 0, horizon, len(CHANNELS)), dtype=np.float32)
-    paths = np.array(on_the_way[trader.forecaster])
+    paths = np.array(stored[trader.forecaster])
     last = newest_paths[trader.forecaster][-count:]
     paths[-len(last) :] = last
     return paths
 
 
 def attempt(
-    stage: str, component: str, work: Callable[[], list[Observation]], *, scene: Scene, strict: bool
+    stage: str, component: str, work: Callable[[], list[Observation]], *, history: History, strict: bool
 ) -> list[Observation]:
-    """Do a stage's work; what a part of the user's raises becomes an observation, unless `strict`."""
+    """Run one component of a stage; an error becomes an observation, unless `strict`."""
     try:
         with running(stage, component):
             return work()
@@ -142,36 +141,36 @@ def attempt(
         if strict:
             raise
         text = " ".join(f"raised {type(error).__name__}: {error}".split())[:300]
-        return [Observation(stage, component, "", scene.question.asked, np.empty(0), error=text)]
+        return [Observation(stage, component, "", history.point.forecast_origins, np.empty(0), error=text)]
 
 
 def compare(
     truth: Sequence[Observation],
     other: Sequence[Observation],
     origin: int,
-    world: str,
+    change: str,
     objects: str,
     kind: str = LOOK_AHEAD,
     left_out: Iterable[str] = (),
 ) -> Iterator[Finding | str]:
-    """Compare two records bit for bit.
+    """Compare two sets of observations bit for bit.
 
-    What differs is a finding of `kind`. The components `left_out`, and what follows from them, are not judged.
+    Differences are findings of `kind`. The components `left_out`, and those that depend on them, are not compared.
 
     Yields
     ------
     Finding or str
-        A finding for each field that differs, the stage's name for each that was compared and is equal. What
-        follows from a part that differs already is not judged.
+        A finding for each field that differs; the stage's name for each that is equal. Components that depend on a
+        component that differs are not compared.
     """
-    answers = {(o.stage, o.component, o.field): o for o in other}
+    observed = {(o.stage, o.component, o.field): o for o in other}
     errors = {(o.stage, o.component): o for o in other if o.error}
     tainted = set(left_out)
     for expected in truth:
         if tainted & {*PAST, *expected.needs, _forecaster(expected)} or expected.component in left_out:
             tainted.add(expected.component)
             continue
-        got = answers.get((expected.stage, expected.component, expected.field))
+        got = observed.get((expected.stage, expected.component, expected.field))
         for stage, component in (
             (expected.stage, expected.component),
             (expected.stage, ""),
@@ -185,20 +184,20 @@ def compare(
         tainted.add(expected.component)
         time, size, field, detail = found
         stage = expected.stage if got is None or not got.error else got.stage
-        yield Finding(stage, expected.component, field, origin, time, world, objects, size, detail, kind)
+        yield Finding(stage, expected.component, field, origin, time, change, objects, size, detail, kind)
 
 
 def difference(expected: Observation, got: Observation | None) -> tuple[int, float, str, str] | None:
-    """Time, size, field and place of the largest difference; None if every bit is equal."""
+    """Time, size, field and position of the largest difference; None if every bit is equal."""
     last = int(expected.times[-1]) if len(expected.times) else 0
     if got is None:
-        return last, float("inf"), expected.field, "nothing was made of it"
+        return last, float("inf"), expected.field, "is missing"
     if got.error:
         return last, float("inf"), expected.field, got.error
     if not np.array_equal(expected.times, got.times):
         gone = np.setxor1d(expected.times, got.times)
         when = int(gone[0]) if len(gone) else last
-        kind = "is gone" if when in expected.times else "has appeared"
+        kind = "is missing" if when in expected.times else "is new"
         return when, float(len(gone)), f"{expected.field}.times", f"{time_text(when)} {kind}, {len(gone)} in all"
     a, b = expected.values, got.values
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -217,46 +216,46 @@ def _largest(expected: Observation, b: NDArray[Any]) -> tuple[int, float, str, s
         size = np.abs(a.astype(np.float64) - b.astype(np.float64))
     size = np.where(np.isnan(size), np.where(np.isnan(a) & np.isnan(b), 0.0, np.inf), size)
     at = np.unravel_index(int(np.argmax(size)), size.shape)
-    field, places = expected.field, []
+    field, position = expected.field, []
     for name, index in zip(expected.axes, at[1:], strict=True):
         if name == "channel":
             field = f"{field}.{CHANNELS[index]}" if field != "values" else CHANNELS[index]
         else:
-            places.append(f"{name} {index}")
+            position.append(f"{name} {index}")
     count = f"{np.count_nonzero(size):,} of {size.size:,} values"
-    detail = f"{', '.join([*places, '']) if places else ''}{a[at]:.9g} became {b[at]:.9g}; {count} differ"
+    detail = f"{', '.join([*position, '']) if position else ''}{a[at]:.9g} became {b[at]:.9g}; {count} differ"
     return int(expected.times[at[0]]), float(size[at]), field, detail
 
 
 def _forecaster(observation: Observation) -> str:
-    """What a refit, a forecast and a scaling taint: later stages of the same forecaster."""
+    """The forecaster whose later stages depend on an observation; empty if there is none."""
     return observation.component if observation.stage in ("scaling", "forecast", "calibration") else ""
 
 
-def _candles(scene: Scene) -> Iterator[Observation]:
-    """Everything that is known at the origin, not only what its window holds."""
-    closes = scene.candles.open_time + scene.candles.interval_ms
-    past = closes <= scene.question.origin
+def _candles(history: History) -> Iterator[Observation]:
+    """All candles known at the origin, not only those of its window."""
+    closes = history.candles.open_time + history.candles.interval_ms
+    past = closes <= history.point.origin
     count = int(np.count_nonzero(past))
-    # In order of time, as candles are, a view is enough.
+    # Candles are in order of time, so a view is enough.
     known: slice | NDArray[np.bool_] = past if past[count:].any() else slice(count)
-    yield Observation("candles", "candles", "values", closes[known], scene.candles.values[known], ("channel",))
+    yield Observation("candles", "candles", "values", closes[known], history.candles.values[known], ("channel",))
 
 
-def _windows(scene: Scene) -> Iterator[Observation]:
-    windows = windows_at(scene.windows, scene.question.asked)
-    origins = scene.windows.origins[scene.windows.origins <= scene.question.origin]
+def _windows(history: History) -> Iterator[Observation]:
+    windows = windows_at(history.windows, history.point.forecast_origins)
+    origins = history.windows.origins[history.windows.origins <= history.point.origin]
     yield Observation("windows", "windows", "origins", origins, np.zeros((len(origins), 0)), ("nothing",))
-    if len(windows) == len(scene.question.asked):
+    if len(windows) == len(history.point.forecast_origins):
         times = np.stack([window.open_time for window in windows])
         values = np.stack([window.values for window in windows])
-        yield Observation("windows", "windows", "open_time", scene.question.asked, times, ("candle",))
-        yield Observation("windows", "windows", "values", scene.question.asked, values, ("candle", "channel"))
+        yield Observation("windows", "windows", "open_time", history.point.forecast_origins, times, ("candle",))
+        yield Observation("windows", "windows", "values", history.point.forecast_origins, values, ("candle", "channel"))
 
 
-def _refits(name: str, refitter: Refitter, scene: Scene) -> list[Observation]:
-    """What the refits that serve the asked origins are made from: their keys, as bytes."""
-    numbers = sorted({refitter.number(origin) for origin in scene.question.learned.tolist()})
+def _refits(name: str, refitter: Refitter, history: History) -> list[Observation]:
+    """The keys of the refits that serve the calibration origins: digests of their inputs, as bytes."""
+    numbers = sorted({refitter.number(origin) for origin in history.point.calibration_origins.tolist()})
     keys = [np.frombuffer(bytes.fromhex(refitter.key(number)), dtype=np.uint8) for number in numbers]
     starts = np.array([refitter.periods[number].start for number in numbers], dtype=np.int64)
     return [Observation("refit", name, "candles", starts, np.stack(keys), ("byte of the digest",))]
@@ -273,14 +272,14 @@ def _scaling(name: str, forecaster: Forecaster, windows: Sequence[Window]) -> It
     return (Observation("scaling", name, "scaling", origins, values, axes),)
 
 
-def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> list[Observation]:
-    """Scaling, where a forecaster tells it, and paths; of one that learns, those of its base and its own."""
+def _forecast(name: str, forecaster: Forecaster, history: History, strict: bool) -> list[Observation]:
+    """Scaling if reported, and paths; for a forecaster with a base, the paths of the base and its own."""
     axes, learns = (*_PATH_AXES, "channel"), forecaster.base is not None
     base = forecaster.base or forecaster
-    origins = scene.question.learned if learns else scene.question.asked
-    windows = windows_at(scene.windows.with_context(forecaster.context), origins)
-    asked = [*windows, *_companions(windows[-1], scene)]
-    paths = answer(base, asked)
+    origins = history.point.calibration_origins if learns else history.point.forecast_origins
+    windows = windows_at(history.windows.with_context(forecaster.context), origins)
+    asked = [*windows, *_later_windows(windows[-1], history)]
+    paths = forecast_paths(base, asked)
     found = [
         *_scaling(name, base, windows),
         Observation("forecast", name, "paths", origins, paths[: len(windows)], axes),
@@ -288,7 +287,7 @@ def _forecast(name: str, forecaster: Forecaster, scene: Scene, strict: bool) -> 
     if learns:
         batch = ForecastBatch(np.array([window.origin for window in asked], dtype=np.int64), paths)
         work = partial(_calibrate, name, forecaster, asked, batch, origins)
-        found += attempt("calibration", name, work, scene=scene, strict=strict)
+        found += attempt("calibration", name, work, history=history, strict=strict)
     return found
 
 
@@ -299,13 +298,14 @@ def _calibrate(
     return [Observation("calibration", name, "paths", origins, paths[: len(origins)], (*_PATH_AXES, "channel"))]
 
 
-def _companions(last: Window, scene: Scene) -> Iterator[Window]:
-    """Later windows for the same call; where this history has none of candles, those of a price that stands still.
+def _later_windows(last: Window, history: History) -> Iterator[Window]:
+    """Later windows for the same call; where this history has no candles for them, the last candle is repeated.
 
-    So every call has as many windows, at the same origins: the last digit of a product of matrices may hang on it.
+    So every call has the same number of windows at the same origins: the last digits of a matrix product may depend on
+    the batch size.
     """
-    for origin in scene.question.companions.tolist():
-        there = windows_at(scene.windows.with_context(len(last.values)), np.array([origin]))
+    for origin in history.point.later_origins.tolist():
+        there = windows_at(history.windows.with_context(len(last.values)), np.array([origin]))
         if there and np.isfinite(there[0].values).all():
             yield there[0]
             continue
@@ -317,7 +317,7 @@ def _companions(last: Window, scene: Scene) -> Iterator[Window]:
 def decide(
     trader: Trader, windows: Sequence[Window], paths: NDArray[Any], holdings: Sequence[Holding]
 ) -> list[Observation]:
-    """Ask a strategy at every origin of a trail, along the way from flat, and again with drawn holdings."""
+    """Decide at every given window in order, starting flat, and again at each with a drawn holding."""
     asked = [Forecast(window, one) for window, one in zip(windows, paths, strict=True)]
     origins = np.array([forecast.origin for forecast in asked], dtype=np.int64)
     needs = () if trader.forecaster is None else (trader.forecaster,)
@@ -331,23 +331,23 @@ def decide(
     ]
 
 
-def _accounts(scene: Scene, config: RunConfig, stages: Stages, decided: Sequence[Observation]) -> list[Observation]:
-    """Accounts up to the origin. The fill of the last decision is of the candle after it, and left out."""
-    account, candles = scene.question.account, scene.candles
+def _accounts(history: History, config: RunConfig, stages: Stages, decided: Sequence[Observation]) -> list[Observation]:
+    """Accounts up to the origin, without the fill of the last decision, which happens in the candle after it."""
+    account, candles = history.point.account_origins, history.candles
     if len(account) < 2:
         return []
     targets = np.full((len(account), len(PROBES) + len(decided)), np.nan)
-    targets[:, : len(PROBES)] = scene.question.probes
+    targets[:, : len(PROBES)] = history.point.probes
     for column, one in enumerate(decided, start=len(PROBES)):
         known = one.values[-len(account) :]
         targets[-len(known) :, column] = known
     names = [*PROBES, *(one.component for one in decided)]
-    # With or without its last decision, an account runs for one stride after the one before.
+    # With or without the last decision, an account runs for one stride after the decision before it.
     until = int(account[-2] + np.diff(account).min())
-    if candles.open_time[-1] < scene.question.origin:
+    if candles.open_time[-1] < history.point.origin:
         account, targets = account[:-1], targets[:-1]
-    elif not np.isfinite(candles.values[candles.open_time >= scene.question.origin]).all():
-        targets[-1] = np.nan  # an account cannot trade at a price that is no number
+    elif not np.isfinite(candles.values[candles.open_time >= history.point.origin]).all():
+        targets[-1] = np.nan  # an account cannot trade at a NaN price
     done = stages.accounts(candles, account, targets, names, config.portfolio)
     return [one for column, name in enumerate(names) for one in _account(done, column, name, until)]
 

@@ -20,7 +20,7 @@ from btcbt.records import Float32Array, FloatArray
 
 
 class PanelStatistics:
-    """Errors and other statistics of a panel, (B, H, C) unless stated otherwise; each is computed once, on first use."""
+    """Errors and other statistics of a panel, (B, H, C) unless stated otherwise, each computed once."""
 
     def __init__(self, panel: LossPanel) -> None:
         self.panel = panel

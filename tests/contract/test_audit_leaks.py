@@ -179,7 +179,7 @@ def assert_exact(report):
         (f.stage for f in report.findings), key=STAGE_NAMES.index
     )
     for found in report.findings:
-        assert found.origin in report.origins or found.world in ("none", "noise", "gaps", "truncate")
+        assert found.origin in report.origins or found.change in ("none", "noise", "gaps", "truncate")
         assert found.time <= found.origin or found.stage == "portfolio"
         assert found.difference > 0
         assert found.component
@@ -312,10 +312,10 @@ def test_a_strategy_that_looks_candles_up_by_date_does_not_find_them_in_another_
     config = experiment(candle_file, strategies=reader("ReadsTheFile", candle_file))
     report = audit_experiment(config, sample=3, fresh_process=False)
     assert report.caught_at == READER.stage
-    assert {found.world for found in report.findings} == {"displaced"}
+    assert {found.change for found in report.findings} == {"displaced"}
 
 
-OBJECTS = {"fresh": "new objects", "repeated": "the same question again", "process": "a fresh process alone"}
+OBJECTS = {"fresh": "new objects", "repeated": "a repeated call", "process": "a fresh process alone"}
 
 
 def leak_table():

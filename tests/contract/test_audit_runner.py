@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from btcbt.audit.worlds import change_future
+from btcbt.audit.changes import change_future
 from btcbt.candles import write_candles
 from btcbt.config import RunConfig
 from btcbt.walkforward.runner import run

@@ -72,12 +72,12 @@ def test_a_clean_experiment_is_reported_with_its_limits(clean_report):
     text = printed(clean_report)
     assert "clean" in text
     assert all(limit in text for limit in LIMITS)
-    assert "no fresh process was asked for" in text
+    assert "check in a fresh process was disabled" in text
 
 
 def test_a_part_that_raises_on_a_changed_future_has_looked_at_it(leaking_report):
     assert leaking_report.caught_at == "strategy"
-    assert {found.world for found in leaking_report.findings} == {"scale", "nan"}
+    assert {found.change for found in leaking_report.findings} == {"scale", "nan"}
     assert all("what a price" in found.detail for found in leaking_report.findings)
     said = leaking_report.as_json()
     assert said["verdict"] == "looks ahead"

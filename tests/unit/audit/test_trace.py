@@ -95,7 +95,7 @@ def test_nothing_is_judged_where_the_past_differs():
     said = list(compare(truth, [observation(np.ones(3), "candles", "candles", "values")], 30, "flip", "used"))
     (finding,) = said
     assert isinstance(finding, Finding)
-    assert (finding.stage, finding.world, finding.objects, finding.origin) == ("candles", "flip", "used", 30)
+    assert (finding.stage, finding.change, finding.objects, finding.origin) == ("candles", "flip", "used", 30)
 
 
 def test_what_a_part_raises_is_its_finding():

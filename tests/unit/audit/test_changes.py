@@ -5,34 +5,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from btcbt.audit.worlds import WORLDS, change_future, known_at
+from btcbt.audit.changes import CHANGES, change_future, known_at
 from btcbt.candles import make_candles
 from btcbt.records import HIGH, LOW, VOLUME, Candles
 
 HOUR_MS = 3_600_000
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_what_was_known_keeps_its_bits_and_what_was_not_changes(world, make_history):
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_known_keeps_its_bits_and_what_was_not_changes(change, make_history):
     candles = make_history(120, missing=[40, 90])
     origin = int(candles.open_time[70]) + HOUR_MS
-    changed = change_future(candles, origin, world, seed=3)
+    changed = change_future(candles, origin, change, seed=3)
     known = changed.open_time + HOUR_MS <= origin
     assert changed.open_time[known].tobytes() == candles.open_time[:71].tobytes()
     assert changed.values[known].tobytes() == candles.values[:71].tobytes()
     after = dict(zip(candles.open_time[71:].tolist(), candles.values[71:], strict=True))
     for time, values in zip(changed.open_time[~known].tolist(), changed.values[~known], strict=True):
-        assert world == "gaps" or (values[:4] != after[time][:4]).all()
-    if world in ("gaps", "truncate"):
+        assert change == "gaps" or (values[:4] != after[time][:4]).all()
+    if change in ("gaps", "truncate"):
         assert (~known).sum() < len(after)
     assert changed.sha256 != candles.sha256
     assert not changed.values.flags.writeable
 
 
-@pytest.mark.parametrize("world", ["noise", "flip", "scale", "gaps", "truncate"])
-def test_a_changed_history_is_still_a_valid_one(world, make_history):
+@pytest.mark.parametrize("change", ["noise", "flip", "scale", "gaps", "truncate"])
+def test_a_changed_history_is_still_a_valid_one(change, make_history):
     candles = make_history(100)
-    changed = change_future(candles, int(candles.open_time[60]), world, seed=1)
+    changed = change_future(candles, int(candles.open_time[60]), change, seed=1)
     make_candles(changed.open_time, changed.values, interval="1h")
     assert (changed.values[:, HIGH] >= changed.values[:, LOW]).all()
 

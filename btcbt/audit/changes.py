@@ -1,7 +1,7 @@
-"""Other futures: the same candles up to a moment, and different ones after it.
+"""Changed histories: the same candles up to an origin, and different ones after it.
 
-A candle is known at its close. Rows are taken to have arrived in the order of the history: a row that comes
-after a later candle (a revision appended at the end) was not known before that candle's close.
+A candle is known at its close. Rows are assumed to have arrived in the order of the file: a row that follows
+a later candle (a revision appended at the end) was not known before that candle's close.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, FloatArray, IntArray
 
-BROKEN = "nan"
-"""The world whose future is no candle at all."""
-SHORT = "truncate"
-"""The world that ends at the origin."""
+ALL_NAN = "nan"
+"""Every value after the origin is NaN."""
+TRUNCATE = "truncate"
+"""The history ends at the origin."""
 _NOISE = 0.05
 _SCALE = 1000.0
 
 
 def known_at(candles: Candles) -> IntArray:
-    """When each row can first have been known, (N,) ms UTC, never decreasing."""
+    """Earliest time at which each row was known, (N,) ms UTC, non-decreasing."""
     return np.maximum.accumulate(candles.open_time + candles.interval_ms)
 
 
-def change_future(candles: Candles, origin: int, world: str, seed: int) -> Candles:
-    """Make every candle that was not known at `origin` different.
+def change_future(candles: Candles, origin: int, change: str, seed: int) -> Candles:
+    """Change every candle that was not known at `origin`.
 
     Parameters
     ----------
@@ -35,30 +35,30 @@ def change_future(candles: Candles, origin: int, world: str, seed: int) -> Candl
         The true history.
     origin : int
         ms UTC.
-    world : str
-        One of `WORLDS`: ``noise`` (independent shocks of 5 %, volumes redrawn), ``flip`` (every rise from the
+    change : str
+        One of `CHANGES`: ``noise`` (independent shocks of 5 %, volumes redrawn), ``flip`` (every rise from the
         last known price is a fall), ``scale`` (a thousand times the price and volume), ``gaps`` (half of the
-        rows are missing, the first among them), ``truncate`` (nothing follows), ``nan`` (no value is a number).
+        rows are missing, including the first), ``truncate`` (no candle follows), ``nan`` (every value is NaN).
     seed : int
         Keys the shocks; they differ from origin to origin.
 
     Returns
     -------
     Candles
-        Read-only, with the same bits up to `origin`.
+        Read-only; bit for bit the same up to `origin`.
     """
     first = int(np.searchsorted(known_at(candles), origin, side="right"))
     rng = np.random.Generator(np.random.Philox(key=[seed, origin % 2**64]))
     times, values = candles.open_time.copy(), candles.values.copy()
-    if world in _ROWS:
-        keep = np.concatenate([np.ones(first, dtype=bool), _ROWS[world](len(times) - first, rng)])
+    if change in _ROWS:
+        keep = np.concatenate([np.ones(first, dtype=bool), _ROWS[change](len(times) - first, rng)])
         times, values = times[keep], values[keep]
     elif first < len(values):
         last = float(values[max(first - 1, 0), CLOSE])
-        values[first:] = _VALUES[world](values[first:], last, rng)
+        values[first:] = _VALUES[change](values[first:], last, rng)
     times.setflags(write=False)
     values.setflags(write=False)
-    return Candles(times, values, candles.interval_ms, candles.source, f"{candles.sha256}:{world}:{origin}")
+    return Candles(times, values, candles.interval_ms, candles.source, f"{candles.sha256}:{change}:{origin}")
 
 
 def _noise(future: FloatArray, last: float, rng: np.random.Generator) -> FloatArray:
@@ -86,7 +86,7 @@ def _broken(future: FloatArray, last: float, rng: np.random.Generator) -> FloatA
 
 
 def _ordered(candles: FloatArray) -> FloatArray:
-    """Keep high the highest and low the lowest price."""
+    """Make high the highest and low the lowest of the four prices."""
     candles[:, HIGH] = candles[:, :VOLUME].max(axis=1)
     candles[:, LOW] = candles[:, :VOLUME].min(axis=1)
     return candles
@@ -108,7 +108,7 @@ _VALUES: dict[str, Callable[[FloatArray, float, np.random.Generator], FloatArray
     "noise": _noise,
     "flip": _flip,
     "scale": _scale,
-    BROKEN: _broken,
+    ALL_NAN: _broken,
 }
-_ROWS: dict[str, Callable[[int, np.random.Generator], NDArray[np.bool_]]] = {SHORT: _none, "gaps": _half}
-WORLDS = ("noise", "flip", "scale", "gaps", SHORT, BROKEN)
+_ROWS: dict[str, Callable[[int, np.random.Generator], NDArray[np.bool_]]] = {TRUNCATE: _none, "gaps": _half}
+CHANGES = ("noise", "flip", "scale", "gaps", TRUNCATE, ALL_NAN)

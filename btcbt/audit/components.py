@@ -1,4 +1,4 @@
-"""The forecasters and strategies of an experiment as the audit meets them: built for one history or for several."""
+"""The forecasters and strategies under audit, built for one history or shared by several."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Participants:
-    """The forecasters and strategies of one or several histories, built by the functions that a run uses.
+class Components:
+    """Builds the forecasters and strategies for a history, with the functions that a run uses.
 
     Parameters
     ----------
     config : RunConfig
         The experiment.
     stages : Stages
-        Its stages; those for forecasters and strategies take the place of the configured ones.
+        Its stages; `Stages.forecasters` and `Stages.strategies` replace the configured ones.
     keep : bool
-        Whether those that were built for the first history serve all others, too. If not, all are built for
-        each history, but for the forecasters of a configuration: they know no history, and are costly. Those that
-        are refitted know it; their refits are found where the candles that went into them are the same.
+        Whether the objects built for the first history are reused for all others. If not, they are rebuilt for
+        each history, except configured forecasters that do not depend on the history, which are costly to load.
+        Refitted ones are rebuilt; a refit is reused if its candles are the same.
 
     Attributes
     ----------
     refitters : mapping of str to Refitter
-        What refits the forecasters of the last history asked for.
+        The refitters of the most recent history, by forecaster.
     """
 
     def __init__(self, config: RunConfig, stages: Stages, *, keep: bool = False) -> None:
@@ -56,10 +56,10 @@ class Participants:
         Parameters
         ----------
         candles : Candles
-            The history, for those that know it.
+            The history, for forecasters that are fitted on it.
         until : int, optional
-            Refitted ones serve origins after this (ms UTC) with the weights of this one: what comes after it need not
-            be fit to learn from.
+            Origins after this one (ms UTC) are forecast with the weights of this one, since candles after it may not
+            be usable for a fit.
         """
         if self._forecasters is not None and self._keep:
             return self._forecasters
@@ -78,7 +78,7 @@ class Participants:
         return self._forecasters
 
     def traders(self, candles: Candles, forecasters: Sequence[str]) -> list[Trader]:
-        """Each strategy on each forecaster that it trades on, every one an object of its own."""
+        """One `Trader` for each strategy and each forecaster that it trades on, each with its own strategy object."""
         if self._traders is None or not self._keep:
             with running(STRATEGY):
                 self._traders = self._new_traders(candles, forecasters)
@@ -102,8 +102,8 @@ def fill_times(orders: pd.DataFrame) -> IntArray:
     return np.asarray(orders["time"].dt.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)
 
 
-def answer(forecaster: Forecaster, windows: Sequence[Window]) -> Float32Array:
-    """Ask for the forecasts of some windows, in calls of the size that the forecaster wants."""
+def forecast_paths(forecaster: Forecaster, windows: Sequence[Window]) -> Float32Array:
+    """Forecast windows in calls of the forecaster's batch size; paths (B, S, H, 6)."""
     step = forecaster.batch_size
     parts = [forecaster.forecast(windows[i : i + step]).paths for i in range(0, len(windows), step)]
     return np.concatenate(parts)
