@@ -159,7 +159,7 @@ class _Audit:
         origins = draw_origins(windows, raw, sample=self.sample, shard=shard, seed=self.seed)
         if not len(origins):
             raise CandleError(
-                f"candles {raw.source}: none follows the first origin, {time_text(int(windows.origins[0]))}, "
+                f"candles {raw.source}: no candle follows the first origin, {time_text(int(windows.origins[0]))}, "
                 "so there is no future to change; move windows.start back"
             )
         return origins

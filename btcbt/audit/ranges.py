@@ -42,7 +42,7 @@ def check_ranges(
         findings += _called_clean(name, served, labels, fitted.ranges, interval_ms)
         if _undeclared(fitted.ranges):
             notes.append(
-                f"'{name}': the data that its fitted parts used are not (fully) declared, so they cannot be checked"
+                f"'{name}': the data that its fitted parts used are not declared (in full), so labels cannot be checked"
             )
     if counts:
         which = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))

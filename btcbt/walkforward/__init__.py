@@ -1,1 +1,1 @@
-"""The walk-forward: the loop that every run and every audit drives, one file a stage."""
+"""The walk-forward: the stages that runs and audits execute, one file per stage."""

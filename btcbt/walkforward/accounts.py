@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial], symbol: str) -> Scores:
-    """Scores of every account beside buy and hold; each Sharpe ratio is deflated by every trial on these candles.
+    """Scores of every account against buy and hold; Sharpe ratios are deflated by all trials on these candles.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
     horizon : int
         Forecast horizon in candles; no bootstrap block is shorter.
     trials : sequence of Trial
-        Every configuration ever tried, those of this run among them.
+        Every configuration ever tried, including those of this run.
     symbol : str
-        What the candles are called.
+        Name of the candles.
 
     Returns
     -------
@@ -72,25 +72,25 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
 
 
 def account_trials(
-    simulation: Simulation, candles: Candles, experiment: str, made_of: Mapping[str, Mapping[str, object]]
+    simulation: Simulation, candles: Candles, experiment: str, contents: Mapping[str, Mapping[str, object]]
 ) -> list[Trial]:
-    """What the ledger is to remember of each account.
+    """Trials to record in the ledger, one for each account.
 
     Parameters
     ----------
     simulation : Simulation
         K accounts.
     candles : Candles
-        What they traded on.
+        The candles traded.
     experiment : str
-        Its name.
-    made_of : mapping
-        Accounts that were tried, and what each is made of besides the candles, as JSON values.
+        Its name in the ledger.
+    contents : mapping
+        For each account to record, everything besides the candles that identifies its configuration, as JSON values.
     """
     start, end = int(simulation.open_time[0]), int(simulation.open_time[-1]) + simulation.interval_ms
     stretch = stretch_digest(candles, start, end)
     trials = []
-    for name, content in made_of.items():
+    for name, content in contents.items():
         returns = equity_returns(simulation.equity[:, simulation.names.index(name)], simulation.initial_cash)
         sharpe = sharpe_ratio(returns)
         moves = np.isfinite(sharpe)

@@ -1,4 +1,4 @@
-"""Strategies asked at each origin, told what they hold: forecasts to targets."""
+"""Decisions: strategies map the forecast and their holding at each origin to a target."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from btcbt.windows import Windows
 
 
 def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None) -> FloatArray:
-    """Ask a strategy at each origin, telling it what it holds.
+    """Run a strategy over origins in order, passing it its current holding.
 
     Parameters
     ----------
     strategy : Strategy
-        Whom to ask.
     forecasts : iterable of Forecast
         M forecasts, in order of time.
     name : str, optional
-        What to call the strategy in messages; the class's name if left out.
+        Name of the strategy in messages; the class name if left out.
 
     Returns
     -------
@@ -48,12 +47,12 @@ def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str |
 
 
 def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Forecast]) -> FloatArray:
-    """Ask several strategies at each origin, so that forecasts are read once; else as `decide_all`.
+    """Run several strategies at once, so that forecasts are read once; otherwise as `decide_all`.
 
     Parameters
     ----------
     strategies : mapping of str to Strategy
-        Whom to ask, by what to call them in messages.
+        Strategies by their name in messages.
     forecasts : iterable of Forecast
         M forecasts, in order of time.
 
@@ -77,13 +76,13 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
 def decide_from(
     strategy: Strategy, forecasts: Iterable[Forecast], holdings: Iterable[Holding], name: str
 ) -> FloatArray:
-    """Ask a strategy at each origin with a given holding, whatever it decided before; else as `decide_all`."""
+    """Run a strategy at each origin with a given holding instead of its own; otherwise as `decide_all`."""
     asked = zip(forecasts, holdings, strict=True)
     return np.array([_ask(strategy, name, isolated(one), holding) for one, holding in asked], dtype=np.float64)
 
 
 def isolated(forecast: Forecast) -> Forecast:
-    """The same forecast in arrays of its own: a view would lead a strategy to the candles after the origin."""
+    """A copy of a forecast: through a view, a strategy could reach the candles after the origin."""
     window = forecast.window
     times, values, paths = window.open_time.copy(), window.values.copy(), forecast.paths.copy()
     for one in (times, values, paths):
@@ -132,18 +131,18 @@ def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -
 def decide_targets(
     traders: Sequence[Trader], members: Mapping[str, Member], windows: Windows, progress: Progress
 ) -> FloatArray:
-    """Ask every trader at every origin.
+    """Decisions of every trader at every origin.
 
     Parameters
     ----------
     traders : sequence of Trader
         K traders.
     members : mapping
-        The forecasters that they trade on, their forecasts stored.
+        The forecasters that they trade on, with their forecasts stored.
     windows : Windows
         M origins.
     progress : Progress
-        Who is told how far it is.
+        Receives the progress.
 
     Returns
     -------
@@ -160,7 +159,7 @@ def decide_targets(
 
 
 def _forecasts(member: Member | None, windows: Windows, advance: Advance) -> Iterator[Forecast]:
-    """What a strategy sees, origin by origin; without a forecaster there are no paths."""
+    """The input of a strategy at each origin; without a forecaster there are no paths."""
     if member is None:
         none = np.empty((0, windows.horizon, len(CHANNELS)), dtype=np.float32)
         for window in windows:

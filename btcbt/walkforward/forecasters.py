@@ -1,4 +1,4 @@
-"""The forecasters of an experiment: which, in what order, with which weights at which origin."""
+"""The forecasters of an experiment, their order, and the weights that each uses at each origin."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Loaded:
     Attributes
     ----------
     configs : mapping
-        Their configurations by name, in the order in which they forecast.
+        Configurations by name, in the order of forecasting.
     frozen : mapping
-        Those that depend on no other forecaster, with the weights that they start from.
+        Forecasters without a base, with their starting weights.
     fitted : mapping
-        The same where some are fitted on the history as the walk goes on.
+        The same forecasters, bound to the history if they are fitted on it (`Forecaster.on_history`).
     refitters : mapping
-        What refits those that are refitted.
+        A `Refitter` for each refitted forecaster.
     """
 
     configs: Mapping[str, ForecasterConfig]
@@ -47,7 +47,7 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """Candles that the forecaster which looks back farthest needs before an origin.
+        """The longest context of all forecasters, in candles.
 
         Forecasters are compared at the same origins, so an origin must suit all of them.
         """
@@ -57,8 +57,7 @@ class Loaded:
 def forecasters_in_order(config: RunConfig) -> dict[str, ForecasterConfig]:
     """The configured forecasters, a random walk among them.
 
-    The random walk comes first, since the others are compared with it; one that is made from another's forecasts
-    comes after it.
+    The random walk comes first, since the others are compared with it; forecasters with a base come after their base.
     """
     configs: dict[str, ForecasterConfig] = dict(config.forecasters)
     if all(one.kind != RANDOM_WALK for one in configs.values()):
@@ -74,7 +73,7 @@ def load_forecasters(
     known: Mapping[str, Forecaster] = MappingProxyType({}),
     until: int | None = None,
 ) -> Loaded:
-    """Load every forecaster with the weights that it starts from, and find what refits it.
+    """Load every forecaster with its starting weights, and make the refitters.
 
     Parameters
     ----------
@@ -83,11 +82,11 @@ def load_forecasters(
     candles : Candles
         Its history; refits are fitted on parts of it.
     plan : callable
-        Which candles each refit is given.
+        As `btcbt.windows.plan_refits`.
     known : mapping, optional
-        Forecasters, by name, that were loaded before for the same experiment and need not be loaded again.
+        Forecasters by name that are loaded already for the same experiment.
     until : int, optional
-        Later origins (ms UTC) are served as this one is by what is fitted on the history; for the audit.
+        Origins after this one (ms UTC) use the fits that serve it; for the audit.
 
     Raises
     ------
@@ -114,7 +113,7 @@ def load_forecasters(
 def build_forecasters(
     config: RunConfig, loaded: Loaded, serving: Mapping[str, Serving], candles: Candles
 ) -> dict[str, tuple[Forecaster, Callable[[], Forecaster]]]:
-    """Every forecaster as it forecasts, and how a worker process builds the same.
+    """Every forecaster ready to forecast, and a function with which a worker process builds the same one.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def build_forecasters(
     loaded : Loaded
         Its forecasters before any refit.
     serving : mapping
-        The refits of those that are refitted.
+        The refits of refitted forecasters.
     candles : Candles
         The history, sent to workers only with a forecaster that is fitted on it.
     """

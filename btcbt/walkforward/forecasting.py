@@ -1,4 +1,4 @@
-"""The forecasts that a run lacks: shard by shard, on the executor that the experiment names."""
+"""Missing forecasts are computed shard by shard, on the configured executor."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ Shards = Iterator[tuple[IntArray, ForecastBatch]]
 
 
 def forecast_missing(member: Member, base: Member | None, config: RunConfig, progress: Progress) -> Member:
-    """Forecast what the store lacks of a member, and store it shard by shard.
+    """Compute the forecasts of a member that are missing in the store, and store them shard by shard.
 
     Parameters
     ----------
     member : Member
-        Whose forecasts.
+        The forecaster.
     base : Member or None
-        The one that it is made from, its forecasts stored.
+        Its base, with forecasts stored; None if it has none.
     config : RunConfig
-        Gives the size of a shard and the engine.
+        Sets the shard size and the executor.
     progress : Progress
-        Who is told how far it is.
+        Receives the progress.
 
     Returns
     -------
     Member
-        The same with nothing missing.
+        The same member, with all forecasts stored.
 
     Raises
     ------
     Interrupted
-        If the process was asked to stop; whole shards are stored.
+        If the run was interrupted; complete shards are stored.
     """
     origins, missing = member.windows.origins, member.plan.missing
     with progress.stage(f"forecast {member.name}", len(origins), done=len(origins) - len(missing)) as advance:
@@ -67,40 +67,40 @@ def forecast_missing(member: Member, base: Member | None, config: RunConfig, pro
 def forecast_shards(
     member: Member, shards: Sequence[IntArray], executor: ExecutorConfig, base: Member | None, advance: Advance
 ) -> Shards:
-    """Forecast the origins of each shard, in order; shard and batch sizes and the engine change no path.
+    """Forecast the origins of each shard, in order. Shard size, batch size and executor do not change the paths.
 
     Parameters
     ----------
     member : Member
-        Whose forecasts.
+        The forecaster.
     shards : sequence of int64 (B,)
         Rows of its windows.
     executor : ExecutorConfig
-        Where the work is done.
+        Where forecasts are computed.
     base : Member or None
-        That of a calibrated one, with its forecasts stored.
+        Its base, with forecasts stored; None if it has none.
     advance : callable
-        Told how many origins were done.
+        Receives the number of origins done.
     """
     with _named(member.name):
         if member.forecaster.base is not None:
-            # Each of its forecasts follows from those before it, so there is nothing to share out.
+            # Each forecast depends on earlier ones, so the work cannot be distributed.
             if base is None:
-                raise ValueError(f"the base of '{member.name}' is needed")
-            yield from _followed(member, base, shards, advance)
+                raise ValueError(f"'{member.name}' needs its base")
+            yield from _from_base(member, base, shards, advance)
         elif executor.kind == "local":
-            yield from _here(member, shards, executor.workers, advance)
+            yield from _locally(member, shards, executor.workers, advance)
         else:
-            yield from _elsewhere(member, shards, executor, advance)
+            yield from _on_cluster(member, shards, executor, advance)
 
 
 def try_out(members: Iterable[Member]) -> None:
-    """Ask each forecaster of the user's own for the first origin that it lacks, before any forecast is paid for.
+    """Run each user-defined forecaster on its first missing origin, before longer computations start.
 
     Raises
     ------
     ForecasterError
-        If one fails, or what it returns is not a forecast.
+        If one raises an error, or returns an invalid forecast.
     """
     for member in members:
         missing = member.plan.missing
@@ -111,7 +111,7 @@ def try_out(members: Iterable[Member]) -> None:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say of which forecaster an error is."""
+    """Add the name of the forecaster to errors."""
     try:
         yield
     except AnswerError as error:
@@ -119,7 +119,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _task(member: Member, rows: IntArray) -> ShardTask:
-    """A shard with the stretch of candles that its windows lie in; windows overlap, so it is sent once."""
+    """A shard with the candles that its windows cover; windows overlap, so each candle is sent once."""
     windows = member.windows
     last = windows.last[rows]
     stretch = slice(int(last[0]) + 1 - windows.context, int(last[-1]) + 1)
@@ -129,8 +129,8 @@ def _task(member: Member, rows: IntArray) -> ShardTask:
     )
 
 
-def _here(member: Member, shards: Sequence[IntArray], workers: int | None, advance: Advance) -> Shards:
-    """Batches that do not cross from one shard to the next, in this process or on its machine's cores."""
+def _locally(member: Member, shards: Sequence[IntArray], workers: int | None, advance: Advance) -> Shards:
+    """Forecast in this process or in processes of this machine; batches do not span shards."""
     forecaster, origins = member.forecaster, member.windows.origins
     step = batch_size(forecaster)
     parts = [[rows[start : start + step] for start in range(0, len(rows), step)] for rows in shards]
@@ -150,12 +150,12 @@ def _here(member: Member, shards: Sequence[IntArray], workers: int | None, advan
             done += len(part)
             advance(len(part))
         yield rows, ForecastBatch(origins[rows], paths, provenance)
-    for _ in batches:  # to its end, which leaves the processes to the next forecaster
-        raise ValueError(f"more batches than were asked for came back for '{member.name}'")
+    for _ in batches:  # exhaust it, so that the processes are free for the next forecaster
+        raise ValueError(f"'{member.name}' returned more batches than were requested")
 
 
-def _elsewhere(member: Member, shards: Sequence[IntArray], executor: ExecutorConfig, advance: Advance) -> Shards:
-    """Shards that other processes or machines forecast."""
+def _on_cluster(member: Member, shards: Sequence[IntArray], executor: ExecutorConfig, advance: Advance) -> Shards:
+    """Forecast shards in other processes or on other machines."""
     tasks = (_task(member, rows) for rows in shards)
     key, build = member.work
     batches = forecast_shards_on(executor, tasks, key=key, build=build)
@@ -164,8 +164,8 @@ def _elsewhere(member: Member, shards: Sequence[IntArray], executor: ExecutorCon
         yield rows, batch
 
 
-def _followed(member: Member, base: Member, shards: Sequence[IntArray], advance: Advance) -> Shards:
-    """Walk over the stored forecasts of the base from the first origin on, and yield what is missing."""
+def _from_base(member: Member, base: Member, shards: Sequence[IntArray], advance: Advance) -> Shards:
+    """Run over the stored forecasts of the base from the first origin on, and yield the missing shards."""
     origins = member.windows.origins
     walk = ((batch.provenance, paths) for batch in _checked_walk(member, base) for paths in batch.paths)
     at = 0
@@ -179,7 +179,7 @@ def _followed(member: Member, base: Member, shards: Sequence[IntArray], advance:
 
 
 def _checked_walk(member: Member, base: Member) -> Iterator[ForecastBatch]:
-    """What a forecaster makes of the forecasts of its base, batch by batch."""
+    """The forecasts made from those of the base, checked batch by batch."""
     forecaster, origins = member.forecaster, member.windows.origins
     asked = [origins[start : start + READ_BATCH] for start in range(0, len(origins), READ_BATCH)]
     with explained(forecaster, asked[0]):

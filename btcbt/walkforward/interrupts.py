@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: the first one stops after the current shard, which is stored; the second at once."""
+"""Ctrl-C during a run: the first stops it after the current shard, which is stored; the second immediately."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from btcbt.progress import Progress
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has stopped; finished shards are stored."""
+    """The run was interrupted; finished shards are stored."""
 
 
 @contextmanager
 def stop_between_shards(progress: Progress) -> Iterator[Callable[[], None]]:
-    """Turn the first Ctrl-C into a stop after the current shard; a second one stops at once."""
+    """Make the first Ctrl-C stop after the current shard; a second one stops immediately."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -26,7 +26,7 @@ def stop_between_shards(progress: Progress) -> Iterator[Callable[[], None]]:
     def handle(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
         asked.set()
-        progress.note("stopping after the current shard; press Ctrl-C again to stop at once")
+        progress.note("stopping after the current shard; press Ctrl-C again to stop immediately")
 
     def stop() -> None:
         if asked.is_set():

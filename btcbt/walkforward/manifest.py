@@ -1,4 +1,4 @@
-"""The manifest of a run: its digest, and where each of its numbers came from."""
+"""The manifest of a run: its digest, and the provenance of its numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGEST_LENGTH = 16
 
 
 def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, str], traders: Sequence[Trader]) -> str:
-    """Name a run by all that it is made from, so that no run takes the place of a different one.
+    """Digest of all inputs of a run, so that no run overwrites a different one.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def make_manifest(
     seconds: Mapping[str, float],
     started: datetime,
 ) -> dict[str, Any]:
-    """What a run was made from and how long its stages took, as JSON values.
+    """Inputs of a run and the duration of its stages, as JSON values.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def make_manifest(
 def _audit(
     config: RunConfig, digest: str, windows: Windows, members: Mapping[str, Member], traders: Sequence[Trader]
 ) -> dict[str, Any] | None:
-    """The stamp of the newest audit of this experiment, with the reason if it is not about this run."""
+    """The stamp of the newest audit of this experiment, with the reason if it is stale."""
     verdict = stored_verdict(config.store.folder, digest)
     if verdict is None:
         return None

@@ -1,4 +1,4 @@
-"""Members: the forecasters of a run with their origins, their labels and their place in the store."""
+"""Members: the forecasters of a run with their origins, labels and stored forecasts."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ READ_BATCH = 168
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """A forecaster of the run, and where its forecasts are.
+    """A forecaster of the run, its origins, and its stored forecasts.
 
     Attributes
     ----------
     name, kind : str
-        What the experiment calls it, and its kind.
+        Name in the experiment, and kind.
     forecaster : Forecaster
     build : callable
         How a worker process builds the same forecaster.
     base : str or None
-        The member whose stored forecasts it is made from.
+        Name of the member that is its base.
     windows : Windows
-        M origins with the context that it needs.
+        M origins, with the context of this forecaster.
     digests : void (M,)
-        What the stored forecast of each origin must agree with.
+        Digest of the inputs of each origin; a stored forecast is used only if its digest is equal.
     column : str
         Name of those digests in the run's table of origins.
     key : str
-        Names its forecasts in the store.
+        Key of its forecasts in the store.
     meaning : mapping
-        What the key is the digest of, as JSON values.
+        The content whose digest is the key, as JSON values.
     store : ForecastStore
     plan : ShardPlan
         Which forecasts are stored, and which are missing.
     labels : str (M,)
         Contamination label of each origin.
     configured : bool
-        False for a random walk that was added for comparison.
+        False for a random walk that was added as benchmark.
     computed : int
         Origins that this run had to forecast.
     provenance : mapping
-        What made its forecasts.
+        Provenance of its forecasts.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Member:
 
     @property
     def work(self) -> tuple[str, Callable[[], Forecaster]]:
-        """What a worker is to build, and the name under which it may keep it.
+        """A cache key for worker processes, and the function with which they build the forecaster.
 
-        Workers outlive a run. The key of the store is too short a name for them: it says nothing of refitted weights,
-        while the digests of the forecasts do. What is built is compared with what this process has, for a path may
-        lead to another checkpoint on another machine.
+        Workers outlive a run. The key of the store does not identify refitted weights, so the key for workers also
+        covers the digests of the forecasts. The forecaster built by a worker is compared with that of this process,
+        since a path may lead to another checkpoint on another machine.
         """
         name = hashlib.sha256(self.key.encode())
         name.update(self.windows.origins.tobytes())
@@ -99,7 +99,7 @@ class Member:
         return name.hexdigest(), partial(_build_alike, self.build, dict(self.forecaster.identity()), self.name)
 
     def batches(self) -> Iterator[ForecastBatch]:
-        """Its stored forecasts in order of time, `READ_BATCH` origins at once."""
+        """Its stored forecasts in order of time, in batches of `READ_BATCH` origins."""
         return self.store.read(self.plan, self.windows.origins, READ_BATCH)
 
 
@@ -121,7 +121,7 @@ def make_members(
     remote: RemoteFolder | None,
     label: Label = contamination,
 ) -> dict[str, Member]:
-    """Build the forecasters of a run, label their origins, and find what of their forecasts is stored.
+    """Build the forecasters of a run, label their origins, and look up their stored forecasts.
 
     Parameters
     ----------
@@ -130,11 +130,11 @@ def make_members(
     loaded : Loaded
         Its forecasters before any refit.
     serving : mapping
-        The refits of those that are refitted.
+        The refits of refitted forecasters.
     windows : Windows
         The origins, with the longest context of all forecasters.
     remote : RemoteFolder or None
-        Where forecasts are shared between machines, if anywhere.
+        Store shared between machines, if there is one.
     label : callable
         As `btcbt.windows.contamination`.
     """
@@ -183,7 +183,7 @@ def make_members(
 def label_and_digest(
     forecaster: Forecaster, origins: IntArray, windows: Digests, label: Label = contamination
 ) -> tuple[NDArray[np.str_], Digests, str]:
-    """What each origin's fitted parts had looked at, and what its stored forecast must agree with.
+    """The contamination label of each origin, and the digest of the inputs of its forecast.
 
     Parameters
     ----------
@@ -200,7 +200,8 @@ def label_and_digest(
     labels : str (M,)
         See `btcbt.windows.contamination`.
     digests : void (M,)
-        Of its window; with the weights, if they were fitted for it; with all before, if the forecaster learns.
+        Of the window; of the window and weights, if these were fitted for the origin; of all windows so far, if the
+        forecaster learns online.
     kind : str
         ``window``, ``refit`` or ``history``: which of these.
     """

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 
 def release_memory() -> None:
-    """Return freed memory to the system: the C library keeps and fragments it over a long run otherwise."""
+    """Return freed memory to the system; otherwise the C library keeps and fragments it over a long run."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

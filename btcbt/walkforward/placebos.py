@@ -1,4 +1,4 @@
-"""Placebo runs of strategies: the same decisions and accounts, on forecasts that know nothing."""
+"""Placebo runs: the same strategies and accounts on forecasts without information."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 MIN_RUNS = 8
-"""Fewer runs are done before a second process has started."""
+"""Fewer runs finish before a second process has started."""
 TARGETS_AT_ONCE = 1 << 17
 """Targets (accounts x origins) that are simulated together: an account needs some 500 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A strategy that trades on a forecaster: the name of its account, and how to build it again."""
+    """A strategy on one forecaster: the name of its account, its class and its parameters."""
 
     name: str
     use: str
@@ -52,7 +52,7 @@ def run_placebos(
     seed: int,
     advance: Callable[[int], None],
 ) -> dict[str, float]:
-    """Rank the strategies on one forecaster among placebo runs, by the net Sharpe ratio.
+    """Rank strategies on one forecaster among placebo runs, by the net Sharpe ratio.
 
     An account that never trades counts as one with a ratio of zero. Time grows with candidates x runs x origins;
     runs are spread over the processors.
@@ -76,7 +76,7 @@ def run_placebos(
     seed : int
         Keys the placebos.
     advance : callable
-        Told of every finished run.
+        Receives the number of finished runs.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def _decisions(
     candidates: Sequence[Candidate], windows: Windows, source: Source, placebos: Sequence[Placebo]
 ) -> Iterator[FloatArray]:
     """Targets of all candidates (K, M) in each placebo run, in order."""
-    bare = replace(windows, skipped={})  # what a process is not sent
+    bare = replace(windows, skipped={})  # not needed by worker processes
     if len(placebos) < MIN_RUNS:
         yield from (_decide(candidates, bare, source, placebo) for placebo in placebos)
         return
@@ -158,5 +158,5 @@ def placebo_numbers(
             )
         numbers |= ranks
         if not ranks:
-            progress.note("too few origins to shuffle them: no placebo was run")
+            progress.note("too few origins to shuffle; no placebo was run")
     return numbers

@@ -1,4 +1,4 @@
-"""Where a number came from: versions of the code and of the packages below it, and the commit."""
+"""Provenance: versions of this package and of those it depends on, and the git commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def code_version() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages whose arithmetic a run rests on."""
+    """Versions of Python and of the packages that affect the numbers of a run."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 

@@ -1,10 +1,10 @@
-"""Refits inside the walk-forward: a checkpoint fine-tuned on the candles before the origins that it then serves.
+"""Refits inside the walk-forward: a checkpoint is fine-tuned on candles before the origins that it serves.
 
-A refit is made of its starting weights, the candles of its ranges, and a recipe. The digest of these is its
-key and its folder's name, ``<root>/store/refits/<key>/``: an experiment that is run again, or for longer, finds it
-there. The fit is given a copy of those candles and nothing else, so nothing else can be in it.
+A refit is determined by its starting weights, the candles of its ranges, and a recipe. The digest of these is its
+key and the name of its folder, ``<root>/store/refits/<key>/``, where a repeated or extended experiment finds it. The
+fit gets a copy of those candles and nothing else, so it cannot depend on others.
 
-A folder appears when it is whole; a fit that was killed is resumed from what it left under another name.
+A folder appears under its name when it is complete; an interrupted fit is resumed from its temporary folder.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ REFIT_NUMERICS = 1
 MODEL_CURVE = "model_loss.csv"
 _LOOKS = 8
 _HISTORY = "history"
-"""What recipes call the candles: a fit is resumed even if their file has another name."""
+"""Name of the candles in recipes, so that a fit is resumed even if their file is renamed."""
 _PLACES = ("name", "candles", "start", "output", "save_every", "device")
 
 Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 
 class _StartingWeights(NamedTuple):
-    """The networks that a fit starts from: where they are, and their digest."""
+    """The networks that a fit starts from: their locations and their digest."""
 
     model: str
     tokenizer: str | None
@@ -77,14 +77,14 @@ class _StartingWeights(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a whole folder holds."""
+    """Contents of a complete folder."""
 
     weights: str
     ranges: tuple[DataRange, ...] | None
 
 
 class Refitter:
-    """The refits of one forecaster over one history, made when they are asked for.
+    """The refits of one forecaster over one history, made on demand.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Refitter:
     windows : WindowsConfig
         Of the experiment.
     candles : Candles
-        The history; a fit is given the part that its period allows.
+        The history; a fit gets the part that its period allows.
     frozen : KronosForecaster
         The forecaster with its starting weights.
     folder : Path
@@ -117,51 +117,51 @@ class Refitter:
         self.periods = plan(candles, windows, config.refit)
         self.window = windows.context + windows.horizon
         self.report: Callable[[str], None] = lambda _line: None
-        """Gets the lines of progress of each fit."""
+        """Receives the progress lines of each fit."""
         self._starts = [period.start for period in self.periods]
         self._done: dict[int, Refit] = {}
 
     def check(self) -> None:
-        """See that each period has candles to fit and to select on, before anything is paid for.
+        """Check that each period has candles to train and to select on, before any fit starts.
 
         Raises
         ------
         CandleError
-            If one has not.
+            If a period has none.
         """
         for period in self.periods:
             fit_windows(period, self.window)
 
     def number(self, origin: int) -> int:
-        """Which period serves an origin (ms UTC)."""
+        """Number of the period that serves an origin (ms UTC)."""
         number = bisect_right(self._starts, origin) - 1
         if number < 0 or origin >= self.periods[number].end:
             raise ValueError(f"no refit serves {time_text(origin)}")
         return number
 
     def at(self, origin: int, until: int | None = None) -> Refit:
-        """The refit that serves an origin, made if need be.
+        """The refit that serves an origin, made if it is not stored.
 
         Parameters
         ----------
         origin : int
             ms UTC.
         until : int, optional
-            Later origins are served as this one is: their own refits may know what follows it.
+            Origins after this one use its refit, since later refits may have used candles after it.
         """
         return self.fit(self.number(origin if until is None else min(origin, until)))
 
     def fit(self, number: int) -> Refit:
-        """The refit of a period: the one that is stored, or a new one.
+        """The refit of a period, made if it is not stored.
 
         Raises
         ------
         CandleError
-            If it has not enough candles.
+            If there are too few candles.
         CheckpointError
             If its loss is not finite.
         StoreError
-            If refits cannot be kept where the store is.
+            If refits cannot be written to the store.
         """
         if number not in self._done:
             period, key = self.periods[number], self.key(number)
@@ -172,7 +172,7 @@ class Refitter:
         return self._done[number]
 
     def forecaster(self, serving: Callable[[int], Refit]) -> Forecaster:
-        """The forecaster that these refits make.
+        """The forecaster that uses these refits.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class Refitter:
         return refitted(self.frozen, self.config, self.windows, serving)
 
     def key(self, number: int) -> str:
-        """SHA-256 (hex) of all that a refit is made from: starting weights, candles, recipe, and how it is computed."""
+        """SHA-256 (hex) of the inputs of a refit: starting weights, candles, recipe, version of the fitting code."""
         start = self._starting_weights(number)
         recipe = self._recipe(number, start, self.folder).model_dump(mode="json")
         made_from: dict[str, Any] = {
@@ -238,10 +238,10 @@ class Refitter:
         )
 
     def _make(self, number: int, target: Path) -> _Found:
-        """Fit under another name, the same for whoever does, so that a killed fit is resumed; then rename."""
+        """Fit in a temporary folder with a fixed name, so that an interrupted fit is resumed; then rename it."""
         period = self.periods[number]
         scratch = target.with_name(f".{target.name}.{target.name[:8]}.tmp")
-        with _alone(target):
+        with _locked(target):
             found = _find(target, target.name)  # another process may have been faster
             if found is not None:
                 return found
@@ -254,7 +254,7 @@ class Refitter:
                 "selection_losses": selection_losses(scratch / MODEL_CURVE),
             }
             write_whole(scratch / NOTE_FILE, (json.dumps(note, indent=2) + "\n").encode())
-            if target.exists():  # damaged, or another's
+            if target.exists():  # damaged, or of another key
                 target.rename(temporary_name(target))
             scratch.rename(target)
             sync_folder(target.parent)
@@ -264,7 +264,7 @@ class Refitter:
         return found
 
     def _fit(self, number: int, scratch: Path) -> None:
-        """Resume what a killed fit left; start over where that was another's, say an earlier version's."""
+        """Resume an interrupted fit; start over if it belongs to another recipe, such as that of an earlier version."""
         recipe = self._recipe(number, self._starting_weights(number), scratch)
         history = {_HISTORY: _copy(self.periods[number].candles)}
         try:
@@ -277,7 +277,7 @@ class Refitter:
 def make_refitter(
     config: ForecasterSection, run: RunConfig, candles: Candles, frozen: Forecaster, plan: Plan = plan_refits
 ) -> Refitter | None:
-    """What refits a forecaster of an experiment; None if nothing does.
+    """The refitter of a forecaster of an experiment; None if it is not refitted.
 
     Parameters
     ----------
@@ -288,30 +288,30 @@ def make_refitter(
     candles : Candles
         Its history.
     frozen : Forecaster
-        What `config.without_refit()` describes.
+        Built from `config.without_refit()`.
     plan : callable
         As `btcbt.windows.plan_refits`.
     """
     if config.schedule is None:
         return None
     folder = run.store.folder / STORE_FOLDER / REFITS_FOLDER
-    # Only the schemas of Kronos have a schedule, and fitting is that of its networks.
+    # Only Kronos has a schedule, and fitting is implemented for its networks.
     kronos, network = cast(KronosConfig, config), cast(KronosForecaster, frozen)
     return Refitter(kronos, run.windows, candles, network, folder, plan)
 
 
 def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Progress) -> Served:
-    """Make the refits that serve some origins, or find them.
+    """Make or load the refits that serve some origins.
 
     Parameters
     ----------
     name : str
-        The forecaster, for the progress.
+        Name of the forecaster, for the progress.
     refitter : Refitter
     origins : int64 (M,)
         ms UTC.
     progress : Progress
-        Who is told how far it is.
+        Receives the progress.
     """
     numbers = sorted({refitter.number(origin) for origin in origins.tolist()})
     made = []
@@ -325,7 +325,7 @@ def make_refits(name: str, refitter: Refitter, origins: IntArray, progress: Prog
 
 
 def _note(progress: Progress, what: str, line: str) -> None:
-    """Pass on how the selection loss goes; the steps between are for those who watch a single fit."""
+    """Pass on lines with a selection loss; lines of single steps are left out."""
     if " select " in line:
         progress.note(f"{what}: {line}")
 
@@ -333,7 +333,7 @@ def _note(progress: Progress, what: str, line: str) -> None:
 def describe_refits(forecaster: Forecaster, origins: IntArray) -> dict[str, Any]:
     """The refits that served some origins, for a manifest; empty if none did.
 
-    ``selection_losses`` are those of each look at the selection range, the starting weights' first.
+    ``selection_losses`` holds the loss of each evaluation on the selection range, that of the starting weights first.
     """
     served = forecaster.refits(origins)
     if not served:
@@ -363,23 +363,23 @@ def candles_digest(candles: Candles) -> str:
 
 
 def _find(folder: Path, key: str) -> _Found | None:
-    """What a folder holds, if it is the whole refit of that key."""
+    """Contents of a folder, if it is the complete refit of that key."""
     if not (folder / NOTE_FILE).is_file():
         return None
     try:
         note, checkpoint = read_json(folder / NOTE_FILE), load_checkpoint(str(folder))
         weights = pair_digest(checkpoint)
         if (note.get("key"), note.get("weights")) != (key, weights):
-            raise CheckpointError(f"{folder}: its weights are not those that were fitted")
+            raise CheckpointError(f"{folder}: its weights differ from those that were fitted")
     except CheckpointError as error:
-        log.warning("%s; the refit is made again", error)
+        log.warning("%s; refitting", error)
         return None
     return _Found(weights, None if checkpoint.ranges is None else tuple(checkpoint.ranges))
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Hold others who want to make the same refit until it is there, or could not be made."""
+def _locked(target: Path) -> Iterator[None]:
+    """Hold a lock, so that other processes wait until this refit is made or has failed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not CAN_LOCK:
         yield
@@ -388,7 +388,7 @@ def _alone(target: Path) -> Iterator[None]:
     while True:
         with lock.open("wb") as file:
             acquire_lock(file)
-            if not _is_at(file, lock):  # who held it has removed it, and the next one may hold another
+            if not _is_at(file, lock):  # the previous holder removed it, so this lock is on a deleted file
                 continue
             try:
                 yield
@@ -398,7 +398,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
+    """Whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -407,18 +407,18 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    """Name the folder of the refits where something in it can be neither read nor written."""
+    """Report the folder of refits if a file in it cannot be read or written."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{folder}: refits cannot be kept there ({error.strerror or error}); make room or fix its permissions, "
+            f"{folder}: refits cannot be stored there ({error.strerror or error}); make room or fix its permissions, "
             "or choose another store.root, and run again"
         ) from None
 
 
 def _copy(candles: Candles) -> Candles:
-    """The same candles in arrays of their own: nothing outside of them can be reached."""
+    """A copy of the candles: a view would give access to the rest of the history."""
     open_time, values = candles.open_time.copy(), candles.values.copy()
     for array in (open_time, values):
         array.setflags(write=False)

@@ -1,8 +1,8 @@
 """The walk-forward: candles, windows, forecasts, decisions, accounts, scores, and the run's directory.
 
-This reads as the list of stages. Each is a function of frozen values that hands frozen records to the next. Forecasts
-go to the store as they are made, so that a run that was stopped at any point resumes from there; everything after the
-store takes seconds and is done anew, so that its outcome does not depend on where a run was stopped.
+This module is the list of stages; each is a function from frozen records to frozen records. Forecasts are stored as
+they are made, so that an interrupted run resumes. All later stages take seconds and are always recomputed, so that
+the result does not depend on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Clock:
 
 
 def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
-    """Run an experiment; one that was stopped before resumes.
+    """Run an experiment, or resume it if it was interrupted.
 
     Parameters
     ----------
     config : RunConfig or path
         The experiment, or its file.
     progress : Progress, optional
-        Who is told how far it is; nobody by default.
+        Receives the progress.
 
     Returns
     -------
@@ -81,9 +81,9 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
     Raises
     ------
     BtcbtError
-        If something of the user's is wrong. Nothing is left behind but whole shards of forecasts.
+        If the experiment, its data or its code is invalid. Only complete shards of forecasts remain on disk.
     Interrupted
-        If the process was asked to stop.
+        If the run was interrupted.
     """
     experiment = config if isinstance(config, RunConfig) else load_config(config)
     return _walk(experiment, Stages(), Clock(), progress or Progress())
@@ -92,11 +92,11 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
 def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
         candles = stages.prepared(stages.raw(config.candles))
-    # Everything that can be wrong with an experiment shows before the first forecast is paid for.
+    # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
     remote = _open_remote(config)
     with clock("load forecasters"):
-        stages.windows(candles, config.windows)  # a wrong range shows before weights are read
+        stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
         loaded = load_forecasters(config, candles, stages.plan)
         for refitter in loaded.refitters.values():
             refitter.check()
@@ -164,7 +164,7 @@ def _write(
     scores: Scores,
     clock: Clock,
 ) -> Run:
-    """The run's directory, whole or not at all."""
+    """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
     digest = run_digest(config, windows.candles.sha256, keys, traders)
     target = config.store.folder / config.name / digest
@@ -191,13 +191,13 @@ def _write(
         release_memory()
         with clock("draw"):
             draw_figures(load_run(folder, metrics=dict(scores.headline)))
-        write_manifest()  # with the time that the figures took
+        write_manifest()  # again, with the time of the figures
     runs.point_latest(target)
     return load_run(target, metrics=dict(scores.headline))
 
 
 def _write_origins(folder: Path, windows: Windows, members: Mapping[str, Member]) -> None:
-    """The origins with their digests and labels, and the forecasts as links into the store."""
+    """Write origins with digests and labels, and link the stored forecasts."""
     digests = {member.column: runs.digest_column(member.digests) for member in members.values()}
     labels = {f"label.{member.name}": member.labels for member in members.values()}
     columns = {"scored": windows.scored, **digests, **labels}
@@ -215,14 +215,14 @@ def _require_a_fill(windows: Windows, traders: list[Trader]) -> None:
     candles = windows.candles
     if traders and windows.origins[0] > candles.open_time[-1]:
         raise CandleError(
-            f"candles {candles.source}: none follows the first origin, "
+            f"candles {candles.source}: no candle follows the first origin, "
             f"{time_text(int(windows.origins[0]))}, so nothing trades; move windows.start back"
         )
 
 
 @contextmanager
 def _store_in_use(folder: Path) -> Iterator[None]:
-    """Keep ``btcbt store gc`` from deleting what this run counts on."""
+    """Prevent ``btcbt store gc`` from deleting what this run uses."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Stored forecasts to scores, in the memory of a batch."""
+"""Scores of stored forecasts, computed batch by batch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from btcbt.windows import Windows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a stage of scoring found.
+    """Numbers of a scoring stage.
 
     Attributes
     ----------
     headline : mapping of str to float
         Headline numbers by dotted key; see `btcbt.metrics.table`.
     tables : tuple of pyarrow.Table
-        All of them, for `btcbt.storage.runs.write_scores`.
+        All scores, for `btcbt.storage.runs.write_scores`.
     """
 
     headline: Mapping[str, float]
@@ -40,18 +40,18 @@ class Scores:
 
 
 def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress) -> Scores:
-    """Score every member's forecasts where the outcome is known; the first is what the others are compared with.
+    """Score the forecasts of every member at origins with a known outcome; the first member is the benchmark.
 
     Parameters
     ----------
     windows : Windows
         The origins.
     members : sequence of Member
-        Their forecasts are stored.
+        Forecasters, with their forecasts stored.
     scratch : Path
-        Folder of scratch files, which are gone when this returns; see `btcbt.metrics.ScoreStream`.
+        Folder for temporary files, deleted on return; see `btcbt.metrics.ScoreStream`.
     progress : Progress
-        Who is told how far it is.
+        Receives the progress.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
     Raises
     ------
     StoreError
-        If a stored forecast is gone, or the disk refuses the scratch file.
+        If a stored forecast is missing, or the temporary file cannot be written.
     """
     headline = {
         "origins.eligible": float(len(windows)),
@@ -70,7 +70,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
         "origins.skipped": float(sum(windows.skipped.values())),
     }
     if not windows.scored.any():
-        progress.note("no origin has its outcome in the candles yet, so no forecast error is known")
+        progress.note("no origin has a known outcome yet, so there are no forecast errors")
         return Scores(headline, ())
     volatility, symbol, first = _volatility(windows), windows.candles.source, members[0].name
     reference: ScoreStream | None = None
@@ -106,7 +106,7 @@ def _stream(windows: Windows, volatility: FloatArray, member: Member, scratch: P
 def _noted(
     rows: Iterable[Row], name: str, reference: str | None, windows: Windows, headline: dict[str, float]
 ) -> Iterator[Row]:
-    """Pass rows on and keep those that are headline numbers; the key of a comparison with `reference` is ``versus``."""
+    """Yield rows unchanged and collect the headline numbers; comparisons with `reference` get the key ``versus``."""
     for row in rows:
         if is_headline(row, windows.horizon):
             versus = reference is not None and row.group == f"against={reference}"
@@ -121,13 +121,13 @@ def _pairs(
     headline: dict[str, float],
 ) -> Iterator[pa.Table]:
     """Comparisons of every forecaster with those before it, and the model confidence set."""
-    # What is refitted comes last, so that it is compared with what is not.
+    # Refitted forecasters come last, so that they are compared with the frozen ones.
     refitted = {member.name: member.column == f"refit.{member.name}" for member in members}
     ordered = {name: losses[name] for name in sorted(losses, key=lambda name: refitted[name])}
     found: dict[str, list[Row]] = {name: [] for name in losses}
     for name, row in chain(against(ordered), confidence_sets(losses) if len(losses) > 1 else ()):
         found[name] += _noted([row], name, None, windows, headline)
-    # Its skill and test against the first are among its own rows already.
+    # Skill and test against the first member are among the rows of the stream already.
     first = f"against={members[0].name}"
     for name, rows in found.items():
         new = [row for row in rows if row.group != first or row.metric.endswith((".difference", ".low", ".high"))]
@@ -135,7 +135,7 @@ def _pairs(
 
 
 def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> Iterator[LossPanel]:
-    """The scores of each batch of stored forecasts that has an origin whose outcome is known."""
+    """Scored panels of each batch of stored forecasts that has an origin with a known outcome."""
     start = 0
     for batch in member.batches():
         rows = np.arange(start, start + len(batch))
@@ -160,13 +160,13 @@ def _fill(stream: ScoreStream, windows: Windows, member: Member, advance: Callab
             stream.add(panel)
         except OSError as error:
             raise StoreError(
-                f"the scratch file of scores cannot be written ({error.strerror}); the forecasts are kept, "
+                f"the temporary file of scores cannot be written ({error.strerror}); the forecasts are stored; "
                 "make room or choose another store.root, and run again"
             ) from None
 
 
 def _volatility(windows: Windows) -> FloatArray:
-    """Volatility of the context of each origin whose outcome is known, in bps."""
+    """Volatility of the context of each origin with a known outcome, in bps."""
     rows = np.flatnonzero(windows.scored)
     parts = [rows[start : start + READ_BATCH] for start in range(0, len(rows), READ_BATCH)]
     return np.concatenate([past_volatility(windows.contexts(part)[:, :, CLOSE]) for part in parts])

@@ -1,7 +1,7 @@
-"""Whether the best of all configurations ever tried on some candles is any good.
+"""Tests over all configurations ever tried on the same candles: SPA, StepM and the probability of overfitting.
 
-The Sharpe ratios in the trial ledger are enough to deflate one. Tests that ask whether *any* configuration beats a
-benchmark need to know how alike they are, so the returns of each trial are kept, too, a file for each under its digest.
+The Sharpe ratios in the trial ledger suffice for a deflated Sharpe ratio. Tests of whether any configuration beats a
+benchmark need the dependence between configurations, so the returns of each trial are stored as well, one file each.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 def keep_returns(folder: Path, trials: Sequence[Trial], simulation: Simulation) -> None:
-    """Keep the net returns per candle of trials, accounts of a simulation by their name, for tests to come.
+    """Store the net returns per candle of trials, which are accounts of a simulation of the same name.
 
-    Whole files stay; a damaged one is replaced.
+    Valid files are kept; damaged ones are replaced.
 
     Raises
     ------
     StoreError
-        If the disk refuses.
+        If a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,14 +45,14 @@ def keep_returns(folder: Path, trials: Sequence[Trial], simulation: Simulation) 
                 np.save(content, _returns(simulation, trial.name), allow_pickle=False)
                 write_whole(file, content.getbuffer())
     except OSError as error:
-        raise StoreError(f"{folder}: returns cannot be kept ({error.strerror}); make room and run again") from None
+        raise StoreError(f"{folder}: returns cannot be stored ({error.strerror}); make room and run again") from None
 
 
 def kept_returns(folder: Path, trials: Sequence[Trial], stretch: str) -> FloatArray:
-    """Net returns (N, K) per candle of the trials on one stretch of candles, in the order of their digests.
+    """Net returns (N, K) per candle of the trials on one range of candles, in the order of their digests.
 
-    Trials on other candles, though they overlap, cannot be lined up and are left out; so are, with a warning, such
-    whose file is missing or does not have the Sharpe ratio that the ledger remembers.
+    Trials on other ranges are left out even if they overlap, since rows would not align. Trials whose file is missing
+    or does not have the Sharpe ratio of the ledger are left out with a warning.
     """
     columns, lost = [], 0
     on = sorted((trial for trial in trials if trial.stretch == stretch), key=lambda trial: trial.id)
@@ -63,7 +63,7 @@ def kept_returns(folder: Path, trials: Sequence[Trial], stretch: str) -> FloatAr
         else:
             columns.append(returns)
     if lost:
-        log.warning("%s: the returns of %d of %d trials are missing or damaged; not tested", folder, lost, len(on))
+        log.warning("%s: the returns of %d of %d trials are missing or damaged and left out", folder, lost, len(on))
     return np.column_stack(columns) if columns else np.empty((0, 0))
 
 

@@ -1,7 +1,7 @@
-"""The stages of an experiment: the functions that a run calls, each of which can be replaced by another.
+"""The stages of an experiment: the functions that a run calls, each replaceable.
 
-A run uses the defaults. The look-ahead audit calls the same functions on changed histories, and a user can put a step
-of their own (resampling, merging, smoothing) in the place of one to have it audited.
+A run uses the defaults. The look-ahead audit calls the same functions on changed histories, and a user can replace one
+by their own step (resampling, merging, smoothing) to have it audited.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CANDLES, WINDOWS, REFIT, SCALING, FORECAST, CALIBRATION, STRATEGY, PORTFOLIO, LA
     "portfolio",
     "split",
 )
-"""The stages in the order in which they run; the last is about the labels that follow from the ranges of fits."""
+"""The stages in the order in which they run; ``split`` stands for contamination labels and embargoes."""
 
 Read = Callable[[CandlesConfig], Candles]
 Prepare = Callable[[Candles], Candles]
@@ -46,9 +46,9 @@ _running: list[tuple[str, str]] = []
 
 @contextmanager
 def running(stage: str, component: str = "") -> Iterator[None]:
-    """Say that a stage, or one part of it, runs in this block, in whatever thread.
+    """Mark a stage, or one component of it, as running in this block, in any thread.
 
-    Stages do not run side by side in one process.
+    Stages do not run concurrently in one process.
     """
     _running.append((stage, component))
     try:
@@ -58,12 +58,12 @@ def running(stage: str, component: str = "") -> Iterator[None]:
 
 
 def running_stage() -> tuple[str, str]:
-    """The stage that runs now, the innermost one, and which part of it; the first stage if none has begun."""
+    """The innermost stage that is running and its component; the first stage if none has begun."""
     return _running[-1] if _running else (CANDLES, "")
 
 
 def read(config: CandlesConfig) -> Candles:
-    """Read the history that an experiment names."""
+    """Read the history of an experiment."""
     return read_candles(config.path, config.interval)
 
 
@@ -74,20 +74,20 @@ def split(candles: Candles, config: WindowsConfig, context: int | None) -> Windo
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What an experiment is made of. The defaults are what `btcbt run` does.
+    """The stages of an experiment. The defaults are those of `btcbt run`.
 
-    A part that is given a history is built anew for every changed one, and may keep it, as a careless user's
-    would: that is what the audit is about. For the check in a fresh process the parts must be importable
-    (functions and classes of modules).
+    In an audit, components that are built from a history are rebuilt for every changed one; they may keep it, since
+    finding that misuse is the purpose of the audit. For the check in a fresh process the functions and classes must
+    be importable.
 
     Attributes
     ----------
     read : callable
         Config to raw candles.
     prepare : callable, optional
-        Raw candles to those that the experiment runs on: resampling, merging, filling, smoothing.
+        Raw candles to the candles of the experiment: resampling, merging, filling, smoothing.
     split : callable
-        Candles, config and the context of the forecaster that looks back farthest to windows.
+        Candles, config and the longest context of all forecasters to windows.
     forecasters : callable, optional
         Prepared candles to named forecasters; those of the configuration if left out.
     strategies : callable, optional
@@ -98,7 +98,7 @@ class Stages:
     label : callable
         As `btcbt.windows.contamination`.
     plan : callable
-        As `btcbt.windows.plan_refits`: which candles each refit is given.
+        As `btcbt.windows.plan_refits`: the candles of each refit.
     """
 
     read: Read = read
@@ -111,7 +111,7 @@ class Stages:
     plan: Plan = plan_refits
 
     def raw(self, config: CandlesConfig) -> Candles:
-        """The history as it is read."""
+        """The history as read."""
         with running(CANDLES):
             return self.read(config)
 
@@ -128,6 +128,6 @@ class Stages:
     def accounts(
         self, candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str], config: PortfolioConfig
     ) -> Simulation:
-        """The accounts of some targets; see `btcbt.portfolio.simulate`."""
+        """Accounts of the given targets; see `btcbt.portfolio.simulate`."""
         with running(PORTFOLIO):
             return self.simulate(candles, origins, targets, names, config)

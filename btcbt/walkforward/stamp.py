@@ -1,8 +1,8 @@
-"""Whether the verdict of an audit is about a run: the same files, and the same decisions.
+"""Whether the verdict of an audit applies to a run: the same files and the same decisions.
 
-A verdict is kept under the digest of a run, which covers its configuration, candles, weights and sources. What a part
-imports late or reads from the disk is not in that digest, so the audit lists the files and some decisions, and a run
-carries the verdict only if those files are unchanged and its strategies decide the same.
+A verdict is stored under the digest of a run, which covers its configuration, candles, weights and sources. Files that
+a component imports late or reads are not part of that digest. So the audit lists the files and some decisions, and a
+run carries the verdict only if those files are unchanged and its strategies make the same decisions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 Decision = Mapping[str, Any]
-"""``trader``, ``origin`` (ms UTC), ``weight`` and ``candles_held`` of the holding, and the ``target`` decided."""
+"""``trader``, ``origin`` (ms UTC), ``weight`` and ``candles_held`` of the holding, and the ``target``."""
 PathsAt = Callable[[str, int], Float32Array]
 """Forecaster and row of the windows to its stored paths (S, H, 6)."""
 
@@ -30,20 +30,20 @@ PathsAt = Callable[[str, int], Float32Array]
 def outdated(
     files: Mapping[str, str], decisions: Iterable[Decision], traders: Sequence[Trader], windows: Windows, paths: PathsAt
 ) -> str | None:
-    """Why a verdict is not about a run; None if it is.
+    """Why a verdict does not apply to a run; None if it does.
 
     Parameters
     ----------
     files : mapping of str to str
         Paths and SHA-256 digests at the time of the audit.
     decisions : iterable of mapping
-        What strategies decided then.
+        Decisions of the strategies in the audit.
     traders : sequence of Trader
         The strategies of the run.
     windows : Windows
-        Its origins.
+        The origins of the run.
     paths : callable
-        Its forecasts.
+        The forecasts of the run.
     """
     for file, digest in files.items():
         if file_digest(Path(file)) != digest:
@@ -70,18 +70,18 @@ def outdated(
 def decisions_of_run(
     name: str, origins: IntArray, targets: FloatArray, interval_ms: int, asked: IntArray
 ) -> Iterator[Decision]:
-    """What a trader of a finished run decided at some of its origins, and what it held then.
+    """Decisions of a trader of a finished run at some of its origins, with its holding there.
 
     Parameters
     ----------
     name : str
-        The trader.
+        Name of the trader.
     origins, targets : int64 (M,), float64 (M,)
-        All of its decisions; ms UTC.
+        All of its decisions; origins in ms UTC.
     interval_ms : int
         Length of a candle.
     asked : int64
-        Origins to give.
+        Origins to return.
     """
     weight, since, wanted = 0.0, int(origins[0]), set(asked.tolist())
     for origin, target in zip(origins.tolist(), targets.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Traders: the strategies of an experiment, each on each forecaster that it trades on."""
+"""Traders: pairs of a strategy and the forecaster that it trades on."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from btcbt.strategies.loading import load_strategy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trader:
-    """A strategy on the forecasts of one forecaster, or on none: a column of targets.
+    """A strategy on the forecasts of one forecaster, or on none; one column of targets.
 
     Attributes
     ----------
     name : str
         ``strategy@forecaster``, or ``strategy`` if it uses no forecast.
     strategy : Strategy
-        An object of its own.
+        Not shared with other traders.
     use : str
-        How the experiment names its class.
+        The class as named in the experiment.
     params : mapping
-        Its parameters as the experiment gives them.
+        Its parameters in the experiment.
     forecaster : str or None
-        Whose forecasts it trades on.
+        The forecaster that it trades on.
     """
 
     name: str
@@ -45,14 +45,14 @@ def make_traders(config: RunConfig) -> list[Trader]:
     StrategyError
         If one cannot be imported or built.
     ConfigError
-        If a strategy lacks the forecasters that it needs, or names some that it does not use.
+        If a strategy needs a forecaster and has none, or names forecasters that it does not use.
     """
     traders = []
     for name, chosen in config.strategies.items():
         if name == BUY_AND_HOLD and chosen.use != BUY_AND_HOLD:
             raise ConfigError(
-                f"strategies.{name}: the account of this name is what all others are measured against, so it is "
-                f"the strategy {BUY_AND_HOLD}, not {chosen.use}; choose another name"
+                f"strategies.{name}: this name is reserved for the benchmark, the strategy {BUY_AND_HOLD}, got "
+                f"{chosen.use}; choose another name"
             )
         strategy = load_strategy(chosen.use, chosen.params)
         if not strategy.uses_forecast:
@@ -64,7 +64,7 @@ def make_traders(config: RunConfig) -> list[Trader]:
         if not on:
             raise ConfigError(f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'")
         for forecaster in on:
-            # A new object for each, so that nothing is carried from one account to another.
+            # A new object for each, so that accounts share no state.
             own = load_strategy(chosen.use, chosen.params)
             traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
     return traders

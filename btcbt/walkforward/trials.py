@@ -1,4 +1,4 @@
-"""The configurations of a run in the ledger of trials, and all that were ever tried on the same candles."""
+"""Record the configurations of a run in the ledger of trials, and read all that were tried on the same candles."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def record_trials(
 ) -> tuple[list[Trial], FloatArray]:
     """Add the configurations of a run to the ledger.
 
-    What was decided when is part of a configuration: origins depend on the longest context of all forecasters.
+    Origins and decisions are part of a configuration, since origins depend on the longest context of all forecasters.
 
     Returns
     -------
     list of Trial
-        All trials ever made on these candles, those of this run among them.
+        All trials ever recorded on these candles, including those of this run.
     float64 (N, K)
-        The net returns per candle of those on the same stretch of candles; see `kept_returns`.
+        The net returns per candle of those on the same range of candles; see `kept_returns`.
     """
-    made_of = dict(_made_of(config, windows, traders, members, targets))
+    contents = dict(_contents(config, windows, traders, members, targets))
     ledger, returns = Ledger(config.store.folder / LEDGER_FILE), returns_folder(config)
-    ours = account_trials(simulation, windows.candles, config.name, made_of)
+    ours = account_trials(simulation, windows.candles, config.name, contents)
     keep_returns(returns, ours, simulation)
     ledger.record(ours)
     tried = ledger.related(ours)
@@ -49,11 +49,11 @@ def record_trials(
 
 
 def returns_folder(config: RunConfig) -> Path:
-    """Where the returns of trials are kept."""
+    """The folder with the returns of trials."""
     return config.store.folder / STORE_FOLDER / RETURNS_FOLDER
 
 
-def _made_of(
+def _contents(
     config: RunConfig,
     windows: Windows,
     traders: Sequence[Trader],

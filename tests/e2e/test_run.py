@@ -319,7 +319,7 @@ def test_forecasts_of_tomorrow_alone_have_no_score(write: Write, invoke: Invoke)
     change = (("start: 2019-06-01", "start: 2019-09-30T20:00:00Z"), ("end: 2019-06-04", "end: 2019-10-01T01:00:00Z"))
     result = invoke(write(*change))
     assert result.exit_code == 0, result.stderr
-    assert "no origin has its outcome in the candles yet" in result.stderr
+    assert "no origin has a known outcome yet" in result.stderr
     assert "Forecast errors" not in result.stdout
 
 
@@ -327,4 +327,4 @@ def test_an_origin_that_nothing_follows_cannot_be_traded(write: Write, invoke: I
     change = (("start: 2019-06-01", "start: 2019-10-01"), ("end: 2019-06-04", "end: 2019-10-01T01:00:00Z"))
     result = invoke(write(*change))
     assert result.exit_code == 2
-    assert "none follows the first origin, 2019-10-01T00:00Z, so nothing trades" in result.stderr
+    assert "no candle follows the first origin, 2019-10-01T00:00Z, so nothing trades" in result.stderr

@@ -57,9 +57,9 @@ def test_other_times_shapes_and_types_are_differences():
     a = observation(np.zeros(3), field="origins")
     time, size, field, detail = difference(a, observation(np.zeros(2), field="origins", times=TIMES[[0, 2]]))
     assert (time, size, field) == (20, 1.0, "origins.times")
-    assert "is gone" in detail
+    assert "is missing" in detail
     _, _, _, detail = difference(a, observation(np.zeros(4), field="origins", times=[10, 20, 25, 30]))
-    assert "has appeared" in detail
+    assert "is new" in detail
     assert difference(a, observation(np.zeros((3, 1))))[1] == np.inf
     assert difference(a, observation(np.zeros(3, dtype=np.float32)))[1] == np.inf
     assert difference(a, None)[1] == np.inf

@@ -263,7 +263,7 @@ def test_a_damaged_refit_is_made_again_with_a_warning(
     content[-3] ^= 1
     weights.write_bytes(content)
     assert refitter(config).fit(0) == first
-    assert "the refit is made again" in caplog.text
+    assert "; refitting" in caplog.text
 
 
 def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_refits_that_cannot_be_kept_are_an_error_in_one_line(checkpoint: Path, t
     (tmp_path / "file").write_text("mine")
     made = refitter(experiment(tmp_path / "file", checkpoint))
     with pytest.raises(
-        StoreError, match=r"file/store/refits: refits cannot be kept there \(Not a directory\); make room"
+        StoreError, match=r"file/store/refits: refits cannot be stored there \(Not a directory\); make room"
     ):
         made.fit(0)
 

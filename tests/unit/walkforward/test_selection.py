@@ -90,7 +90,7 @@ def test_damaged_returns_are_named_and_never_tested(
 def test_a_disk_that_refuses_returns_is_one_line(tried: tuple[Simulation, list[Trial]], tmp_path: Path) -> None:
     simulation, trials = tried
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="returns cannot be kept"):
+    with pytest.raises(StoreError, match="returns cannot be stored"):
         keep_returns(tmp_path / "file", trials, simulation)
 
 
