@@ -1,4 +1,4 @@
-"""Classes of the user's own: how one is found, checked, given validated parameters, and known by its source.
+"""User-defined classes: import, checks, validated parameters, and digests of their source.
 
 A class is named by ``module:Class``, where the module is looked up as Python does and then in the current directory, or
 by ``path/to/file.py:Class``. Strategies and forecasters are loaded by the same code.
@@ -38,20 +38,20 @@ class Params(Section):
 
 @dataclass(frozen=True, slots=True)
 class Extension(Generic[T]):
-    """What is loaded.
+    """A kind of class that users can add.
 
     Attributes
     ----------
     noun : str
-        What one is called: ``strategy``, ``forecaster``.
+        ``strategy`` or ``forecaster``, for messages.
     nouns : str
-        What several are called.
+        Its plural.
     base : type
-        What a class must derive from.
+        Required base class.
     error : type of BtcbtError
-        What is raised.
+        Error that is raised.
     built_in : mapping of str to str
-        ``module:Class`` of those that ship with the package, by short name.
+        ``module:Class`` of built-in classes, by short name.
     """
 
     noun: str
@@ -70,16 +70,16 @@ def load_class(kind: Extension[T], use: str) -> type[T]:
     Parameters
     ----------
     kind : Extension
-        What it must be.
+        Kind of class.
     use : str
-        The short name of one that ships with the package, ``module:Class`` or ``path/to/file.py:Class``. A module is
+        The short name of a built-in class, ``module:Class`` or ``path/to/file.py:Class``. A module is
         looked up as Python does, and then in the current directory; a path may be relative to it.
 
     Raises
     ------
     BtcbtError
-        Of the type that `kind` names: there is no such class, its module cannot be imported, or it is not a complete
-        subclass. One line; an error of the user's own code is its ``__cause__``.
+        Of type `kind.error`: there is no such class, its module cannot be imported, or it is not a complete subclass.
+        One line; an error of the user's code is its ``__cause__``.
     """
     where, _, name = kind.built_in.get(use, use).rpartition(":")
     if not where or not name.isidentifier():
@@ -103,7 +103,7 @@ def load_class(kind: Extension[T], use: str) -> type[T]:
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise kind.error(f"{kind.noun} '{use}': '{name}' lacks {', '.join(missing)}; define it")
-    source_sha256(found)  # what is run is what was read: a file that changes later does not change the digest
+    source_sha256(found)  # digested now, since the file may change after the import
     return found  # type: ignore[no-any-return]
 
 
@@ -113,7 +113,7 @@ def make_params(kind: Extension[T], use: str, cls: type[T], values: Mapping[str,
     Raises
     ------
     BtcbtError
-        Of the type that `kind` names: a parameter is unknown, missing or out of range, or `Params` is not a schema.
+        Of type `kind.error`: a parameter is unknown, missing or out of range, or `Params` is not a schema.
     """
     schema = getattr(cls, "Params", None)
     if not (isinstance(schema, type) and issubclass(schema, Params)):
@@ -127,11 +127,11 @@ def make_params(kind: Extension[T], use: str, cls: type[T], values: Mapping[str,
 
 def _expected(kind: Extension[T], use: str) -> str:
     example = f"my_{kind.nouns}:Mine"
-    own = f"a {kind.noun} of your own is 'module:Class' or 'path/to/file.py:Class', say '{example}'"
+    own = f"a {kind.noun} of your own is given by 'module:Class' or 'path/to/file.py:Class', such as '{example}'"
     if not kind.built_in:
         return own
     near = did_you_mean(use, kind.built_in)
-    return f"no such built-in {kind.noun}{near}; they are {', '.join(kind.built_in)}; {own}"
+    return f"no such built-in {kind.noun}{near}; the built-in ones are {', '.join(kind.built_in)}; {own}"
 
 
 def _is_a(kind: Extension[T], value: object) -> bool:
@@ -139,12 +139,12 @@ def _is_a(kind: Extension[T], value: object) -> bool:
 
 
 class _NotLoadedError(Exception):
-    """A module cannot be imported; its text says why, its cause is the user's own error if there is one."""
+    """A module cannot be imported. The message says why; the cause is the error of the user's code, if any."""
 
 
 def _import_name(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise _NotLoadedError(f"'{name}' is not a module's name; expected 'module:Class' or 'path/to/file.py:Class'")
+        raise _NotLoadedError(f"'{name}' is not a module name; expected 'module:Class' or 'path/to/file.py:Class'")
     # `python -m btcbt` looks in the current directory, the `btcbt` script does not.
     here = Path.cwd()
     _search_last(here)
@@ -158,7 +158,7 @@ def _import_name(name: str) -> ModuleType:
             raise _NotLoadedError(
                 f"there is no module '{name}' (nor {file}); correct its name, or run from the folder that holds it"
             ) from None
-        # A folder of the user's own, beside an installed package of that name.
+        # A folder of the user with the same name as an installed package.
         return _execute(name, file)
     except (Exception, SystemExit) as error:
         raise _NotLoadedError(f"cannot be imported: {explain(error)}") from error
@@ -168,27 +168,27 @@ def _import_path(path: str) -> ModuleType:
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise _NotLoadedError(f"there is no file {file}; correct the path, which is relative to the current directory")
-    # Files of one name in two folders are two modules.
+    # Files of the same name in different folders are different modules.
     name = f"_btcbt_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}_{file.stem}"
     if name in sys.modules:
         return sys.modules[name]
-    _search_last(file.parent)  # for what it imports from beside it
+    _search_last(file.parent)  # for imports from the same folder
     return _execute(name, file)
 
 
 def _search_last(folder: Path) -> None:
-    """Let modules be found in a folder: last, so that a file there cannot shadow an installed module."""
+    """Append a folder to the module search path; last, so that a file there cannot shadow an installed module."""
     if str(folder) not in sys.path and not ("" in sys.path and folder == Path.cwd()):
         sys.path.append(str(folder))
-    importlib.invalidate_caches()  # a file that was written a moment ago
+    importlib.invalidate_caches()  # for files written a moment ago
 
 
 def _execute(name: str, file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise _NotLoadedError(f"{file} is not a Python file; name one that is")
+        raise _NotLoadedError(f"{file} is not a Python file; give the path of one")
     module = importlib.util.module_from_spec(spec)
-    # Registered first, as the import system does: pydantic resolves annotations through it.
+    # Registered first, as the import system does, since pydantic resolves annotations through it.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -209,22 +209,21 @@ class _Source(NamedTuple):
 
 
 _modules: WeakKeyDictionary[ModuleType, _Source] = WeakKeyDictionary()
-"""The source of each module as it was when it was first looked at: what runs is that, whatever the file holds later."""
+"""The source of each module when it was first digested: later changes of the file do not affect the code that runs."""
 _classes: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 
 
 def source_sha256(cls: type) -> str:
-    """SHA-256 (hex) of the source of a class: of its file, those of its bases, and all that these import.
+    """SHA-256 (hex) of the source of a class: its file, the files of its bases, and everything that these import.
 
-    What a file imports counts wherever the statement stands, and what that imports, and so on. Left out are the
-    standard library, installed distributions and this package, which are known by their versions, but for an
-    installed file that the class itself or a base is written in. Names that are put together as the program runs
-    (`importlib.import_module`) and files that are read as data are not seen.
+    Imports are followed recursively, wherever the statement is in a file. The standard library, installed
+    distributions and this package are left out, since their versions identify them, except an installed file that
+    defines the class itself or a base. Dynamic imports (`importlib.import_module`) and data files are not covered.
 
     Returns
     -------
     str
-        Empty if nothing is left: the class ships with this package, or has no file.
+        Empty if the class is part of this package, or has no file.
     """
     if cls not in _classes:
         _classes[cls] = _digest(cls)
@@ -237,15 +236,15 @@ def _digest(cls: type) -> str:
     for name in dict.fromkeys(one.__module__ for one in cls.__mro__):
         source = None if _is_known_by_version(name) else _source(name)
         if source is not None:
-            # The file that the class is written in has no name: it may be given as a module or as a path.
+            # The file of the class itself has no name, since it may be given as a module or as a path.
             files["" if name == cls.__module__ else name] = source.digest
             waiting += source.imports
-    looked_at = {cls.__module__}
+    visited = {cls.__module__}
     while waiting:
         name = waiting.pop()
-        if name in looked_at or name in files:
+        if name in visited or name in files:
             continue
-        looked_at.add(name)
+        visited.add(name)
         source = None if _is_known_by_version(name) else _source(name, installed=False)
         if source is not None:
             files[name] = source.digest
@@ -258,7 +257,7 @@ def _is_known_by_version(module: str) -> bool:
 
 
 def _source(name: str, *, installed: bool = True) -> _Source | None:
-    """The source of a module, which need not be imported yet; None if it has no file, or is installed and not asked."""
+    """The source of a module, imported or not; None if it has no file, or is installed and `installed` is False."""
     module = sys.modules.get(name)
     file = _find(name) if module is None else getattr(module, "__file__", None)
     if file is None or not Path(file).is_file() or (not installed and _is_installed(Path(file))):
@@ -271,7 +270,7 @@ def _source(name: str, *, installed: bool = True) -> _Source | None:
 
 
 def _find(name: str) -> str | None:
-    """The file that an import of a module would read; nothing is imported, as its parents would be otherwise."""
+    """The file that an import of a module would read, found without importing its parents."""
     path: Any = None
     spec = None
     parts = name.split(".")
@@ -286,7 +285,7 @@ def _find(name: str) -> str | None:
 
 
 def _is_installed(file: Path) -> bool:
-    """Whether a file belongs to Python or to an installed distribution (an editable one is the user's own code)."""
+    """Whether a file belongs to Python or to an installed distribution (an editable install counts as the user's code)."""
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file).startswith(_STANDARD_LIBRARY)
 
 
@@ -295,7 +294,7 @@ def _read(name: str, file: Path, *, is_package: bool) -> _Source:
     package = name if is_package else name.rpartition(".")[0]
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # a compiled extension, or what a file became after it was imported
+    except (SyntaxError, ValueError):  # a compiled extension, or a file changed after the import
         return _Source(hashlib.sha256(content).hexdigest(), ())
     return _Source(hashlib.sha256(content).hexdigest(), tuple(dict.fromkeys(_imports(tree, package))))
 
@@ -313,6 +312,6 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             continue
         for name in names:
             parts = name.split(".")
-            if not all(parts):  # relative to a package, in a file that belongs to none
+            if not all(parts):  # a relative import in a file outside a package
                 continue
             yield from (".".join(parts[:stop]) for stop in range(1, len(parts) + 1))

@@ -1,4 +1,4 @@
-"""Parts of error messages, in one line: a value, an error of the user's code, what a schema found wrong."""
+"""Parts of one-line error messages: values, errors of user code, and validation errors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _OWN = str(Path(__file__).parent)
 
 
 class Problem(NamedTuple):
-    """The first problem that a pydantic schema found.
+    """The problem of a failed validation that is reported.
 
     Attributes
     ----------
     loc : tuple of str and int
-        Keys that lead to the value.
+        Keys of the value.
     kind : str
         ``unknown`` for a key that the schema does not have, ``missing``, or ``wrong``.
     text : str
-        What is expected, without the value.
+        The expectation, without the value.
     value : object
-        What was found.
+        The value found.
     more : str
-        How many further problems there are, in parentheses; empty if none.
+        Number of further problems, in parentheses; empty if none.
     """
 
     loc: tuple[int | str, ...]
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 def first_problem(error: ValidationError) -> Problem:
-    """What to report of a failed validation: an unknown key first, for it is the likeliest cause of a missing one."""
+    """The problem to report: an unknown key first, since it is the most likely cause of a missing one."""
     problems = error.errors(include_url=False)
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
@@ -52,15 +52,15 @@ def first_problem(error: ValidationError) -> Problem:
 
 
 def explain_invalid(error: ValidationError, noun: str, known: Iterable[str] = ()) -> str:
-    """A failed validation in one line: key, what is expected, what was found, and what to do.
+    """A failed validation in one line: key, expectation, value found, and remedy.
 
     Parameters
     ----------
     error : ValidationError
     noun : str
-        What a key is called, say ``parameter``.
+        Word for a key, such as ``parameter``.
     known : iterable of str
-        Keys that the schema has.
+        Keys of the schema.
     """
     loc, kind, text, value, more = first_problem(error)
     key = ".".join(str(part) for part in loc)
@@ -74,7 +74,7 @@ def explain_invalid(error: ValidationError, noun: str, known: Iterable[str] = ()
 
 
 def explain(error: BaseException) -> str:
-    """An error of the user's code in one line, with the place where it was raised."""
+    """An error of user code in one line, with the file and line that raised it."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -89,7 +89,7 @@ def explain(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known name that is nearest to a wrong one; empty if none is near."""
+    """`` (did you mean 'x'?)`` for the known name closest to a wrong one; empty if none is close."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

@@ -29,14 +29,14 @@ STORE_FOLDER = "store"
 REFITS_FOLDER = "refits"
 LEDGER_FILE = "trials.jsonl"
 BUY_AND_HOLD = "buy_and_hold"
-"""The strategy that all others are compared with, and its account."""
+"""The benchmark strategy, and the name of its account."""
 
 
 class CandlesConfig(Section):
-    """Which history to walk over.
+    """The candle history.
 
-    `path` is a Parquet file (relative to the working directory) or ``bundled:NAME``, a sample that ships with
-    the package.
+    `path` is a Parquet file (relative to the working directory) or ``bundled:NAME``, a sample that is part of the
+    package.
     """
 
     path: Place
@@ -44,7 +44,7 @@ class CandlesConfig(Section):
 
 
 class WindowsConfig(Section):
-    """Where forecasts are made: an origin at every `stride`-th candle close in [start, end)."""
+    """The forecast origins: one at every `stride`-th candle close in [start, end)."""
 
     context: int = Field(ge=2, le=100_000)
     horizon: int = Field(ge=1, le=1024)
@@ -62,10 +62,10 @@ class WindowsConfig(Section):
 class StrategyConfig(Section):
     """A strategy and its parameters.
 
-    `use` is the short name of one that ships with the package, say ``threshold``, or names one of the user's own by
-    ``module:Class`` or ``path/to/file.py:Class``.
+    `use` is the short name of a built-in strategy, such as ``threshold``, or a class of the user, ``module:Class`` or
+    ``path/to/file.py:Class``.
 
-    `forecasters` names those that it trades on; all of them if left out.
+    `forecasters` lists the forecasters that it trades on; all if left out.
     """
 
     use: Use
@@ -77,7 +77,7 @@ class PortfolioConfig(Section):
     """How targets become trades. Rates in basis points (1e-4)."""
 
     initial_cash: float = Field(10_000.0, ge=0.01, le=1e15)
-    """Quote units. Bounded, for vectorbt takes sums below some 1e-9 for nothing, and skips orders of tiny accounts."""
+    """Quote units. Bounded, since vectorbt treats amounts below about 1e-9 as zero and skips the orders of tiny accounts."""
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
@@ -92,8 +92,8 @@ class StoreConfig(Section):
     """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit.
 
     `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``.
-    At a URL lie forecasts alone, for machines to share; runs, the ledger of trials, and a copy of the forecasts in use
-    lie in the folder `local`, ``runs`` if left out.
+    A URL holds only forecasts, shared between machines; runs, the ledger of trials, and a copy of the forecasts in use
+    are in the folder `local`, ``runs`` if left out.
     """
 
     root: Annotated[Place, AfterValidator(parse_root)] = "runs"
@@ -103,40 +103,40 @@ class StoreConfig(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.local is not None and (not is_url(self.root) or is_url(self.local)):
-            raise ValueError("local is a folder beside a root that is a URL; remove it")
+            raise ValueError("local is a folder that complements a root that is a URL; remove it")
         return self
 
     @property
     def folder(self) -> Path:
-        """The folder of this machine that runs lie in."""
+        """The local folder of runs."""
         return Path((self.local or "runs") if is_url(self.root) else self.root)
 
     @property
     def url(self) -> str | None:
-        """Where forecasts are kept besides, if anywhere."""
+        """The URL of shared forecasts, if any."""
         return self.root if is_url(self.root) else None
 
 
 def store_root(place: str) -> str:
-    """A folder or URL of a store that did not come from an experiment file.
+    """Validate a folder or URL of a store that was not given in an experiment file.
 
     Raises
     ------
     ConfigError
-        If `StoreConfig` would not take it.
+        If `StoreConfig` rejects it.
     """
     try:
         return StoreConfig(root=place).root
     except ValidationError as error:
-        raise ConfigError(f"the store's root: {first_problem(error).text}") from None
+        raise ConfigError(f"store root: {first_problem(error).text}") from None
 
 
 class ExecutorConfig(Section):
-    """What computes forecasts; nothing but speed depends on it.
+    """Where forecasts are computed; it affects only speed.
 
-    ``local`` is this process, with processes beside it for forecasters that do best on one core. The others share
-    out shards: ``joblib`` on processes of this machine, ``dask`` and ``ray`` on the cluster at `address`, or on one
-    that they start here. `workers` is the number of processes of those started here; one for each core if left out.
+    ``local`` is this process, with further processes for forecasters that run best on one core. The others distribute
+    shards: ``joblib`` over processes of this machine, ``dask`` and ``ray`` over the cluster at `address`, or a local
+    one that they start. `workers` is the number of local processes, one per core if left out.
     """
 
     kind: Literal["local", "joblib", "dask", "ray"] = "local"
@@ -146,16 +146,16 @@ class ExecutorConfig(Section):
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.address is not None and self.kind not in ("dask", "ray"):
-            raise ValueError(f"address is that of a cluster, and '{self.kind}' has none; remove it")
+            raise ValueError(f"address is for a cluster, which '{self.kind}' does not use; remove it")
         if self.address is not None and self.kind == "dask" and self.workers is not None:
-            raise ValueError("workers are those of the cluster at address; remove one of the two")
+            raise ValueError("the cluster at address has its own workers; remove 'workers' or 'address'")
         return self
 
 
 class RunConfig(Section):
     """One experiment: each strategy trades on each forecaster, over the same origins.
 
-    A random walk is always scored beside the forecasters; it is added if none is named.
+    A random walk is always scored as well; it is added if there is none.
     """
 
     name: Name
@@ -167,15 +167,17 @@ class RunConfig(Section):
     store: StoreConfig = StoreConfig()
     executor: ExecutorConfig = ExecutorConfig()
     placebos: int = Field(0, ge=0, le=100_000)
-    """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); use 200 or more, 0 is none."""
+    """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); use 200 or more; 0 disables them."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.name == STORE_FOLDER:
-            raise ValueError(f"the name '{STORE_FOLDER}' is the folder of stored forecasts; choose another")
+            raise ValueError(
+                f"the name '{STORE_FOLDER}' is reserved for the folder of stored forecasts; choose another"
+            )
         if self.name == LEDGER_FILE:
-            raise ValueError(f"the name '{LEDGER_FILE}' is the ledger of trials; choose another")
+            raise ValueError(f"the name '{LEDGER_FILE}' is reserved for the ledger of trials; choose another")
         walk = self.forecasters.get(RANDOM_WALK)
         if walk is not None and walk.kind != RANDOM_WALK:
             raise ValueError(f"the forecaster named '{RANDOM_WALK}' is of kind '{walk.kind}'; rename it")
@@ -210,13 +212,13 @@ class RunConfig(Section):
         known = sorted(key for key, value in self.forecasters.items() if value.based_on is None)
         if base not in known:
             raise ValueError(
-                f"forecaster '{name}': base '{base}' is not one of {known}, those that have no base themselves"
+                f"forecaster '{name}': base '{base}' is not one of {known}, the forecasters without a base"
             )
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the meaning of the experiment: defaults filled in, keys sorted.
+        """SHA-256 (hex) of the experiment with defaults filled in and keys sorted.
 
-        What changes speed and location alone (`store`, `executor`, batch sizes) is left out.
+        Settings that affect only speed or location (`store`, `executor`, batch sizes) are left out.
         """
         tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():

@@ -1,4 +1,4 @@
-"""Scores and their significance: pure functions of arrays, and the table of what each means."""
+"""Scores and their significance: pure functions of arrays, and the table that defines each score."""
 
 from btcbt.metrics.pairs import against, confidence_sets
 from btcbt.metrics.panel import LossPanel, score_batch

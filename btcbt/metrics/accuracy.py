@@ -1,7 +1,6 @@
-"""Whether point forecasts have the right sign, and correlate with what happened.
+"""Direction and correlation of point forecasts with outcomes.
 
-NaN policy of every function: a place where any argument is NaN is left out; where nothing is left the answer
-is NaN.
+NaN policy of every function: entries where any argument is NaN are dropped; if none is left the result is NaN.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Axis = int | tuple[int, ...]
 
 
 def nan_mean(x: ArrayLike, axis: Axis = 0) -> FloatArray:
-    """Mean over what is not NaN, in float64; NaN, silently, where nothing is left."""
+    """Mean over entries that are not NaN, in float64; NaN, without a warning, if there are none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(np.asarray(x), axis=axis, dtype=np.float64))
@@ -33,13 +32,13 @@ class DirectionTest:
     Attributes
     ----------
     accuracy : float
-        Share of right signs.
+        Share of correct signs.
     expected : float
-        Share expected if forecast and outcome were independent, given how often each rises.
+        Share expected under independence, given how often forecast and outcome rise.
     statistic : float
         The 1992 statistic, standard normal without serial dependence.
     statistic_overlap : float
-        The same covariance of signs over a standard error that allows for overlap.
+        The same covariance of signs over an overlap-aware standard error.
     p_value : float
         One-sided (signs agree more than by chance), of `statistic_overlap`.
     n : int

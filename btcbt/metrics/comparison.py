@@ -1,13 +1,13 @@
 """Tests across many forecasters or many configurations at once.
 
-A table of twenty configurations has a best one even if none is any good. The model confidence set says
-which forecasters cannot be told from the best; superior predictive ability and StepM say whether, and
-which, configurations beat a benchmark, counting all that were tried; the probability of backtest
-overfitting says how the winner of one half of the record fares in the other.
+Among twenty configurations one is best even if none has skill. The model confidence set gives the forecasters
+that are statistically indistinguishable from the best; superior predictive ability and StepM test whether any,
+and which, configurations beat a benchmark, accounting for all that were tried; the probability of backtest
+overfitting measures how the winner of one half of the record ranks in the other.
 
-The bootstraps are those of `arch`. Series are first summed over stretches of one horizon (`_stretches`),
-which keeps every mean as it is, absorbs the overlap inside a stretch, and makes 17,000 hours cost what 700
-days cost; blocks are then drawn from stretches, so none is shorter than the horizon.
+The bootstraps are those of `arch`. Series are first summed over consecutive blocks of one horizon
+(`_stretches`), which leaves means unchanged, absorbs the overlap inside a block, and reduces the cost of 17,000
+hours to that of 700 days; the bootstrap then draws from these sums, so no block is shorter than the horizon.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def model_confidence_set(
     losses : float (N, K)
         Loss of each model at each origin, in time order.
     names : sequence of str (K,)
-        What to call the models.
+        Names of the models.
     horizon : int
         Origins whose outcomes overlap.
 
@@ -78,11 +78,11 @@ class SuperiorAbility:
     Attributes
     ----------
     p_value, p_lower, p_upper : float
-        Hansen's consistent p-value, and the bounds that take all bad models as irrelevant, or none.
+        Hansen's consistent p-value, and its lower and upper bounds (no poor model is relevant, or all are).
     best : int
         Column with the largest studentised mean excess, -1 if there is none to test.
     superior : tuple of int
-        Columns that StepM finds better than the benchmark at `size`, all claims together.
+        Columns that StepM finds better than the benchmark, at a familywise error rate of `size`.
     n : int
         Stretches used.
     """
@@ -116,11 +116,11 @@ def superior_predictive_ability(
     Parameters
     ----------
     returns : float (N, K)
-        Net returns per candle of every configuration that was tried; leaving some out voids the p-value.
+        Net returns per candle of every configuration that was tried; the p-value is invalid if some are left out.
     benchmark : float (N,), optional
         Net returns of the benchmark (buy and hold); zeros, a flat account, if left out.
     horizon : int
-        Candles that a block spans at least.
+        Shortest block, in candles.
     size : float
         Familywise error rate of StepM.
     """
@@ -144,12 +144,11 @@ def superior_predictive_ability(
     zeros = np.zeros(len(scaled))
     spa = SPA(zeros, -scaled, block_size=_SPA_BLOCK, reps=reps, seed=np.random.default_rng(seed))
     spa.compute()
-    # The column of zeros beats nothing and is beaten by nothing; without it `arch` fails where all are
-    # superior.
+    # A column of zeros equals the benchmark; without it `arch` fails if all columns are superior.
     models = np.column_stack([-scaled, zeros])
     step = StepM(zeros, models, size=size, block_size=_SPA_BLOCK, reps=reps, seed=np.random.default_rng(seed))
     step.compute()
-    # The record itself counts as one draw, so that no p-value is zero.
+    # The observed record counts as one draw, so that no p-value is zero.
     p = (1.0 + reps * spa.pvalues) / (1.0 + reps)
     return SuperiorAbility(
         float(p["consistent"]),
@@ -170,12 +169,12 @@ class Overfitting:
     probability : float
         PBO: share of splits in which the winner of one half is at or below the median in the other.
     p_value : float
-        Probability of a PBO as small if all configurations were equally good: small says that choosing
-        among them is worth something.
+        Probability of a PBO as small if all configurations were equally good; a small value means that selecting
+        among them has value.
     loss_probability : float
         Share of splits in which the winner loses money in the other half.
     splits : int
-        Ways of halving the record.
+        Number of splits into halves.
     """
 
     probability: float
@@ -191,9 +190,9 @@ def backtest_overfitting(returns: ArrayLike, *, n_blocks: int = 10, reps: int = 
     `n_blocks` contiguous blocks; for each choice of half of them, the configuration with the best Sharpe
     ratio there is ranked by its Sharpe ratio in the rest.
 
-    PBO has no fixed null distribution: it depends on how many configurations there are and how alike. The
+    PBO has no fixed null distribution: it depends on the number of configurations and their correlation. The
     p-value compares it with PBOs of simulated records in which no configuration is better than another:
-    normal block means with the correlations of the returns. One-sided, lower; blocks must be long beside
+    normal block means with the correlations of the returns. One-sided, lower; blocks must be long compared with
     any serial dependence, as block means are taken as independent. Ties share their mean rank; a
     configuration without variance has a Sharpe ratio of zero; rows with any NaN are dropped, as are the
     oldest rows that fill no block.
@@ -239,7 +238,7 @@ def _table(values: ArrayLike, names: Sequence[str]) -> FloatArray:
 
 
 def _stretches(table: FloatArray, horizon: int) -> FloatArray:
-    """Sums over stretches of `horizon` rows, longer beyond `MAX_STRETCHES`; the oldest rest is left out."""
+    """Sums over blocks of `horizon` rows, longer to keep `MAX_STRETCHES` blocks; drops the oldest remainder."""
     if horizon < 1:
         raise ValueError(f"horizon {horizon} is below 1")
     length = max(horizon, -(-len(table) // MAX_STRETCHES))
@@ -249,7 +248,7 @@ def _stretches(table: FloatArray, horizon: int) -> FloatArray:
 
 
 def _widened(sums: FloatArray, block: int, correlation: float) -> FloatArray:
-    """Spread series around their means, so that a bootstrap of them is as wide as it should be."""
+    """Scale deviations from the mean, to correct the width of a bootstrap in short records."""
     centre = sums.mean(axis=0)
     return np.asarray(centre + (sums - centre) * bootstrap_widening(len(sums), block, correlation))
 
@@ -264,7 +263,7 @@ def _halves(n_blocks: int) -> FloatArray:
 
 def _half_sharpes(blocks: FloatArray, halves: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Sharpe ratios (splits, K) in the chosen half and in the rest, from blocks (n_blocks, length, K)."""
-    centre = blocks.mean(axis=(0, 1))  # sums of squares of centred returns lose no digits
+    centre = blocks.mean(axis=(0, 1))  # centring avoids cancellation in sums of squares
     first, second = (blocks - centre).sum(axis=1), ((blocks - centre) ** 2).sum(axis=1)
     n = blocks.shape[1] * blocks.shape[0] // 2
 
@@ -287,7 +286,7 @@ def _overfit_share(inside: FloatArray, outside: FloatArray) -> tuple[float, IntA
 
 
 def _null_shares(table: FloatArray, halves: FloatArray, reps: int, seed: int) -> FloatArray:
-    """PBOs of simulated block means without differences, correlated as the columns are."""
+    """PBOs of simulated block means with equal expectations, and the correlations of the columns."""
     spread = table.std(axis=0)
     scaled = (table - table.mean(axis=0)) / np.where(spread > 0.0, spread, 1.0)
     values, vectors = np.linalg.eigh(scaled.T @ scaled / len(table))

@@ -1,10 +1,9 @@
 """Scores of sampled distributions: CRPS, energy score, pinball loss, intervals and PIT.
 
-Samples are paths drawn independently from a forecaster's distribution, so every score here is the estimate
-of what that distribution would score, not of what a finite sample would: CRPS and energy score are the fair
-versions (Ferro, 2014), quantiles are those for which a fresh draw falls below with the stated probability.
-A forecaster is then neither punished nor favoured for its number of paths. With one path both scores are
-the distance.
+Samples are paths drawn independently from a forecaster's distribution, and every score here estimates the score
+of that distribution, not of the finite sample: CRPS and energy score are the fair versions (Ferro, 2014), and a
+new draw falls below a quantile with the stated probability. The expected score then does not depend on the number
+of paths. With one path both scores are the distance.
 
 NaN policy: a forecast with any NaN among its samples, or a NaN outcome, scores NaN.
 """
@@ -45,9 +44,9 @@ def crps(samples: ArrayLike, outcome: ArrayLike, *, is_sorted: bool = False) -> 
     samples : float (..., S)
         Samples, last axis.
     outcome : float (...)
-        What happened.
+        The realised value.
     is_sorted : bool
-        The samples are in increasing order already.
+        Whether the samples are sorted in increasing order.
     """
     from scoringrules import crps_ensemble
 
@@ -67,7 +66,7 @@ def energy_score(samples: ArrayLike, outcome: ArrayLike) -> FloatArray:
         Paths as vectors, say the log returns from the origin to each of D closes. Units are shared by all
         entries, as distances are Euclidean.
     outcome : float (B, D)
-        What happened.
+        The realised value.
 
     Returns
     -------
@@ -84,12 +83,12 @@ def energy_score(samples: ArrayLike, outcome: ArrayLike) -> FloatArray:
 
 
 def sample_quantiles(sorted_samples: ArrayLike, probabilities: ArrayLike = PROBABILITIES) -> FloatArray:
-    """Quantiles that a fresh draw from the same distribution falls below with probability p.
+    """Quantiles such that a new draw from the same distribution falls below with probability p.
 
-    The k-th of S samples has a fresh draw below it with probability ``k / (S + 1)``, so the p-quantile is
+    A new draw falls below the k-th of S samples with probability ``k / (S + 1)``, so the p-quantile is
     at position ``p (S + 1)``, interpolated (Hyndman and Fan, 1996, type 6; Weibull). The common type 7
-    would make the 90 % interval of 30 exchangeable paths hold 84 %. Beyond the extreme samples there is
-    nothing to interpolate: see `attainable_level`.
+    would make the 90 % interval of 30 exchangeable paths hold 84 %. The extreme samples
+    bound the quantiles: see `attainable_level`.
 
     Parameters
     ----------
@@ -114,7 +113,7 @@ def sample_quantiles(sorted_samples: ArrayLike, probabilities: ArrayLike = PROBA
 def attainable_level(n_paths: int, level: float) -> float:
     """Coverage, percent, that a calibrated forecaster with `n_paths` paths reaches at a nominal `level`.
 
-    It is the level itself until the interval would have to reach beyond the outermost paths:
+    The level itself, unless the interval would have to reach beyond the outermost paths:
     ``(S - 1) / (S + 1)``, 93.5 % for 30 paths.
     """
     return min(float(level), 100.0 * (n_paths - 1) / (n_paths + 1))
@@ -148,7 +147,7 @@ def interval(quantiles: ArrayLike, level: int) -> tuple[FloatArray, FloatArray]:
 
 
 def interval_coverage(sorted_samples: ArrayLike, outcome: ArrayLike, level: float) -> FloatArray:
-    """How much of the central interval of `level` percent held the outcome: 1 inside, 0 outside.
+    """Coverage of the central interval of `level` percent: 1 if the outcome is inside, 0 if outside.
 
     The interval's ends lie between two samples each. Interpolating them linearly makes the interval too wide
     where the density falls off (a 90 % interval of 30 draws from Student's t(4) holds 91.4 %), so the two
@@ -183,11 +182,11 @@ def interval_coverage(sorted_samples: ArrayLike, outcome: ArrayLike, level: floa
 
 
 def probability_integral_transform(samples: ArrayLike, outcome: ArrayLike, jitter: ArrayLike) -> FloatArray:
-    """Where the outcome falls in the sampled distribution, exactly uniform if that is right.
+    """Probability integral transform of the outcome; exactly uniform for a calibrated forecast.
 
     ``(below + jitter (equal + 1)) / (S + 1)`` with `jitter` uniform on [0, 1): the randomised PIT of
-    discrete distributions (Smith, 1985; Czado, Gneiting and Held, 2009), so that few paths and ties (hours
-    without volume) leave it uniform.
+    discrete distributions (Smith, 1985; Czado, Gneiting and Held, 2009), uniform even with
+    few paths and ties (hours without volume).
 
     Parameters
     ----------
@@ -221,8 +220,8 @@ def uniformity_test(pit: ArrayLike, overlap: int) -> UniformityTest:
     Neyman's smooth test (1937) with the first four Legendre polynomials (location, spread, skewness,
     tails): under correct forecasts the PITs of origins whose outcomes do not overlap are independent, so
     ``n sum_j mean(P_j)^2`` is chi-squared with four degrees of freedom. Thinning costs little power, as
-    overlapping PITs say nearly the same; a long-run covariance of all of them rejects a true null in 9 to
-    14 % of simulations with an overlap of 24. Rejects in the upper tail alone. NaN dropped after thinning;
+    overlapping PITs carry nearly the same information; a long-run covariance of all of them rejects a true null in 9 to
+    14 % of simulations with an overlap of 24. Rejects only in the upper tail. NaN dropped after thinning;
     NaN with fewer than ten left.
 
     Parameters

@@ -1,6 +1,6 @@
-"""The scores of one forecaster, each with its formula: a new one is an entry here, and a test.
+"""The scores of one forecaster, each with its formula. A new score is an entry here, and a test.
 
-A `Mean` is added up batch by batch: it says what each origin, step and channel contributes. A `SeriesTest` needs the
+A `Mean` is accumulated batch by batch from the contribution of each origin, step and channel. A `SeriesTest` needs the
 whole series of a step and channel. Both are rows of the score table (`btcbt.metrics.table`).
 """
 
@@ -27,7 +27,7 @@ class PanelStatistics:
 
     @cached_property
     def naive(self) -> FloatArray:
-        """No change."""
+        """The naive forecast, no change."""
         return np.broadcast_to(self.panel.naive[:, None, :], self.panel.outcome.shape)
 
     @cached_property
@@ -42,7 +42,7 @@ class PanelStatistics:
 
     @cached_property
     def beside_naive(self) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
-        """For median and mean: their error and that of no change, NaN wherever either is, so that ratios pair."""
+        """For median and mean: their error and the naive error, NaN wherever either is, so that ratios are paired."""
         pairs = []
         for error in (self.error, self.error_of_mean):
             ours = np.where(np.isnan(error) | np.isnan(self.naive - self.panel.outcome), np.nan, error)
@@ -100,18 +100,18 @@ def _same(mean: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mean(Score):
-    """A score that is a mean over origins, or made of such.
+    """A score that is a mean over origins, or a function of means.
 
     Attributes
     ----------
     of : callable
-        What each place contributes, (B, H, C), (B, H) or (B,) as `per` says; places that are NaN are left out.
+        Contributions (B, H, C), (B, H) or (B,), depending on `per`; NaN entries are left out.
     over : callable, optional
         The mean is divided by the mean of this.
     then : callable
-        What is made of that.
+        Function applied to the result.
     each_candle : bool
-        `of` counts among the S x H sampled candles of an origin, and the mean is over those.
+        Whether `of` counts sampled candles, so that the mean is over the S x H candles of each origin.
     """
 
     of: Callable[[PanelStatistics], FloatArray]
@@ -121,12 +121,12 @@ class Mean(Score):
 
 
 class Series:
-    """The series of one step and channel, read when asked for.
+    """The series of one step and channel, read on demand.
 
     Parameters
     ----------
     read : callable
-        Gives a series (B,) by its name; see `btcbt.metrics.streaming.SERIES`.
+        Returns a series (B,) by its name; see `btcbt.metrics.streaming.SERIES`.
     overlap : int
         Origins whose outcomes overlap.
     """
@@ -156,12 +156,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesTest(Score):
-    """A score of a whole series.
+    """A score that needs a whole series.
 
     Attributes
     ----------
     of : callable
-        The number of a step and channel.
+        Series of a step and channel to the score.
     """
 
     of: Callable[[Series], float]
@@ -380,7 +380,7 @@ MEANS: tuple[Mean, ...] = (
         for k, name in enumerate(SANITY)
     ),
 )
-"""Scores that are added up batch by batch."""
+"""Scores that are accumulated batch by batch."""
 
 
 def _test(name: str, of: Callable[[Series], float], **about: object) -> SeriesTest:
@@ -421,7 +421,7 @@ TESTS: tuple[SeriesTest, ...] = (
         headline="",
     ),
 )
-"""Scores of whole series, of all origins only."""
+"""Scores of whole series, over all origins only."""
 
 OTHERS: tuple[Score, ...] = (
     Score(name="origins", unit="count", formula="origins that were scored", per=GROUPED, headline="all"),
@@ -442,5 +442,5 @@ OTHERS: tuple[Score, ...] = (
         headline="",
     ),
 )
-"""Numbers that go with them."""
+"""Counts and bounds that belong to them."""
 FORECAST_SCORES: tuple[Score, ...] = (*MEANS, *TESTS, *OTHERS)

@@ -1,8 +1,8 @@
-"""Tests of a mean, and of forecasts against each other, that allow for overlapping horizons.
+"""Tests of a mean and of equal predictive ability, with overlapping forecast horizons.
 
 Forecasts made every hour for the next 24 hours share most of their outcomes, so their losses are correlated
-by construction: a moving average of order ``overlap - 1``, on top of whatever correlation volatility brings.
-Every test here is given that `overlap`: the number of origins (this one included) whose outcomes overlap.
+by construction: a moving average of order ``overlap - 1``, in addition to correlation from volatility. Every
+test here takes that `overlap`: the number of origins (this one included) whose outcomes overlap.
 
 Why not the usual kernel estimator with normal critical values: with 300 origins and an overlap of 24 it
 rejects a true null in about 9 % of simulations at a nominal 5 % (and its variance can be negative). The
@@ -22,12 +22,12 @@ from scipy import fft, stats
 from btcbt.records import FloatArray
 
 MIN_OVERLAPS = 4
-"""A test needs this many non-overlapping stretches; with fewer it answers NaN."""
+"""Fewest non-overlapping blocks for a test; with fewer the result is NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeanTest:
-    """A mean and how far it is from zero.
+    """A mean, its standard error, and the test that it is zero.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class MeanTest:
 
     @property
     def p_greater(self) -> float:
-        """One-sided: of a statistic at least as large if the mean is zero or less."""
+        """One-sided p-value of the alternative that the mean is above zero."""
         return float(stats.t.sf(self.statistic, self.degrees))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -60,7 +60,7 @@ class MeanTest:
 
 
 def cosine_terms(n: int, overlap: int) -> int:
-    """How many cosine terms estimate the long-run variance of `n` observations; 0 if that cannot be done.
+    """Number of cosine terms that estimate the long-run variance of `n` observations; 0 if `n` is too small.
 
     The rule of Lazarus, Lewis, Stock and Watson (2018), ``0.4 n^(2/3)``, kept below the frequency at which
     the spectrum of an overlap falls off, ``n / (3 overlap)``, and at least two.
@@ -73,10 +73,10 @@ def cosine_terms(n: int, overlap: int) -> int:
 
 
 def regime_cosine_terms(n: int, overlap: int) -> int:
-    """Count the cosine terms that still estimate the long-run variance where the winner switches with regimes.
+    """Number of cosine terms if the better forecaster changes with regimes of days.
 
-    ``0.3 (n / overlap)^(2/3)``, at least two; 0 if that cannot be done. The rate of Lazarus, Lewis, Stock and Watson
-    (2018) in the number of non-overlapping stretches instead of origins, so that the terms stay below the frequencies
+    ``0.3 (n / overlap)^(2/3)``, at least two; 0 if `n` is too small. The rate of Lazarus, Lewis, Stock and Watson
+    (2018) in the number of non-overlapping blocks instead of origins, so that the terms stay below the frequencies
     at which the spectrum of regimes of ten days falls off. Where volatility regimes of ten days decide which
     forecaster is the better one, the terms of `cosine_terms` reject a true null in 10 to 12 % and these in 5 to 7 %;
     against a difference of three standard errors they have less power: 80 instead of 86 % in a year, 74 instead of 85 %
@@ -92,16 +92,16 @@ def regime_cosine_terms(n: int, overlap: int) -> int:
 
 
 def cosine_projections(x: ArrayLike, overlap: int, terms: int | None = None) -> FloatArray:
-    """Project a series on its lowest cosines: the raw material of the long-run variance.
+    """Projections of a series on its lowest cosines, from which the long-run variance is estimated.
 
     Parameters
     ----------
     x : float (n,) or (n, K)
-        Series in time order, no NaN. Their means do not matter.
+        Series in time order, no NaN; means are removed.
     overlap : int
         Origins whose outcomes overlap, itself included.
     terms : int, optional
-        How many cosines, B; `cosine_terms` if left out.
+        Number of cosines, B; `cosine_terms` if left out.
 
     Returns
     -------
@@ -120,8 +120,8 @@ def cosine_projections(x: ArrayLike, overlap: int, terms: int | None = None) -> 
 def long_run_variance(x: ArrayLike, overlap: int, terms: int | None = None) -> float:
     """Long-run variance of a series: n times the variance of its mean.
 
-    From `terms` cosines, `cosine_terms` if left out. Never negative. Observations that are NaN are dropped (the rest
-    close ranks). NaN with fewer than `MIN_OVERLAPS` stretches; 0 for a constant.
+    From `terms` cosines, `cosine_terms` if left out. Never negative. NaN observations are dropped, and the rest
+    treated as consecutive. NaN with fewer than `MIN_OVERLAPS` blocks; 0 for a constant.
     """
     x = _finite(x)
     projections = cosine_projections(x, overlap, terms)
@@ -135,7 +135,7 @@ def mean_test(x: ArrayLike, overlap: int, terms: int | None = None) -> MeanTest:
 
     Two-sided Student t with as many degrees of freedom as cosine terms (Lazarus et al., 2018); dependence: any short
     memory, overlap in particular; NaN: dropped. A constant series, or one shorter than `MIN_OVERLAPS` times
-    the overlap, has a NaN statistic and p-value: there is nothing to measure luck with.
+    the overlap, has a NaN statistic and p-value.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def diebold_mariano(
     Parameters
     ----------
     loss, reference : float (n,)
-        Losses at the same origins, in time order. A negative mean of the test says that `loss` is the
+        Losses at the same origins, in time order. A negative mean of the test means that `loss` is
         smaller.
     overlap : int
         Origins whose outcomes overlap, itself included: ``ceil(step / stride)``.
@@ -197,16 +197,16 @@ def bootstrap_widening(n: int, block: int, correlation: float = 0.0) -> float:
     """Factor by which a stationary bootstrap of a mean is too narrow in a short record.
 
     With n rows, mean block b and correlation r of neighbours (none beyond), the expected bootstrap variance is a
-    share ``(1 + 2 r (1 - 1/b)) / (1 + 2 r) - (2 b - 1) / n`` of the true one: blocks break some of the correlation,
-    and deviations are from the sample's mean (Politis and Romano, 1994, lemma 1). That it is known from some n / b
-    blocks only widens it by the ratio of Student's to the normal 97.5 % quantile. Both are the counterparts of the
-    Harvey-Leybourne-Newbold factor and of their Student t; without them model confidence sets of a 30-day record
-    reject equal models at 5 % in up to 28 % of simulations, with them in 7 %.
+    share ``(1 + 2 r (1 - 1/b)) / (1 + 2 r) - (2 b - 1) / n`` of the true one: block boundaries break some of the
+    correlation, and deviations are from the sample's mean (Politis and Romano, 1994, lemma 1). As it is estimated
+    from about n / b blocks, it is also widened by the ratio of Student's to the normal 97.5 % quantile. Both are the
+    counterparts of the Harvey-Leybourne-Newbold factor and of their Student t; without them model confidence sets of
+    a 30-day record reject equal models at 5 % in up to 28 % of simulations, with them in 7 %.
 
     Raises
     ------
     ValueError
-        If the blocks are so long that nothing of the variance is left.
+        If the blocks are too long for the record.
     """
     share = (1.0 + 2.0 * correlation * (1.0 - 1.0 / block)) / (1.0 + 2.0 * correlation) - (2.0 * block - 1.0) / n
     if block < 1 or share <= 0.0:

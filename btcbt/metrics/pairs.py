@@ -1,7 +1,7 @@
-"""Paired tests of forecasters at the same origins: which is better, by how much, and is that luck?
+"""Paired tests of forecasters at the same origins: skill, mean difference and significance.
 
 The losses that are compared are in `LOSSES`, the statistics of each pair in `STATISTICS`; both are part of the score
-table. P-values are not adjusted for their number.
+table. P-values are not adjusted for multiple testing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from btcbt.metrics.score import ALL, Row, Score
 from btcbt.records import CHANNELS, CLOSE, FloatArray
 
 LOSSES = {"crps_bps": "crps_bps", "abs_bps": "mae_bps", "energy_bps": "energy_bps", "qlike": "qlike"}
-"""The losses by name, and the score that each is averaged to."""
+"""Losses by name, and the score that is the mean of each."""
 CONFIDENCE_SET = "confidence_set"
 Losses = Mapping[str, Mapping[tuple[str, int], tuple[int, FloatArray]]]
-"""By forecaster, what `ScoreStream.losses` gives."""
+"""By forecaster, the result of `ScoreStream.losses`."""
 
 _DIEBOLD = "Diebold and Mariano (1995), JBES 13; long-run variance: Lazarus et al. (2018), JBES 36"
 _HARVEY = "Harvey, Leybourne and Newbold (1997), IJF 13"
@@ -30,7 +30,7 @@ STATISTICS: tuple[Score, ...] = (
         name="skill",
         family="against",
         better="higher",
-        formula="1 - mean loss / mean loss of the other, origins where both are known",
+        formula="1 - mean loss / mean loss of the other, over origins where both are known",
     ),
     Score(
         name="dm",
@@ -92,8 +92,8 @@ STATISTICS: tuple[Score, ...] = (
         absolute=1e-9,
     ),
 )
-"""What is said of each loss of a pair."""
-SHARED = Score(name="origins", family="against", unit="count", formula="origins that both have")
+"""The statistics of each loss of a pair."""
+SHARED = Score(name="origins", family="against", unit="count", formula="shared origins")
 CONFIDENCE = Score(
     name=CONFIDENCE_SET,
     family="confidence_set",
@@ -108,18 +108,18 @@ PAIR_SCORES: tuple[Score, ...] = (*STATISTICS, SHARED, CONFIDENCE)
 def pair_rows(
     channel: str, step: int, group: str, loss: str, ours: Any, theirs: Any, overlap: int, *, interval: bool = False
 ) -> Iterator[Row]:
-    """Skill and Diebold-Mariano test of a loss, with `interval` also the mean difference and its 95 % interval.
+    """Skill and Diebold-Mariano test of a loss; with `interval` also the mean difference and its 95 % interval.
 
     Parameters
     ----------
     channel, step, group, loss : str, int, str, str
-        What the rows are called.
+        Fields of the rows.
     ours, theirs : float (n,)
         Losses at the same origins, in time order; origins where either is NaN are left out.
     overlap : int
         Origins whose outcomes overlap, itself included.
     interval : bool
-        See above.
+        Whether to add the mean difference and its interval.
     """
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     both = np.isfinite(ours) & np.isfinite(theirs)
@@ -167,7 +167,7 @@ def confidence_sets(losses: Losses, *, reps: int = 1000, seed: int = 0) -> Itera
     Yields
     ------
     str, Row
-        The forecaster, and the p-value with which it stays in the set: the metric is ``<loss>.confidence_set``.
+        The forecaster, and its p-value; the metric is ``<loss>.confidence_set``.
     """
     for loss, step in next(iter(losses.values())):
         overlap = next(iter(losses.values()))[loss, step][0]

@@ -1,4 +1,4 @@
-"""A panel of scores: what one forecaster did at every origin, step and channel.
+"""A panel of scores: one forecaster at every origin, step and channel.
 
 Forecasts are scored batch by batch: a panel takes about 85 bytes for each origin, step and channel, and every score
 of the table (`btcbt.metrics.table`) is computed from panels, by `btcbt.metrics.streaming`.
@@ -7,12 +7,12 @@ Scale-free units. Prices are also scored as log returns from the last known clos
 volume, which may be zero, as a multiple of the context's mean volume, in the same 1e-4. Names with ``_bps``
 are in those.
 
-The naive forecast, against which MASE and R2 are measured, is no change: for open and close the last close,
+The naive forecast, the benchmark of MASE and R2, is no change: for open and close the last close,
 for high, low and volume the last candle's value.
 
 NaN policy. A path with a value that is not finite, or a price that is not positive, makes the scores of its
 origin NaN at that step and channel; so does such an outcome. Means leave NaN out, and the share that could be
-scored is reported as ``scored``, so that a forecaster cannot gain by failing.
+scored is reported as ``scored``, so that a forecaster cannot gain by failing to forecast.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SANITY = ("not_finite", "not_positive", "high_too_low", "low_too_high", "negativ
 """Ways in which a sampled candle can be invalid; `LossPanel.insane` counts each."""
 
 _CHUNK = 256  # origins scored at once: bounds the float64 copies at about 10 kB x paths each
-_JITTER_SEED = 2**62 + 1957  # keys the randomised PIT apart from any forecaster's own seed
+_JITTER_SEED = 2**62 + 1957  # so that the randomised PIT is independent of any forecaster's random numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,14 +60,14 @@ class LossPanel:
     interval_ms, n_paths : int
         Candle length, and paths of each origin.
     outcome : float64 (B, H, C)
-        What happened, in quote and base units.
+        Realised values, in quote and base units.
     naive : float64 (B, C)
         No change, for every step.
     last_close, mean_volume, past_volatility : float64 (B,)
         Of the context: the last close, the mean volume, and the realised volatility of its hourly log returns
         in bps. All known at the origin.
     mean, mean_bps, crps, crps_bps, pit : float32 (B, H, C)
-        Mean of the paths, its scale-free twin (the mean of the log returns), CRPS in both units, and PIT.
+        Mean of the paths, mean of their log returns, CRPS in both units, and PIT.
     quantiles : float32 (B, H, C, Q)
         At `distribution.PROBABILITIES`, in quote and base units.
     covered : float32 (B, H, C, 4)
@@ -176,7 +176,7 @@ def score_batch(
     outcomes : float64 (B, H, 6)
         The candles after each origin.
     context : float64 (B, T, 6)
-        The candles up to each origin, newest last, T at least 2. Only they set the scales.
+        The candles up to each origin, newest last, T at least 2. They alone set the scales.
     interval_ms : int
         Candle length.
     labels : str or int (B,), optional
@@ -201,7 +201,7 @@ def score_batch(
 
 def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> None:
     if paths.ndim != 4 or paths.shape[3] != len(CHANNELS) or 0 in paths.shape:
-        raise ValueError(f"paths {paths.shape} are not (B, S, H, 6) with something on each axis")
+        raise ValueError(f"paths {paths.shape} are not (B, S, H, 6) without empty axes")
     n, _, horizon, channels = paths.shape
     if np.shape(origins) != (n,) or outcomes.shape != (n, horizon, channels):
         raise ValueError(f"origins {np.shape(origins)} or outcomes {outcomes.shape} do not fit paths {paths.shape}")
@@ -210,7 +210,7 @@ def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context
 
 
 def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> dict[str, Any]:
-    """Scores of a few origins, as the arrays of a panel."""
+    """Scores of some origins, as the arrays of a panel."""
     horizon = paths.shape[2]
     n_scored = len(SCORED)
     last_close, mean_volume = context[:, -1, CLOSE], context[:, :, VOLUME].mean(axis=1)
@@ -258,8 +258,7 @@ def _scale_free(values: FloatArray, last_close: FloatArray, mean_volume: FloatAr
     """Log returns from the last close for prices, multiples of mean volume for volume; both in 1e-4."""
     out = np.empty_like(values)
     prices, volume = values[:, :, :VOLUME], values[:, :, VOLUME]
-    # Zero has no logarithm; samples that are not positive are NaN by now, but outcomes of other callers may
-    # be.
+    # Samples that are not positive are NaN already, but outcomes of other callers may be zero.
     safe = np.where(prices > 0.0, prices, np.nan)
     out[:, :, :VOLUME] = IN_BPS * np.log(safe / _trailing(last_close, values.ndim))
     out[:, :, VOLUME] = IN_BPS * volume / _trailing(np.where(mean_volume > 0.0, mean_volume, np.nan), volume.ndim)
@@ -267,7 +266,7 @@ def _scale_free(values: FloatArray, last_close: FloatArray, mean_volume: FloatAr
 
 
 def _trailing(per_origin: FloatArray, ndim: int) -> FloatArray:
-    """A number per origin (B,) with as many axes of length one as it takes to broadcast."""
+    """One number per origin (B,), reshaped to broadcast against `ndim` axes."""
     return per_origin.reshape(-1, *(1,) * (ndim - 1))
 
 

@@ -1,22 +1,22 @@
-"""Placebo forecasts: like the real ones in all but what makes them worth anything.
+"""Placebo forecasts: real forecasts whose information about the outcome has been destroyed.
 
-A strategy may earn on a forecast because the forecast knows something, or because the way it trades suits the
-market. To tell the two apart, the same strategy trades on forecasts whose knowledge has been destroyed:
+A strategy may profit because the forecast is informative, or because its way of trading suits the market. To
+separate the two, the same strategy trades on forecasts without information:
 
 ===============  ======================================================================================
-kind             what is kept, and what is destroyed
+kind             what is kept, and what is changed
 ===============  ======================================================================================
 ``shift``        all forecasts in their order, moved in time by at least a block and wrapped around
-``flip``         the sizes; the direction of whole blocks is mirrored at random, that of everything in
-                 the first run
+``flip``         the sizes; the direction of whole blocks is mirrored at random (in the first run, that of
+                 all blocks)
 ``shuffle``      the forecasts of each block; the order of the blocks is random
 ``random_walk``  each path's moves, candle by candle, with a random sign each: a martingale in logs of the
                  same volatility
 ===============  ======================================================================================
 
 A block is at least as long as the horizon, so that neighbouring forecasts agree as much as the real ones do and
-positions are held about as long: otherwise costs alone would sink the placebos. Forecasts from another time are
-taken relative to their last close.
+positions are held about as long; otherwise the placebos would lose by costs alone. Forecasts from another time
+are taken relative to their last close.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from btcbt.records import (
 )
 
 KINDS = ("shift", "flip", "shuffle", "random_walk")
-_CHUNK = 64  # origins made at once; part of what keys the signs of a random walk
+_CHUNK = 64  # origins made at once; part of the key of the signs of a random walk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Placebo:
     kind : str
         One of `KINDS`.
     source : int64 (M,)
-        Origin whose forecast each origin gets.
+        Index of the origin whose forecast is used at each origin.
     sign : float64 (M,)
         -1 where the forecast is mirrored.
     seed : tuple of int
@@ -72,23 +72,23 @@ class Placebo:
 
 
 def make_placebos(origins: int, runs: int, block: int, seed: int) -> list[Placebo]:
-    """Plan placebo runs, as many of each kind as of any other.
+    """Plan placebo runs, equally many of each kind.
 
     Parameters
     ----------
     origins : int
-        M, in order of time.
+        Number of origins, M.
     runs : int
-        How many.
+        Number of runs.
     block : int
-        Origins whose forecasts stay together.
+        Consecutive origins whose forecasts stay together.
     seed : int
-        The same seed gives the same placebos; a run does not depend on how many others there are.
+        The same seed gives the same placebos; a run does not depend on the number of runs.
 
     Raises
     ------
     ValueError
-        If there are fewer than three blocks: their order then holds no luck.
+        If there are fewer than three blocks.
     """
     if origins < 3 * block:
         raise ValueError(f"{origins} origins are fewer than three blocks of {block}; nothing can be shuffled")
@@ -96,14 +96,14 @@ def make_placebos(origins: int, runs: int, block: int, seed: int) -> list[Placeb
 
 
 class Paths(Protocol):
-    """Paths (M, S, H, 6) in memory or on disk, of which some rows are asked for: (B, S, H, 6), a copy."""
+    """Paths (M, S, H, 6) in memory or on disk; indexing with rows (B,) returns a copy (B, S, H, 6)."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, rows: IntArray, /) -> Float32Array: ...
 
 
 class Spool:
-    """Paths in a scratch file, read a few rows at a time wherever they are needed, by any process of this machine.
+    """Paths in a temporary file, of which any process of this machine can read some rows.
 
     Parameters
     ----------
@@ -132,19 +132,19 @@ class Spool:
 
 @contextmanager
 def spooled(parts: Iterable[Float32Array], scratch: Path) -> Iterator[Spool]:
-    """Paths (B, S, H, 6) of origin after origin in a scratch file, which is gone when the block ends.
+    """Write paths to a temporary file, which is deleted at the end of the block.
 
     Parameters
     ----------
     parts : iterable of float32 (B, S, H, 6)
-        At least one.
+        Paths of consecutive origins; at least one part.
     scratch : Path
-        Folder for the file: as many bytes as the paths.
+        Folder for the file, which is as large as the paths.
 
     Raises
     ------
     StoreError
-        If the disk refuses.
+        If the file cannot be written.
     """
     path = temporary_name(scratch / "placebos")
     try:
@@ -157,8 +157,8 @@ def spooled(parts: Iterable[Float32Array], scratch: Path) -> Iterator[Spool]:
                     file.flush()
                 except OSError as error:
                     raise StoreError(
-                        f"{path}: scratch for placebos cannot be written ({error.strerror}); the forecasts are kept, "
-                        "make room or set placebos: 0, and run again"
+                        f"{path}: the temporary file of placebos cannot be written ({error.strerror}); the "
+                        "forecasts are stored; make room or set placebos: 0, and run again"
                     ) from None
             yield Spool(path, (rows, *shape))
     finally:
@@ -166,7 +166,7 @@ def spooled(parts: Iterable[Float32Array], scratch: Path) -> Iterator[Spool]:
 
 
 class Source:
-    """Real forecasts, and placebos made of them, a few at a time.
+    """Real forecasts, and placebos made from them in chunks.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Source:
             yield from chunk
 
     def _sign_moves(self, chunk: Float32Array, source: IntArray, rng: np.random.Generator) -> None:
-        """Turn every candle, relative to the close before it, upside down with a chance of one half."""
+        """Mirror each candle, in logs relative to the close before it, with probability one half."""
         moves = np.log(chunk[..., :VOLUME])
         before = np.empty(chunk.shape[:3], dtype=np.float32)
         before[:, :, 0] = np.log(self.last_close[source])[:, None]
@@ -211,15 +211,15 @@ class Source:
         moves[:, :, 1:] += np.cumsum(moves[..., CLOSE], axis=2)[:, :, :-1, None]
         prices = np.exp(moves, out=moves)
         prices *= self.last_close[source].astype(np.float32)[:, None, None, None]
-        _dress(chunk, prices)
+        _set_prices(chunk, prices)
 
 
 def rank_p_value(real: float, placebos: ArrayLike) -> float:
-    """Share of runs, the real one included, that do at least as well: ``(1 + #(placebo >= real)) / (n + 1)``.
+    """Share of runs, the real one included, with at least its score: ``(1 + #(placebo >= real)) / (n + 1)``.
 
     One-sided; exact if the real run is exchangeable with the placebos (Phipson and Smyth, 2010, "Permutation
-    p-values should never be zero"). NaN without placebos or where the real one is NaN; placebos that are NaN do
-    not count.
+    p-values should never be zero"). NaN without placebos or where the real one is NaN; NaN placebos are
+    left out.
     """
     others = np.asarray(placebos, dtype=np.float64)
     others = others[~np.isnan(others)]
@@ -229,7 +229,7 @@ def rank_p_value(real: float, placebos: ArrayLike) -> float:
 
 
 def summarise_placebos(real: float, placebos: ArrayLike, kinds: list[str]) -> dict[str, float]:
-    """Where a real score ranks among those of placebo runs.
+    """Rank of a real score among those of placebo runs.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _plan(kind: str, number: int, origins: int, block: int, seed: int) -> Placeb
     key = (seed, KINDS.index(kind), number)
     rng = np.random.default_rng(key)
     rows, sign = np.arange(origins, dtype=np.int64), np.ones(origins)
-    phase = int(rng.integers(block))  # so that no run has its blocks where another has them
+    phase = int(rng.integers(block))  # so that block boundaries differ between runs
     blocks = (rows + phase) // block
     if kind == "shift":
         rows = (rows - int(rng.integers(block, origins - block + 1))) % origins
@@ -271,15 +271,15 @@ def _plan(kind: str, number: int, origins: int, block: int, seed: int) -> Placeb
 
 
 def _mirror(paths: Float32Array, last_close: FloatArray) -> Float32Array:
-    """Every price p becomes ``last_close^2 / p``: the log path upside down."""
+    """Replace every price p by ``last_close^2 / p``, which mirrors the log path."""
     close = last_close.astype(np.float32)[:, None, None, None]
     prices = close * (close / paths[..., [OPEN, LOW, HIGH, CLOSE]])
-    _dress(paths, prices)
+    _set_prices(paths, prices)
     return paths
 
 
-def _dress(paths: Float32Array, prices: Float32Array) -> None:
-    """Put other prices into paths: amount follows their mean, and rounding is not allowed to break a candle."""
+def _set_prices(paths: Float32Array, prices: Float32Array) -> None:
+    """Replace the prices of paths; amount scales with the mean price, and rounding may not invalidate a candle."""
     paths[..., AMOUNT] *= prices.sum(axis=-1) / paths[..., :VOLUME].sum(axis=-1)
     paths[..., :VOLUME] = prices
     opening, close = prices[..., OPEN], prices[..., CLOSE]

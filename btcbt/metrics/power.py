@@ -1,4 +1,4 @@
-"""How much edge there is to spend on costs, and how long a record it takes to be sure of it."""
+"""Break-even cost, and the record length needed for significance."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NAN = float("nan")
 
 
 def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
-    """Cost per traded value, in bps, at which the strategy would end where it began.
+    """Cost per value traded, in bps, at which the total return would be zero.
 
-    Solves ``sum log(1 + g - c turnover) = 0`` for the cost c of each unit traded, the decisions held fixed.
-    Negative if the strategy loses before costs. No test.
+    Solves ``sum log(1 + g - c turnover) = 0`` for the cost c of each unit traded, with decisions fixed.
+    Negative if the strategy loses before costs.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
     Returns
     -------
     float
-        NaN if nothing is traded, or if equity is lost entirely before costs.
+        NaN if nothing is traded, or if all equity is lost before costs.
     """
     g, traded = np.asarray(gross_returns, dtype=np.float64), np.asarray(turnover, dtype=np.float64)
     if g.shape != traded.shape or g.ndim != 1:
@@ -44,7 +44,7 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
     def final(cost: float) -> float:
         return rest + float(np.log1p(g - cost * traded).sum())
 
-    # Above this cost some trade would take everything; the logarithm goes to minus infinity there.
+    # At this cost some trade would lose all equity, and the logarithm goes to minus infinity.
     ruin = float(((1.0 + g) / traded).min())
     low, high = 0.0, ruin * (1.0 - 1e-12)
     if final(low) < 0.0:
@@ -57,12 +57,12 @@ def break_even_cost_bps(gross_returns: ArrayLike, turnover: ArrayLike) -> float:
 
 
 def candles_to_significance(returns: ArrayLike, overlap: int = 1, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Further candles needed to tell the measured mean return from zero.
+    """Further candles needed until the measured mean return is significantly above zero.
 
     The length at which a one-sided test of size `alpha` finds a mean as large as the one measured with
-    probability `power`, ``n = (z_alpha + z_power)^2 omega^2 / mean^2``, less the candles in hand; omega^2 is
-    the long-run variance, so serial dependence counts. It takes the measured edge at its word, which is the
-    kindest guess.
+    probability `power`, ``n = (z_alpha + z_power)^2 omega^2 / mean^2``, less the candles of the record; omega^2 is
+    the long-run variance, which includes serial dependence. Optimistic, since it takes the measured mean as the
+    true one.
 
     Parameters
     ----------

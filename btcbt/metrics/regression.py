@@ -1,4 +1,4 @@
-"""Has a number of a run moved? Compares a run with a baseline, each metric within its own tolerance.
+"""Regression check: compare the metrics of a run with a baseline, each within its own tolerance.
 
 A tolerances file is YAML; the first rule that matches a metric applies to it::
 
@@ -13,10 +13,10 @@ A tolerances file is YAML; the first rule that matches a metric applies to it::
       - match: "*"
         absolute: 1.0e-9
 
-Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of some. What a rule does
-not say comes from the score table (`btcbt.metrics.table`): a metric that no rule matches may move by the table's
-tolerance, which is that of rounding for most; and without ``worse`` the direction that the table calls worse fails, a
-move away from the best value where there is one, and any move of a number that is neither better nor worse.
+Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of a set. Defaults come
+from the score table (`btcbt.metrics.table`): a metric that no rule matches may move by the table's tolerance, for most
+that of rounding. Without ``worse`` a metric fails if it moves in the direction that the table calls worse, or away from
+its best value if it has one; a metric without a better direction fails if it moves at all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FAILURES: tuple[Verdict, ...] = ("worse", "vanished")
 
 
 class Rule(Section):
-    """How far the metrics of a pattern may move, and which way is worse; by the score table if left out."""
+    """Tolerance of the metrics that match a pattern, and the direction that is worse (the score table's by default)."""
 
     match: str = Field(min_length=1)
     absolute: float = Field(0.0, ge=0)
@@ -51,7 +51,7 @@ class Rule(Section):
 
 
 class Tolerances(Section):
-    """The rules of a check, first match first; without one the score table decides."""
+    """The rules of a check: the first match applies, or else the score table."""
 
     keep: tuple[str, ...] = Field(("*",), strict=False)
     drop: tuple[str, ...] = Field((), strict=False)
@@ -72,7 +72,7 @@ class Tolerances(Section):
 
 
 UNKNOWN = Score(name="", formula="")
-"""What is assumed of a metric that the score table does not hold."""
+"""Defaults for a metric that the score table does not hold."""
 _WORSE = {"higher": "lower", "lower": "higher", "neither": "any"}
 
 
@@ -81,7 +81,7 @@ class Comparison:
     """One metric: the baseline's number and the run's, NaN where it is not defined, None where it is absent.
 
     `verdict` is ``equal``; ``within`` the tolerance; ``better`` or ``worse``; ``moved`` where neither direction is
-    worse; ``vanished`` if the run lacks it, or it is no longer a number; ``new`` if the baseline lacks it.
+    worse; ``vanished`` if the run lacks it, or it became NaN; ``new`` if the baseline lacks it.
     """
 
     metric: str
@@ -92,7 +92,7 @@ class Comparison:
 
     @property
     def change(self) -> float:
-        """How much larger it is now; NaN where one of the two is no number."""
+        """Difference from the baseline; NaN where either is NaN or absent."""
         return math.nan if self.baseline is None or self.now is None else self.now - self.baseline
 
     @property
@@ -118,18 +118,18 @@ def read_baseline(file: Path) -> dict[str, float]:
     Raises
     ------
     ConfigError
-        If it is missing or something else.
+        If it is missing or invalid.
     """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: there is no such baseline; make it with --update") from None
+        raise ConfigError(f"{file}: no such baseline; create it with --update") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a baseline") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{file}: not JSON; fix it, or write it again with --update") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: holds no object of numbers; fix it, or write it again with --update")
+        raise ConfigError(f"{file}: expected a JSON object of numbers; fix it, or write it again with --update")
     for metric, value in tree.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ConfigError(f"{file}: '{metric}' is {value!r}; expected a number or null")
@@ -137,12 +137,12 @@ def read_baseline(file: Path) -> dict[str, float]:
 
 
 def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Tolerances) -> int:
-    """Accept the metrics of a run that the tolerances keep; returns how many.
+    """Write the metrics of a run that the tolerances keep as the new baseline; returns their number.
 
     Raises
     ------
     ConfigError
-        If the disk refuses.
+        If the file cannot be written.
     """
     kept = {key: metrics[key] for key in sorted(metrics) if tolerances.keeps(key)}
     tree = {key: value if math.isfinite(value) else None for key, value in kept.items()}
@@ -157,13 +157,13 @@ def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Toleran
 def compare_metrics(
     baseline: Mapping[str, float], now: Mapping[str, float], tolerances: Tolerances
 ) -> list[Comparison]:
-    """Compare every metric that the baseline holds or should hold, in alphabetical order."""
+    """Compare every metric that the baseline holds or would hold, in alphabetical order."""
     names = sorted({*baseline, *(name for name in now if tolerances.keeps(name))})
     return [_compare(name, baseline.get(name), now.get(name), tolerances.rule(name)) for name in names]
 
 
 def moved(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those that are not as they were, failures first."""
+    """Comparisons outside the tolerance, failures first."""
     changed = [one for one in comparisons if one.verdict not in ("equal", "within")]
     return sorted(changed, key=lambda one: not one.failed)
 

@@ -1,9 +1,9 @@
-"""What an equity curve earned, what it risked, and how much of that may be luck.
+"""Return, risk and significance of an equity curve.
 
 Returns are simple, per candle, net of everything that the equity is net of. A year has 365 days of trading;
-the risk-free rate is zero. Equity may not be NaN (that is a `ValueError`: a simulation that cannot say what
-it is worth is broken). Equity of zero or less is ruin: the return is -100 % there and zero after. What is not
-defined (the Sharpe ratio of an account that never traded) is NaN.
+the risk-free rate is zero. Equity may not be NaN (a `ValueError`). Equity of zero or less is ruin: the
+return is -100 % there and zero afterwards. Undefined scores (the Sharpe ratio of an account that never traded)
+are NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from btcbt.metrics.score import Better, Score
 from btcbt.records import IN_BPS, FloatArray, IntArray
 
 TRADING_YEAR_MS = 365 * 86_400_000
-"""The year that ratios, returns and turnover are stated for."""
+"""The year to which ratios, returns and turnover are annualised."""
 _NAN = float("nan")
 
 
@@ -49,7 +49,7 @@ SIMULATED: tuple[Score, ...] = (
     _account("exposure", "share", "neither", "mean share of equity held, long or short", _SIMULATED),
     _account("ruined", "", "lower", "1 if equity fell to zero", _SIMULATED),
 )
-"""Scores that are read off a simulation, from its field of the same name."""
+"""Scores that are fields of a simulation, of the same name."""
 ACCOUNT_SCORES: tuple[Score, ...] = (
     _account("candles", "count", "neither", "returns in the series"),
     _account("total_return", "share", "higher", "prod (1 + r) - 1", label="return"),
@@ -74,7 +74,7 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
     _account("max_drawdown", "share", "lower", "largest loss from an earlier high", label="max DD"),
     _account("max_drawdown_candles", "candles", "lower", "longest time below an earlier high"),
     _account("calmar", "", "higher", "annual return / largest drawdown"),
-    _account("hit_rate", "share", "higher", "share of returns that are not zero that are positive"),
+    _account("hit_rate", "share", "higher", "share of positive returns among those that are not zero"),
     _account("active", "share", "neither", "share of returns that are not zero"),
     _account("best_candle", "share", "higher", "max r"),
     _account("worst_candle", "share", "higher", "min r"),
@@ -97,12 +97,12 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
         "candles that a Sharpe ratio of this size needs to be significant at 5 %",
         "Bailey and Lopez de Prado (2012), J. Risk 15",
     ),
-    _account("more_candles_needed", "candles", "lower", "further candles to tell the mean return from zero"),
+    _account("more_candles_needed", "candles", "lower", "further candles until the mean return is significant at 5 %"),
     _account(
         "deflated_sharpe",
         "probability",
         "higher",
-        "probability that the true Sharpe ratio is above that of the luckiest of all trials without skill",
+        "probability that the true Sharpe ratio is above the expected best of all trials without skill",
         "Bailey and Lopez de Prado (2014), JPM 40",
     ),
     _account("trials", "count", "neither", "configurations ever tried on these candles"),
@@ -120,7 +120,9 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
     _account("excess.total_return", "share", "higher", "total return minus that of buy and hold"),
     _account("excess.information_ratio", "", "higher", "mean(r - b) / std(r - b) sqrt(candles a year)"),
     _account("excess.p_value", "p-value", "lower", "one-sided: mean(r - b) above zero", relative=1e-6),
-    _account("excess.more_candles_needed", "candles", "lower", "further candles to tell mean(r - b) from zero"),
+    _account(
+        "excess.more_candles_needed", "candles", "lower", "further candles until mean(r - b) is significant at 5 %"
+    ),
     _account("beta", "", "neither", "cov(r, b) / var(b)"),
     _account("alpha", "share a year", "higher", "(mean(r) - beta mean(b)) candles a year"),
     *SIMULATED,
@@ -174,7 +176,7 @@ def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | Non
 
 
 def drawdown(returns: ArrayLike) -> FloatArray:
-    """Share of the highest equity so far that is lost, (n,), at each candle; 0 at a high."""
+    """Loss from the highest equity so far, as a share of it, at each candle, (n,)."""
     value = np.concatenate([[1.0], np.cumprod(1.0 + np.asarray(returns, dtype=np.float64))])
     return np.asarray(1.0 - value / np.maximum.accumulate(value))[1:]
 
@@ -210,21 +212,21 @@ def summarise_returns(
     reps: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every number about one equity curve, as a flat dictionary.
+    """All scores of one equity curve, as a flat dictionary.
 
     Parameters
     ----------
     equity : float (N,)
         Value of the account at each candle's close, net.
     benchmark : float (N,), optional
-        The same for what it is measured against (buy and hold), from the same initial value.
+        The same for the benchmark (buy and hold), from the same initial value.
     interval_ms, horizon : int
-        Candle length; candles that a bootstrap block spans at least.
+        Candle length; shortest bootstrap block in candles.
     initial : float, optional
         Value of both accounts before the first candle.
     traded, costs : float (N,), optional
-        Value bought and sold, and fees and slippage paid, in each candle, in quote units. Add turnover and
-        (with both) the break-even cost.
+        Value bought and sold, and fees and slippage paid, in each candle, in quote units. They add turnover
+        and, if both are given, the break-even cost.
     trade_returns : float (M,), optional
         Net return of each closed trade.
     trial_sharpes : float, optional

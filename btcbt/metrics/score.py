@@ -1,7 +1,7 @@
-"""What the score table says of each score, and the rows that scores are kept in.
+"""Entries of the score table, and the rows in which scores are stored.
 
-A `Score` is one row of the table in `btcbt.metrics.table`: scoring, ``btcbt check``, the terminal's tables and the
-documentation read from it what a number means. A `Row` is one number of a run: ``scores.parquet`` holds the rows of
+A `Score` is one entry of the table in `btcbt.metrics.table`, which scoring, ``btcbt check``, terminal tables and the
+documentation read. A `Row` is one number of a run: ``scores.parquet`` holds the rows of
 every forecaster and account.
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Better = Literal["lower", "higher", "neither"] | float
-"""Which numbers are better: lower ones, higher ones, those closer to a value, or neither."""
+"""Which values are better: lower ones, higher ones, those closest to a number, or neither."""
 Family = Literal["forecast", "against", "confidence_set", "strategy", "selection", "placebo", "origins"]
-"""What a score is about; the first part of its dotted key (``against`` follows a forecaster's name)."""
+"""Subject of a score; the first part of its dotted key (``against`` follows a forecaster's name)."""
 Breakdown = Literal["channel", "step", "month", "regime", "label"]
 
 ALL = "all"
-"""The group of all origins, and the channel of what is about no single one."""
+"""The group of all origins, and the channel of scores that concern no single one."""
 ACCOUNT = "account"
 """The channel of an account's scores, whose "forecaster" is the account's name."""
 POOLED = 0
@@ -29,16 +29,16 @@ EVERYWHERE: tuple[Breakdown, ...] = ("channel", "step", *GROUPED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a score means.
+    """Definition of a score.
 
     Attributes
     ----------
     name : str
         As in the column `metric` and in dotted keys.
     family : str
-        What it is about; see `Family`.
+        See `Family`.
     label : str
-        A short heading; the name if empty.
+        Short heading; the name if empty.
     unit : str
         ``channel``: quote currency for prices, base currency for volume. ``""``: a pure number.
     better : str or float
@@ -48,13 +48,13 @@ class Score:
     source : str
         Paper and equation, where there is one.
     streams : bool
-        Whether it is added up batch by batch, without its series.
+        Whether it is accumulated batch by batch, without its series.
     per : tuple of str
-        What it is broken down by. Groups (month, regime, label) have the first step, the last one and all pooled.
+        Breakdowns. Groups (month, regime, label) are given at the first step, at the last, and pooled over steps.
     headline : str
         Which channels are headline numbers (``metrics.json``): ``close``, ``all`` or ``""`` for none.
     absolute, relative : float
-        How far ``btcbt check`` lets it move if no rule says so: ``absolute + relative x |baseline|``.
+        Tolerance of ``btcbt check`` if no rule matches: ``absolute + relative x |baseline|``.
     """
 
     name: str
@@ -77,14 +77,14 @@ class Score:
 
     @property
     def direction(self) -> str:
-        """Which numbers are better, in words; empty if neither are."""
+        """Which values are better, in words; empty if neither."""
         if isinstance(self.better, str):
             return "" if self.better == "neither" else f"{self.better} is better"
         return f"{self.better:g} is best"
 
 
 class Row(NamedTuple):
-    """One number.
+    """One number of a run.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
-"""What a Sharpe ratio is worth: its probability, its deflation, and how long a record it takes.
+"""Significance of Sharpe ratios: probabilistic and deflated Sharpe, minimum track record, bootstrap intervals.
 
 Sharpe ratios here are per candle, not annualised, with a risk-free rate of zero, and the standard deviation
 has ``n - 1`` in it. The closed forms take returns as independent (skewed and fat-tailed, but uncorrelated);
-for hourly net returns that is nearly so, and the bootstrap of `sharpe_interval` does not need it.
+for hourly net returns that is nearly so, and `bootstrap_interval` does not need it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float:
 
 
 def expected_best_sharpe(trial_sharpes: ArrayLike, n_trials: int | None = None) -> float:
-    """Sharpe ratio that the best of N worthless trials is expected to show.
+    """Expected Sharpe ratio of the best of N trials without skill.
 
     Bailey and Lopez de Prado (2014), "The deflated Sharpe ratio", equation 1, from the variance of the Sharpe
     ratios that were tried and Euler's constant.
@@ -83,10 +83,10 @@ def expected_best_sharpe(trial_sharpes: ArrayLike, n_trials: int | None = None) 
 
 
 def deflated_sharpe(returns: ArrayLike, trial_sharpes: ArrayLike, n_trials: int | None = None) -> float:
-    """Probability that the true Sharpe ratio exceeds what the best of all trials would show by luck.
+    """Probability that the true Sharpe ratio exceeds the expected best of all trials without skill.
 
     `probabilistic_sharpe` against `expected_best_sharpe` (Bailey and Lopez de Prado, 2014, equation 2).
-    Trials are counted as if independent, so similar configurations make it stricter than it need be.
+    Trials are counted as if independent, so it is conservative for similar configurations.
     One-sided.
     """
     threshold = expected_best_sharpe(trial_sharpes, n_trials)
@@ -136,7 +136,7 @@ def bootstrap_interval(
         return {"sharpe": (_NAN, _NAN), "total_return": (_NAN, _NAN)}
 
     def both(sample: FloatArray) -> FloatArray:
-        # All but a trillionth is lost at worst, so that ruin keeps a logarithm to take quantiles of.
+        # The loss is bounded just below 100 %, so that the logarithm of ruin is finite.
         return np.array([sharpe_ratio(sample), np.log1p(np.maximum(sample, 1e-12 - 1.0)).sum()])
 
     bootstrap = StationaryBootstrap(length, r, seed=np.random.default_rng(seed))
@@ -151,7 +151,7 @@ def bootstrap_interval(
 
 
 def bootstrap_block(returns: FloatArray, block: int) -> int:
-    """Mean block length: at least `block`, longer if the data ask for it; 0 if there is too little of it."""
+    """Mean block length: at least `block`, longer if the automatic choice is; 0 for too few returns."""
     from arch.bootstrap import optimal_block_length
 
     if block < 1:

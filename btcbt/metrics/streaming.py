@@ -1,9 +1,9 @@
-"""The scores of a history of any length in the memory of a batch.
+"""The scores of a history of any length, in the memory of one batch.
 
 `ScoreStream` takes the panels of one forecaster batch by batch. Means are kept as running sums for each group, step
-and channel. Tests need whole series; those lie in a scratch file, one after another, and are read one at a time. What
-stays in memory grows by some 50 bytes an origin. What is computed is in `btcbt.metrics.forecast_scores`; the tests hold
-a second version that takes all panels at once.
+and channel. Tests need whole series; those are written to a temporary file and read one at a time. Memory grows by
+some 50 bytes per origin. The scores are defined in `btcbt.metrics.forecast_scores`; the tests hold a second version
+that takes all panels at once.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray
 
 REGIMES = ("low", "middle", "high")
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
-"""What the scratch file holds of each step and channel: (B,) float64 each."""
+"""Series in the temporary file for each step and channel, (B,) float64 each."""
 _Groups = NDArray[np.int32]
 
 
 class ScoreStream:
-    """The scores of one forecaster, added up as its panels come.
+    """The scores of one forecaster, accumulated panel by panel.
 
     Parameters
     ----------
     origins : int64 (B,)
         All origins that will be scored, ms UTC, increasing.
     past_volatility : float64 (B,)
-        As in `LossPanel`: known before any forecast is, and needed for the regimes.
+        As in `LossPanel`; needed in advance for the regimes.
     labels : str (B,)
         Contamination labels; empty strings if there are none.
     horizon, n_paths, interval_ms : int
         As in `LossPanel`.
     scratch : Path
-        Folder for the scratch file, 48 bytes for each origin, step and channel; it goes with the stream.
+        Folder for the temporary file, 48 bytes for each origin, step and channel; deleted with the stream.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class ScoreStream:
         self._energy, self._variance, self._realised = (np.empty(len(origins)) for _ in range(3))
         self._done = 0
         scratch.mkdir(parents=True, exist_ok=True)
-        # Unnamed where the system allows it, so that a killed process leaves nothing.
+        # Unnamed where the system allows it, so that a killed process leaves no file.
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by __exit__
 
     def __exit__(
@@ -83,7 +83,7 @@ class ScoreStream:
         self.close()
 
     def close(self) -> None:
-        """Let go of the scratch file; the stream cannot be used any more."""
+        """Delete the temporary file; the stream cannot be used afterwards."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class ScoreStream:
         return -(-step // self._stride)
 
     def add(self, panel: LossPanel) -> None:
-        """Take in the panel of the next origins.
+        """Add the panel of the next origins.
 
         Raises
         ------
@@ -147,21 +147,21 @@ class ScoreStream:
         return np.frombuffer(self._file.read(8 * len(self)), dtype="<f8")
 
     def losses(self) -> dict[tuple[str, int], tuple[int, FloatArray]]:
-        """What forecasters are compared by, all at once: how many origins overlap, and the loss (B,) of each.
+        """Losses for comparisons of all forecasters, by loss and step: the overlap, and the series (B,).
 
-        The CRPS of the close at the first and the last step, and the energy score of its path, by loss and step.
+        The CRPS of the close at the first and the last step, and the energy score of its path.
         """
         ends = sorted({1, self.horizon})
         crps = {("crps_bps", h): (self.overlap(h), self.series("crps_bps", h, CLOSE)) for h in ends}
         return {**crps, ("energy_bps", POOLED): (self.overlap(self.horizon), self._energy)}
 
     def rows(self) -> Iterator[Row]:
-        """Every score, one by one: with many months there are tens of thousands.
+        """Yield every score; with many months there are tens of thousands.
 
         Raises
         ------
         ValueError
-            If panels are still to come.
+            If panels are missing.
         """
         if self._done != len(self):
             raise ValueError(f"{self._done} of {len(self)} origins have been added")
@@ -180,7 +180,7 @@ class ScoreStream:
                 yield from self._mean_rows(score, group, sorted({1, self.horizon}))
 
     def comparison(self, reference: ScoreStream, name: str) -> Iterator[Row]:
-        """Paired comparison with a reference at the origins that both have.
+        """Paired comparison with a reference at shared origins.
 
         For each channel and step the losses ``crps_bps`` and ``abs_bps`` (absolute error of the median), and for the
         close's path ``energy_bps`` and ``qlike`` of the last step; see `pairs.pair_rows`. For the close's CRPS at the
@@ -189,9 +189,9 @@ class ScoreStream:
         Parameters
         ----------
         reference : ScoreStream
-            The random walk, say, at any origins.
+            Usually the random walk; its origins may differ.
         name : str
-            What it is called in the rows' group.
+            Its name in the group of the rows.
 
         Raises
         ------
@@ -267,7 +267,7 @@ def volatility_regimes(past_volatility: ArrayLike) -> tuple[NDArray[np.int64], t
 
 
 def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> tuple[list[str], list[_Groups]]:
-    """The groups' names, and the number of the group of each origin in each way to split them, -1 for none.
+    """Names of the groups, and the group of each origin in each breakdown (-1 for none).
 
     Group 0 is all origins.
     """
@@ -285,7 +285,7 @@ def _groups(origins: IntArray, regimes: IntArray, labels: NDArray[np.str_]) -> t
 
 
 def _mean(sums: FloatArray, counts: FloatArray, group: int, weight: int = 1) -> FloatArray:
-    """Means by step, and pooled over steps in the last row; those of whole forecasts have no steps."""
+    """Means by step, and pooled over steps in the last row; scores of whole forecasts have no steps."""
     total, count = sums[group], counts[group]
     if total.ndim:
         total = np.concatenate([total, total.sum(axis=0, keepdims=True)])

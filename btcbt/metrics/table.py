@@ -1,11 +1,11 @@
-"""The score table: every number that a run writes, with what it means.
+"""The score table: the definition of every number that a run writes.
 
-Scoring, ``btcbt check``, the terminal's tables and the documentation read it. Its rows are written where the numbers
-are computed, so that a new one is made in one file (and its test):
+Scoring, ``btcbt check``, terminal tables and the documentation read it. Its entries are defined where the numbers are
+computed, so that a new score touches one file (and its test):
 
 - a score of forecasts: an entry in `btcbt.metrics.forecast_scores`, formula included;
 - a score of accounts: `btcbt.metrics.returns`; a statistic of pairs of forecasters: `btcbt.metrics.pairs`;
-- a test over all configurations, or a number of placebo runs: here.
+- a test over all configurations, or a score of placebo runs: here.
 
 Dotted keys (``metrics.json``, baselines)::
 
@@ -18,8 +18,9 @@ Dotted keys (``metrics.json``, baselines)::
     confidence_set.<loss>.<channel>.<step>.<forecaster>
     strategy.<account>.<score>, placebo.<account>.<score>, selection.<score>, origins.<score>
 
-Headline numbers, those in ``metrics.json``, are those of all origins at the steps of `headline_steps`, of the close or
-of every channel as the table says, and everything of accounts but their months. ``scores.parquet`` holds all.
+Headline numbers, those in ``metrics.json``, are the scores over all origins at the steps of `headline_steps`, of the
+close or of every channel as the table says, and all scores of accounts except those by month. ``scores.parquet`` holds
+all scores.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ _BY_NAME: dict[tuple[str, str], Score] = {(score.family, score.name): score for 
 _GROUPS = {"month": "by_month", "regime": "by_volatility", "label": "by_label"}
 _AGAINST = "against="
 MIDDLE_STEP = 6
-"""A step between the first and the last whose scores are headline numbers, too."""
+"""A step between the first and the last whose scores are headline numbers as well."""
 
 
 def score(family: Family, name: str) -> Score:
@@ -132,7 +133,7 @@ def score(family: Family, name: str) -> Score:
     Raises
     ------
     KeyError
-        If it has no such score.
+        If there is no such score.
     """
     return _BY_NAME[family, name]
 
@@ -143,7 +144,7 @@ def headline_steps(horizon: int) -> list[int]:
 
 
 def is_headline(row: Row, horizon: int) -> bool:
-    """Whether a row of a forecaster or an account is a headline number, of a run that forecasts `horizon` steps."""
+    """Whether a row of a forecaster or an account is a headline number, in a run with this horizon."""
     if row.channel == ACCOUNT:
         return row.group == ALL
     if row.step not in headline_steps(horizon):
@@ -164,7 +165,7 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
     Parameters
     ----------
     name : str
-        Of the forecaster or account.
+        The forecaster or account.
     row : Row
         Its row.
     reference : bool
@@ -175,25 +176,25 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
         return f"strategy.{name}." + (row.metric if row.group == ALL else f"{_GROUPS[kind]}.{value}.{row.metric}")
     loss, _, statistic = row.metric.rpartition(".")
     if statistic == CONFIDENCE_SET:
-        return f"{CONFIDENCE_SET}.{_place(loss, row)}.{name}"
+        return f"{CONFIDENCE_SET}.{_scope(loss, row)}.{name}"
     if row.group.startswith(_AGAINST):
-        where = f"{_place(loss, row)}.{statistic}" if loss else row.metric
+        where = f"{_scope(loss, row)}.{statistic}" if loss else row.metric
         return f"forecast.{name}." + ("versus." if reference else f"against.{value}.") + where
     if row.metric == "up_to_bps":
         return f"forecast.{name}.{_GROUPS[kind]}.{value}_{row.metric}"
     group = "" if row.group == ALL else f"{_GROUPS[kind]}.{value}."
-    return f"forecast.{name}.{group}{_place(row.metric, row)}"
+    return f"forecast.{name}.{group}{_scope(row.metric, row)}"
 
 
 def find_score(key: str) -> Score | None:
-    """What a dotted key is a number of; None if the table does not hold it."""
+    """The score of a dotted key; None if it is not in the table."""
     family, _, rest = key.partition(".")
     if family in ("selection", "origins"):
         return _BY_NAME.get((family, rest))
     if family == CONFIDENCE_SET:
         return _BY_NAME[CONFIDENCE_SET, CONFIDENCE_SET]
     parts = rest.split(".")
-    # The name of a forecaster or account may have dots itself.
+    # Names of forecasters and accounts may contain dots.
     found = (_find(family, parts[start:]) for start in range(1, len(parts)))
     return next((score for score in found if score is not None), None)
 
@@ -207,7 +208,7 @@ def every_key(rows: Iterable[tuple[str, Row]], reference: str) -> Iterable[tuple
 
 
 def _find(family: str, parts: list[str]) -> Score | None:
-    """The score of a key after the name."""
+    """The score of the part of a key after the name."""
     if family == "forecast" and parts[0] in ("versus", "against"):
         return _BY_NAME.get(("against", parts[-1]))
     if parts[0] in _GROUPS.values():
@@ -217,8 +218,8 @@ def _find(family: str, parts: list[str]) -> Score | None:
     return _BY_NAME.get((family, ".".join(parts)))
 
 
-def _place(metric: str, row: Row) -> str:
-    """Score or loss with channel and step, as far as it has them."""
+def _scope(metric: str, row: Row) -> str:
+    """Score or loss with its channel and step, if it has them."""
     per = score("forecast", LOSSES.get(metric, metric)).per
     parts = [metric]
     if "channel" in per:

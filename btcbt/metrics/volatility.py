@@ -1,8 +1,8 @@
-"""Volatility that the paths imply, and its scores.
+"""Volatility implied by the paths, and its scores.
 
 Variance of a stretch of h steps is the sum of the squared log returns of its closes, the first one from the
 last known close: realised variance at the interval of the candles. The forecast is the mean over the paths of
-each path's own realised variance, which is the point that QLIKE asks for.
+each path's own realised variance, which is the point forecast that minimises expected QLIKE.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ def realised_variance(close: ArrayLike, last_close: ArrayLike) -> FloatArray:
 def qlike_loss(forecast: ArrayLike, realised: ArrayLike) -> FloatArray:
     """QLIKE of variance forecasts, ``r / f - log(r / f) - 1`` (Patton, 2011, equation 7, normalised to 0).
 
-    At least 0, 0 for a perfect forecast, and robust to noise in the realised variance; forecasts too low cost
-    more than forecasts too high. NaN where either variance is NaN, infinite or not positive (a dead market
-    has no logarithm).
+    At least 0, 0 for a perfect forecast, and robust to noise in the realised variance; too low forecasts cost
+    more than too high ones. NaN where either variance is NaN, infinite or not positive.
     """
     forecast, realised = np.asarray(forecast, dtype=np.float64), np.asarray(realised, dtype=np.float64)
     good = (forecast > 0.0) & (realised > 0.0) & np.isfinite(forecast) & np.isfinite(realised)

@@ -1,4 +1,4 @@
-"""What a check of metrics found, for people and for machines: a table, Markdown, and JUnit XML."""
+"""The result of a regression check as a table, Markdown, and JUnit XML."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from btcbt.storage.runs import Run
 SHOWN = 60
 COLUMNS = ("metric", "baseline", "now", "change", "allowed", "better", "verdict")
 TEXTS = ("metric", "better", "verdict")
-"""Columns without numbers."""
+"""Text columns."""
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLES = {"worse": "red", "vanished": "red", "better": "green"}
 
 
 def numbers_of(run: Run, baseline: Mapping[str, float]) -> Mapping[str, float]:
-    """The headline numbers of a run, and those of its other scores that a baseline names by their dotted keys.
+    """The headline numbers of a run, and other scores that a baseline names by their dotted keys.
 
     Raises
     ------
     StoreError
-        If the baseline names others, and the run's scores cannot be read.
+        If the run's scores are needed and cannot be read.
     """
     others = {key for key in baseline if key not in run.metrics and find_score(key) is not None}
     if not others or not (run.directory / "scores.parquet").is_file():
@@ -44,7 +44,7 @@ def numbers_of(run: Run, baseline: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
-    """The metrics that moved, for a rich console; failures first."""
+    """Table of metrics outside their tolerance, failures first."""
     changed = moved(comparisons)
     parts: list[RenderableType] = []
     if changed:
@@ -60,7 +60,7 @@ def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
-    """The outcome in a line."""
+    """The result in one line."""
     count = Counter(one.verdict for one in comparisons)
     text = f"{len(comparisons):,} metrics: {count['equal']:,} equal, {count['within']:,} within tolerance"
     for name in ("better", "moved", "new", "worse", "vanished"):
@@ -70,7 +70,7 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
 
 
 def check_markdown(comparisons: Sequence[Comparison], title: str) -> str:
-    """The same for the summary of a GitHub job."""
+    """The result as Markdown, for the summary of a GitHub job."""
     lines = [f"### {_escape(title)}", "", verdict(comparisons), ""]
     changed = moved(comparisons)
     if changed:
@@ -81,7 +81,7 @@ def check_markdown(comparisons: Sequence[Comparison], title: str) -> str:
 
 
 def check_junit(comparisons: Sequence[Comparison], title: str) -> bytes:
-    """The same as JUnit XML: a test case for each metric, named by it."""
+    """The result as JUnit XML, one test case for each metric."""
     failures = sum(one.failed for one in comparisons)
     counts = {"tests": str(len(comparisons)), "failures": str(failures), "errors": "0"}
     root = ElementTree.Element("testsuites", {"name": "btcbt check", **counts})
@@ -116,10 +116,10 @@ def _number(value: float | None) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown leaves as it is."""
+    """Escape the special characters of Markdown."""
     return re.sub(r"([\\`*_{}\[\]()<>#|~!])", r"\\\1", " ".join(text.split()))
 
 
 def _xml(text: str) -> str:
-    """Text without the characters that XML cannot hold."""
+    """Replace characters that XML cannot hold."""
     return _NOT_XML.sub("\ufffd", text)

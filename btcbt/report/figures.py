@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 DPI = 130
 HISTORY = 72
-"""Candles of the past that a fan chart shows."""
+"""Past candles shown in a fan chart."""
 BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
-"""Central intervals of a fan, widest first, and how opaque each is."""
+"""Central intervals of a fan, widest first, with their opacity."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Distinct to the colour-blind, too (Okabe and Ito, 2008), in order of use."""
+"""Colour-blind safe (Okabe and Ito, 2008), in order of use."""
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
 INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
 
@@ -39,7 +39,7 @@ def draw_figures(run: Run) -> list[Path]:
     Parameters
     ----------
     run : Run
-        A run on disk; nothing else is read.
+        A stored run; nothing else is read.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def draw_figures(run: Run) -> list[Path]:
 
 
 def _example(run: Run) -> Figure:
-    """The fan chart of the middle one of all origins with a known outcome, or of the last origin."""
+    """Fan chart of the middle origin among those with a known outcome; the last origin if there are none."""
     origins = run.origins()
     scored = np.flatnonzero(origins["scored"].to_numpy())
     index = int(scored[len(scored) // 2]) if len(scored) else len(origins) - 1
@@ -81,7 +81,7 @@ def _example(run: Run) -> Figure:
 
 
 def around(run: Run, origin: int) -> tuple[Window, FloatArray]:
-    """The candles that were known at an origin, and those after it as far as there are any."""
+    """The window of an origin, and the candles of its horizon as far as they are known."""
     candles, interval = run.candles(), interval_ms(run.config.candles.interval)
     times, values = _milliseconds(candles.index), candles[list(CHANNELS)].to_numpy(dtype=np.float64)
     now = int(np.searchsorted(times, origin))
@@ -94,14 +94,14 @@ def _milliseconds(index: Any) -> IntArray:
 
 
 def primary(run: Run) -> str:
-    """The forecaster that a run is about: the first that is no baseline, else the first."""
+    """The main forecaster of a run: the first that is not a baseline, otherwise the first."""
     forecasters: Mapping[str, Any] = run.manifest["forecasters"]
     order = [*run.config.forecasters, *forecasters]
     return min(order, key=lambda name: forecasters[name]["kind"] in BASELINES)
 
 
 def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
-    """Accounts that get a colour of their own: those on one forecaster, and those on none."""
+    """Accounts drawn in colour: those on one forecaster, and those on none."""
     return [name for name in columns if "@" not in name or name.endswith(f"@{forecaster}")]
 
 
@@ -113,9 +113,9 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     window : Window
         The known candles.
     fans : mapping of str to float32 (S, H, 6)
-        Paths by forecaster; one column of panels for each.
+        Paths by forecaster, one column of panels each.
     outcome : float64 (H, 6), or None
-        What happened, where it is known.
+        Realised candles, if known.
     """
     figure = new_figure(6.2 * len(fans), 5.6)
     panels: Any = figure.subplots(
@@ -157,7 +157,7 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     scores : DataFrame
         As `btcbt.storage.runs.Run.scores` gives them.
     titles : mapping of str to str
-        What to call each forecaster.
+        Display name of each forecaster.
     """
     close = scores[(scores["channel"] == "close") & (scores["group"] == "all") & (scores["step"] > 0)]
     figure = new_figure(11.5, 4.2)
@@ -190,7 +190,7 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
     initial_cash : float
         Equity before the first row.
     named : sequence of str
-        Columns with a colour of their own; the others are drawn faintly.
+        Columns drawn in colour; the others are drawn in grey.
     """
     figure = new_figure(11.5, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
@@ -226,7 +226,7 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
 
 
 def _shown(run: Run) -> list[str]:
-    """At most two forecasters for the fan chart: the one that the run is about, and a random walk."""
+    """At most two forecasters for the fan chart: the main one, and a random walk."""
     first = primary(run)
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     walks = [name for name in kinds if kinds[name] == "random_walk" and name != first]
@@ -234,12 +234,12 @@ def _shown(run: Run) -> list[str]:
 
 
 def _title(name: str, kind: str) -> str:
-    """The name, and where it does not show what it must: that a context is anchored."""
+    """Name of a forecaster, marked if its context is anchored."""
     return f"{name} (anchored)" if kind == "kronos_anchored" and "anchored" not in name else name
 
 
 def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, last: float, colour: str) -> None:
-    """Bands that open at the last known value."""
+    """Draw quantile bands that start at the last known value."""
     times = dates(np.concatenate([[window.origin], future]))
     samples = np.column_stack([np.full(len(paths), last), paths])
     for level, opacity in BANDS:
@@ -260,7 +260,7 @@ def dates(times: IntArray | int) -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure of some inches, with a canvas that needs no display."""
+    """Return an empty white figure, size in inches, with a canvas that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

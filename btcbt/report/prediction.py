@@ -1,4 +1,4 @@
-"""The picture of one forecast: price and volume, history and the paths' bands."""
+"""Figure of one forecast: price and volume, history and quantile bands of the paths."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Float32Array, FloatArr
 from btcbt.report.figures import BANDS, COLOURS, DPI, INK, date_axis, dates, draw_fan, new_figure, style_axes
 
 HISTORY_SPAN = 2
-"""Horizons of history that are shown."""
+"""History shown, in horizons."""
 HISTORY_RANGE = (48, 240)
-"""The least and the most candles of history that are shown, where the window has them."""
+"""Fewest and most candles of history shown."""
 QUOTES = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 UP, DOWN = "#4C956C", "#BC4B51"
 
@@ -33,13 +33,13 @@ def draw_prediction(window: Window, paths: Float32Array, summary: Mapping[str, A
     paths : float32 (S, H, 6)
         Sampled candles.
     summary : mapping
-        What `btcbt.workflows.predict` says of them.
+        The summary of `btcbt.workflows.predict`.
 
     Returns
     -------
     bytes
-        A PNG: candles and volumes of the newest history, then median and central 50, 80 and 95 % of the paths; at the
-        right, how the last close spreads.
+        A PNG: candles and volumes of the newest history, then median and central 50, 80 and 95 % of the paths; on the
+        right, the distribution of the last close.
     """
     n_paths, horizon = paths.shape[:2]
     shown = int(np.clip(HISTORY_SPAN * horizon, *HISTORY_RANGE))
@@ -61,7 +61,7 @@ def draw_prediction(window: Window, paths: Float32Array, summary: Mapping[str, A
     _legend(price)
 
     _volumes(volume, past, known, window.interval_ms)
-    # A volume belongs to its whole candle, so its band stands at the middle, as the bars do.
+    # A volume belongs to the whole candle, so its band is centred on the candle, as the bars are.
     middles = closes - window.interval_ms // 2
     draw_fan(volume, middles, paths[:, :, VOLUME], window, float(known[-1, VOLUME]), COLOURS[0])
     style_axes(volume, f"Volume\n({base} per {summary['interval']})")
@@ -77,13 +77,13 @@ def draw_prediction(window: Window, paths: Float32Array, summary: Mapping[str, A
     figure.suptitle(_title(summary, n_paths, horizon), x=0.012, ha="left", fontsize=13)
     _footer(figure.add_subplot(grid[1, 1]), summary)
     buffer = io.BytesIO()
-    # Without the library's version in it, the same forecast is the same file.
+    # The version of matplotlib is left out, so that equal forecasts give equal files.
     figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def units(symbol: str) -> tuple[str, str]:
-    """Base and quote unit that a symbol such as ``BTCUSDT`` names; general words if it names none."""
+    """Base and quote unit that a symbol such as ``BTCUSDT`` names; generic words if it names none."""
     for quote in QUOTES:
         base = symbol.upper().removesuffix(quote).rstrip("_-")
         if base and base != symbol.upper() and base.isalnum():
@@ -102,7 +102,7 @@ def _candles(axes: Axes, times: IntArray, values: FloatArray, interval: int) -> 
     rising = values[:, CLOSE] >= values[:, OPEN]
     width = np.timedelta64(int(0.7 * interval), "ms")
     for rows, colour in ((rising, UP), (~rising, DOWN)):
-        if not rows.any():  # matplotlib takes a width in time for bars that there are, and for no others
+        if not rows.any():  # matplotlib accepts a width in time only if there are bars
             continue
         axes.vlines(middles[rows], values[rows, LOW], values[rows, HIGH], color=colour, linewidth=0.7)
         axes.bar(
@@ -126,7 +126,7 @@ def _mark_last(axes: Axes, window: Window) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Name the bands in the colours that they have where they lie over one another."""
+    """Legend of the bands, in the colours of the overlapping areas."""
     handles: list[Any] = [Line2D([], [], color=COLOURS[0], linewidth=1.6, label="median of the paths")]
     clear, bands = 1.0, []
     for level, opacity in BANDS:
@@ -140,7 +140,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _final(axes: Axes, closes: Float32Array, last: float) -> None:
-    """How the last close spreads over the paths, beside the price axis."""
+    """Histogram of the last close over the paths, beside the price axis."""
     values = np.asarray(closes, dtype=np.float64)
     bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 40))
     low, high = (np.quantile(values, q) for q in ((1 - BANDS[0][0]) / 2, (1 + BANDS[0][0]) / 2))
@@ -156,7 +156,7 @@ def _final(axes: Axes, closes: Float32Array, last: float) -> None:
 
 
 def _footer(axes: Axes, summary: Mapping[str, Any]) -> None:
-    """What the paths say in numbers, and how far the checkpoint can be trusted here."""
+    """Probabilities from the paths, and the contamination label of the checkpoint."""
     axes.axis("off")
     volatile = summary["probability_of_higher_volatility"]
     lines = [

@@ -1,4 +1,4 @@
-"""Whether refitting helps: a refitted forecaster against the same checkpoint with frozen weights."""
+"""Comparison of refitted forecasters with the same checkpoint with frozen weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from btcbt.storage.runs import Run
 NONE = "–"
 
 
-def twins(run: Run) -> Iterator[tuple[str, str]]:
-    """Each refitted forecaster with each other one of the same checkpoint: frozen ones, and refitted ones before it.
+def same_checkpoint(run: Run) -> Iterator[tuple[str, str]]:
+    """Pairs of a refitted forecaster and another one of the same checkpoint: frozen, or refitted and listed before it.
 
-    Calibrated ones are left out: what they add is another question.
+    Calibrated forecasters are left out.
     """
     fitted = {name: one for name, one in run.config.forecasters.items() if one.starts_from is not None}
     for name in sorted(fitted, key=lambda name: fitted[name].schedule is not None):
@@ -28,8 +28,8 @@ def twins(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def refit_table(run: Run) -> list[Table]:
-    """Paired tests of refitted forecasters against their twins; nothing where none is refitted."""
-    pairs = list(twins(run))
+    """Paired tests of refitted forecasters against the same checkpoint; empty if none is refitted."""
+    pairs = list(same_checkpoint(run))
     if not pairs:
         return []
     last, crps = f"h{run.config.windows.horizon}", score("forecast", "crps_bps")

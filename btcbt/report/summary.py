@@ -1,4 +1,4 @@
-"""A stored run in the terminal: errors beside the random walk, accounts beside buy and hold, and their significance."""
+"""Summary of a stored run for the terminal: forecast errors, accounts, and their significance."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from btcbt.storage.runs import Run
 
 NONE = "–"
 CONFIDENCE = 0.9
-"""Of the model confidence set that is shown."""
+"""Confidence of the model confidence set."""
 
 
 def summary(run: Run) -> RenderableType:
-    """A stored run in short, as something that a rich console prints."""
+    """Summary of a stored run, for a rich console."""
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
         parts += ["", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
-    parts += [*_other_kinds(run), _labels(run)]
+    parts += [*_remarks(run), _labels(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
@@ -88,20 +88,20 @@ def _forecast_table(run: Run) -> Table:
         )
     table.caption = (
         f"vs RW: {crps.heading} at step {horizon} relative to the random walk's, p: Diebold-Mariano, two-sided; "
-        f"{sign.heading}: share of right signs; {inside.heading}: share of outcomes inside the 90 % interval "
+        f"{sign.heading}: share of correct signs; {inside.heading}: share of outcomes inside the 90 % interval "
         f"({inside.direction}); data: contamination label of the origins"
     )
     return table
 
 
 def _confidence_set(run: Run) -> list[Text]:
-    """Which forecasters are statistically indistinguishable from the best."""
+    """The forecasters that are statistically indistinguishable from the best."""
     prefix = f"confidence_set.crps_bps.close.h{run.config.windows.horizon}."
     p_values = {name: run.metrics.get(prefix + name, math.nan) for name in run.manifest["forecasters"]}
     inside = [name for name, p in p_values.items() if p > 1 - CONFIDENCE]
     if not inside:
         return []
-    which = ", ".join(inside) if len(inside) < len(p_values) else "all of them"
+    which = ", ".join(inside) if len(inside) < len(p_values) else "all forecasters"
     return [
         Text(
             f"Statistically indistinguishable from the best at step {run.config.windows.horizon} "
@@ -110,8 +110,8 @@ def _confidence_set(run: Run) -> list[Text]:
     ]
 
 
-def _other_kinds(run: Run) -> list[Text]:
-    """What readers of the table must know of single forecasters."""
+def _remarks(run: Run) -> list[Text]:
+    """Remarks on single forecasters."""
     return [Text(f"{name}: {one.remark}") for name, one in run.config.forecasters.items() if one.remark]
 
 
@@ -136,7 +136,7 @@ def _table(title: str) -> Table:
 
 
 def _labels(run: Run) -> Text:
-    """Contamination; only clean origins are called out-of-sample."""
+    """Contamination labels; only clean origins are called out-of-sample."""
     text = Text()
     for name, entry in run.manifest["forecasters"].items():
         unclean = {label: count for label, count in entry["labels"].items() if label != "clean"}
@@ -145,7 +145,7 @@ def _labels(run: Run) -> Text:
         what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
         text.append(f"{name}: {what} origins; not evidence on new data\n", style="yellow")
     if not text.plain:
-        text.append("Every forecast is out-of-sample: nothing fitted had seen a candle after its origin.")
+        text.append("Every forecast is out-of-sample: all fitted parts used only candles before its origin.")
     text.rstrip()
     return text
 
@@ -200,11 +200,13 @@ def _return_matrix(run: Run) -> Table:
 
 
 def _luck(run: Run) -> Text:
-    """How many accounts have a significant Sharpe ratio, and the best one deflated by all trials."""
+    """Number of significant Sharpe ratios, and the deflated Sharpe ratio of the best account."""
     lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in _accounts(run)]
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
-    text = Text(f"{good} of {tried} accounts have a Sharpe interval above zero; {0.025 * tried:.1f} would by chance.")
+    text = Text(
+        f"{good} of {tried} accounts have a Sharpe interval above zero; {0.025 * tried:.1f} expected by chance."
+    )
     names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
     sharpes = {account: run.metrics.get(f"strategy.{account}.sharpe", math.nan) for account in names}
     best = max((account for account in sharpes if math.isfinite(sharpes[account])), key=sharpes.__getitem__, default="")
@@ -215,13 +217,13 @@ def _luck(run: Run) -> Text:
         )
     if get("more_candles_needed") > 0:
         text.append(
-            f" If its edge is real, it takes {get('more_candles_needed'):,.0f} more candles to be significant at 5 %."
+            f" If its mean return is real, it is significant at 5 % after {get('more_candles_needed'):,.0f} more candles."
         )
     return text
 
 
 def _selection(run: Run) -> list[Text]:
-    """Superior predictive ability over every configuration ever tried, and the probability of overfitting."""
+    """SPA over every configuration ever tried, and the probability of backtest overfitting."""
     get = _getter(run.metrics, "selection")
     if not math.isfinite(get("flat.p_value")):
         return []
@@ -250,14 +252,14 @@ def _audit(run: Run) -> Text:
 
 
 def _placebos(run: Run) -> Text:
-    """Where each strategy on the main forecaster ranks among its placebo runs."""
+    """Placebo p-values of the strategies on the main forecaster."""
     ranks = []
     for account in _accounts(run):
         get = _getter(run.metrics, f"placebo.{account}")
         if account.endswith(f"@{primary(run)}") and math.isfinite(get("p_value")):
             ranks.append(f"{account.partition('@')[0]} {get('p_value'):.3f}")
     if not ranks:
-        return Text("No placebo was run.")
+        return Text("No placebo runs.")
     return Text(
         f"Placebo p ({run.config.placebos:,} runs on forecasts without information), on '{primary(run)}': "
         + ", ".join(ranks)

@@ -309,7 +309,7 @@ def test_a_forecaster_that_misbehaves_is_refused_in_one_line_and_nothing_is_writ
         ({"use": "mine.py:Mine"}, "there is no file "),
         (
             {"use": "garch"},
-            "a forecaster of your own is 'module:Class' or 'path/to/file.py:Class', say",
+            "a forecaster of your own is given by 'module:Class' or 'path/to/file.py:Class', such as",
         ),
     ],
 )

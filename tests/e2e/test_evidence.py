@@ -151,5 +151,5 @@ def test_placebos_rank_every_strategy_that_uses_a_forecast(write: Write, invoke:
 def test_a_run_too_short_for_placebos_says_so(write: Write, invoke: Invoke, tmp_path: Path) -> None:
     result = invoke(write(("store:\n", "placebos: 6\nstore:\n"), ("end: 2019-06-04", "end: 2019-06-01T12:00:00Z")))
     assert result.exit_code == 0, result.stderr
-    assert "No placebo was run" in result.stdout
+    assert "No placebo runs" in result.stdout
     assert "too few origins" in result.stderr

@@ -144,7 +144,7 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
             ":16: 'strategies.mine.use': a short name, 'module:Class' or 'path/to/file.py:Class' is",
         ),
         ("name: trial", "name: ../up", ":1: 'name': a name has 1 to 64 letters"),
-        ("name: trial", "name: store", "the name 'store' is the folder of stored forecasts"),
+        ("name: trial", "name: store", "the name 'store' is reserved for the folder of stored forecasts"),
         ("  smooth:", "  ../up:", ":11: 'forecasters.../up': a name has 1 to 64 letters"),
         ("bundled:BTCUSD_1h", '"a\\0b"', ":3: 'candles.path': a path of printable characters is expected"),
         ("path: bundled:BTCUSD_1h", "path: [a]", ":3: 'candles.path': input should be a valid string"),

@@ -153,10 +153,10 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "no such baseline; make it with --update"),
+        (None, "no such baseline; create it with --update"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[1]", "holds no object of numbers"),
+        ("[1]", "expected a JSON object of numbers"),
         ('{"a": "1"}', "'a' is '1'; expected a number or null"),
         ('{"a": true}', "'a' is True"),
         ('{"a": {"b": 1}}', "expected a number or null"),
@@ -279,7 +279,7 @@ def test_a_vanished_metric_fails(check: Callable[..., Result], tmp_path: Path) -
 def test_an_update_accepts_what_is_there(check: Callable[..., Result], tmp_path: Path) -> None:
     missing = check()
     assert missing.exit_code == 2
-    assert "no such baseline; make it with --update" in missing.stderr
+    assert "no such baseline; create it with --update" in missing.stderr
     assert check("--update").exit_code == 0
     assert check().exit_code == 0
     (tmp_path / "baseline.json").write_text("broken")

@@ -117,7 +117,7 @@ def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> N
 
 
 def test_luck_is_counted_over_all_accounts() -> None:
-    assert "0 of 7 accounts have a Sharpe interval above zero; 0.2 would by chance." in text(make_run())
+    assert "0 of 7 accounts have a Sharpe interval above zero; 0.2 expected by chance." in text(make_run())
 
 
 def test_forecasters_indistinguishable_from_the_best_are_named() -> None:
@@ -128,7 +128,7 @@ def test_forecasters_indistinguishable_from_the_best_are_named() -> None:
     said = "Statistically indistinguishable from the best at step 24 (90% model confidence set): "
     assert f"{said}random_walk, ewma_volatility." in " ".join(text(run).split())
     run.metrics[f"{names}.kronos"] = 0.2
-    assert f"{said}all of them." in " ".join(text(run).split())
+    assert f"{said}all forecasters." in " ".join(text(run).split())
 
 
 def test_tests_over_all_configurations_are_shown() -> None:
@@ -153,7 +153,7 @@ def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
     run.metrics.update({f"strategy.volatility_target@kronos.{key}": value for key, value in best.items()})
     shown = " ".join(text(run).split())
     assert "Deflated Sharpe of the best, volatility_target@kronos: 0.40 (7 trials)." in shown
-    assert "If its edge is real, it takes 12,345 more candles to be significant at 5 %." in shown
+    assert "If its mean return is real, it is significant at 5 % after 12,345 more candles." in shown
 
 
 def test_the_verdict_of_the_audit_is_shown() -> None:

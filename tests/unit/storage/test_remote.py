@@ -196,5 +196,5 @@ def test_runs_lie_in_a_folder_of_this_machine_wherever_forecasts_do() -> None:
     assert (at_url.folder, at_url.url) == (Path("runs"), "s3://bucket/x?region=eu-west-1")
     assert StoreConfig(root="gs://bucket", local="mine").folder == Path("mine")
     for root, local in (("here", "there"), ("s3://bucket", "s3://other")):
-        with pytest.raises(ValueError, match="local is a folder beside a root that is a URL"):
+        with pytest.raises(ValueError, match="local is a folder that complements a root that is a URL"):
             StoreConfig(root=root, local=local)

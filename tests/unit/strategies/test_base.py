@@ -221,12 +221,16 @@ def test_parameters_may_be_a_nested_class(folder):
         (
             "my_strategies",
             {},
-            r"no such built-in strategy; they are buy_and_hold, .*'module:Class' or 'path/to/file.py:Class'",
+            r"no such built-in strategy; the built-in ones are buy_and_hold, .*'module:Class' or 'path/to/file.py:Class'",
         ),
-        ("treshold", {}, r"no such built-in strategy \(did you mean 'threshold'\?\); they are buy_and_hold, "),
+        (
+            "treshold",
+            {},
+            r"no such built-in strategy \(did you mean 'threshold'\?\); the built-in ones are buy_and_hold, ",
+        ),
         ("no_such_folder/mine.py:Mine", {}, "there is no file .*no_such_folder/mine.py; correct the path"),
         ("broken.py:Mine", {}, r"cannot be imported: SyntaxError: .*broken.py:1\)"),
-        ("my strategies:Mine", {}, "'my strategies' is not a module's name; expected 'module:Class'"),
+        ("my strategies:Mine", {}, "'my strategies' is not a module name; expected 'module:Class'"),
         (
             "no_such_module:Mine",
             {},
