@@ -285,7 +285,7 @@ def _find(name: str) -> str | None:
 
 
 def _is_installed(file: Path) -> bool:
-    """Whether a file belongs to Python or to an installed distribution (an editable install counts as the user's code)."""
+    """Whether a file belongs to Python or an installed distribution (an editable install counts as the user's code)."""
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file).startswith(_STANDARD_LIBRARY)
 
 

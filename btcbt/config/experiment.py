@@ -77,7 +77,7 @@ class PortfolioConfig(Section):
     """How targets become trades. Rates in basis points (1e-4)."""
 
     initial_cash: float = Field(10_000.0, ge=0.01, le=1e15)
-    """Quote units. Bounded, since vectorbt treats amounts below about 1e-9 as zero and skips the orders of tiny accounts."""
+    """Quote units. Bounded, since vectorbt treats amounts below about 1e-9 as zero and skips their orders."""
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
@@ -167,7 +167,7 @@ class RunConfig(Section):
     store: StoreConfig = StoreConfig()
     executor: ExecutorConfig = ExecutorConfig()
     placebos: int = Field(0, ge=0, le=100_000)
-    """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); use 200 or more; 0 disables them."""
+    """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); at least 200, or 0 for none."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""What an experiment may say of a forecaster: one schema for each built-in kind, and one for those of the user's own.
+"""Configuration schemas of forecasters: one for each built-in kind, and those of user-defined classes.
 
-To add a built-in kind, add its schema here, with the line `builds` that names its class, and list it in
-`ForecasterConfig`. Nothing else has to know of it.
+To add a built-in kind, add its schema here, with `builds` naming its class, and list it in `ForecasterConfig`.
+Nothing else needs to change.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from btcbt.messages import did_you_mean
 
 MAX_FORECAST_BYTES = 1 << 28
 MAX_BATCH = 1 << 16
-"""Most windows of a step of a fit."""
+"""Largest batch of a training step."""
 RANDOM_WALK = "random_walk"
 USER = "user"
-"""The kind of a forecaster that is given by `use`."""
+"""The kind of user-defined forecasters, which are given by `use`."""
 
 
 class RefitConfig(Section):
     """Fine-tune a checkpoint inside the walk-forward, periodically, on candles before the origins that it serves.
 
-    The first fit serves the first origin of the range and those after it, until `every` is over and the next one does;
-    without `every` there is one, which is frozen from then on. Each is fitted on `train_window`, and the best of its
-    weights are chosen on the `select_window` after that; both end `embargo` before the first origin that is served,
-    and as much lies between them. An epoch is as many batches as there are training windows over `batch_size`.
+    The first fit serves origins from the first of the range on; the next one follows after `every`. Without `every`
+    there is a single fit. Each is trained on `train_window`, and the best weights are selected on the `select_window`
+    that follows; both end at least `embargo` before the first origin served, and are separated by `embargo`. An epoch
+    has as many batches as there are training windows over `batch_size`.
     """
 
     every: Duration | None = None
     train_window: Duration = "8760h"
     select_window: Duration = "720h"
     embargo: Duration | None = None
-    """Context and horizon together, if left out."""
+    """Context plus horizon if left out."""
     cumulative: bool = False
-    """Whether each fit starts from the weights of the one before; all start from the checkpoint's if not."""
+    """Whether each fit starts from the weights of the previous one instead of the checkpoint."""
     steps: int | None = Field(None, ge=1, le=10_000_000)
     epochs: float | None = Field(None, gt=0, le=10_000)
     tokenizer_steps: int = Field(0, ge=0, le=10_000_000)
-    """Steps of the tokenizer before those of the model; 0 keeps it as it is."""
+    """Training steps of the tokenizer before those of the model; 0 leaves it unchanged."""
     select_every: int | None = Field(None, ge=1)
-    """Steps between looks at the selection range; an eighth of all if left out."""
+    """Steps between evaluations on the selection range; an eighth of all steps if left out."""
     batch_size: int = Field(16, ge=1, le=MAX_BATCH)
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -56,42 +56,42 @@ class RefitConfig(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either 'steps' or 'epochs', so that it is said how long to fit")
+            raise ValueError("give either 'steps' or 'epochs'")
         return self
 
 
 class ForecasterSection(Section):
-    """Base of every schema of a forecaster. The properties say how it hangs together with others in an experiment."""
+    """Base of every forecaster schema. The properties describe its relation to other forecasters of an experiment."""
 
     builds: ClassVar[str]
-    """``module:Class`` of the forecaster, imported when one is built and not before."""
+    """``module:Class`` of the forecaster, imported only when one is built."""
 
     @property
     def based_on(self) -> str | None:
-        """Name of the forecaster whose forecasts it is made from; None if it makes its own."""
+        """Name of its base, the forecaster whose forecasts it processes; None if it has none."""
         return None
 
     @property
     def schedule(self) -> RefitConfig | None:
-        """When it is refitted inside the walk-forward; None if never."""
+        """The schedule of refits inside the walk-forward; None if it is not refitted."""
         return None
 
     @property
     def starts_from(self) -> tuple[str | None, ...] | None:
-        """What tells its starting weights apart from others; None if it has none."""
+        """Identifies its starting weights; None if it has none."""
         return None
 
     @property
     def remark(self) -> str:
-        """What readers of its scores must know; empty if nothing."""
+        """A remark to show beside its scores; empty if there is none."""
         return ""
 
     def without_refit(self) -> Self:
-        """The same forecaster, never refitted."""
+        """The same forecaster without refits."""
         return self if self.schedule is None else self.model_copy(update={"refit": None})
 
     def check_size(self, horizon: int) -> None:
-        """Refuse a forecast of one origin that would fill the memory.
+        """Check that the forecast of one origin fits into memory.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class ForecasterSection(Section):
 
 
 class SamplerConfig(ForecasterSection):
-    """What every forecaster that samples paths of its own has."""
+    """Base of forecasters that sample paths."""
 
     n_paths: int = Field(30, ge=1, le=100_000)
 
@@ -116,7 +116,7 @@ class SamplerConfig(ForecasterSection):
 
 
 class PathForecasterConfig(SamplerConfig):
-    """What every built-in forecaster that samples paths has."""
+    """Base of built-in forecasters that sample paths."""
 
     batch_size: int | Literal["auto"] = "auto"
 
@@ -128,9 +128,9 @@ class PathForecasterConfig(SamplerConfig):
 
 
 class KronosConfig(PathForecasterConfig):
-    """Kronos, the transformer that samples candles.
+    """Kronos, a transformer that samples candles.
 
-    `checkpoint` is ``kronos-nano`` (shipped), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
+    `checkpoint` is ``kronos-nano`` (part of the package), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
     the latter case `tokenizer` names the folder or hub id of the tokenizer, or of a pair that holds it.
     """
 
@@ -147,7 +147,7 @@ class KronosConfig(PathForecasterConfig):
     sampling: Literal["independent", "systematic"] = "independent"
     overflow: Literal["recompute", "refuse"] = "recompute"
     max_context: int | None = Field(None, ge=2, le=1 << 16)
-    """Tokens that the model attends to; that of the published size of its shape (512 for others) if left out."""
+    """Tokens that the model attends to; by default that of the published model of the same shape, 512 for others."""
     refit: RefitConfig | None = None
 
     @property
@@ -162,10 +162,10 @@ class KronosConfig(PathForecasterConfig):
 
 
 class AnchoredKronosConfig(KronosConfig):
-    """Kronos with one scaling for all hours of a block, a different and cheaper forecast.
+    """Kronos with one scaling for all origins of a block: a different and cheaper forecast.
 
     The scaling is fitted on the `context` candles before the block's first origin, and the context grows from there to
-    context + block - 1 candles. Blocks lie on the grid of `block` intervals since the epoch (days, for 24 hours).
+    context + block - 1 candles. Blocks start at multiples of `block` intervals since the epoch (days, for 24 hours).
     """
 
     kind: Literal["kronos_anchored"]  # type: ignore[assignment]
@@ -179,7 +179,7 @@ class AnchoredKronosConfig(KronosConfig):
 
 
 class RandomWalkConfig(PathForecasterConfig):
-    """No drift; hourly returns (with their whole candle) drawn from the context with replacement."""
+    """No drift; candle returns drawn from the context with replacement, whole candles at a time."""
 
     kind: Literal["random_walk"]
     builds: ClassVar[str] = "btcbt.forecasters.random_walk:RandomWalk"
@@ -210,35 +210,35 @@ class GarchConfig(PathForecasterConfig):
 class FitConfig(Section):
     """Fit a cheap model inside the walk-forward, periodically, on candles before the origins that it serves.
 
-    The first fit serves the first origin of the range and those after it, until `every` is over and the next one does;
-    without `every` (null) there is one, which is frozen from then on. Each is fitted on the `window` of candles that
-    ends `embargo` before the first origin that is served.
+    The first fit serves origins from the first of the range on; the next one follows after `every`. Without `every`
+    (null) there is a single fit. Each is fitted on the `window` of candles that ends `embargo` before the first origin
+    served.
     """
 
     every: Duration | None = "720h"
     window: Duration = "8760h"
     embargo: Duration | None = None
-    """None by default: no outcome that a fit looks at reaches beyond its window."""
+    """Zero by default, since no training outcome reaches beyond the window."""
 
 
 class LongFitConfig(FitConfig):
-    """The same on two years, for models with more to learn."""
+    """The same on two years, for models with more parameters."""
 
     window: Duration = "17520h"
 
 
 class FittedConfig(PathForecasterConfig):
-    """What every forecaster that is fitted on months of candles has; its paths are cheap, so there are many."""
+    """Base of forecasters that are fitted on months of candles; their paths are cheap, so there are many."""
 
     builds: ClassVar[str] = "btcbt.forecasters.fitted:Fitted"
     model: ClassVar[str]
-    """``module:Class`` of the model; what is neither here nor in `PathForecasterConfig` is its parameters."""
+    """``module:Class`` of the model; the fields of subclasses are its parameters."""
     n_paths: int = Field(300, ge=1, le=100_000)
     fit: FitConfig = FitConfig()
 
     @property
     def model_parameters(self) -> dict[str, Any]:
-        """What the model is built with."""
+        """The keyword arguments of the model."""
         shared = {"kind", *FittedConfig.model_fields}
         return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
 
@@ -252,7 +252,7 @@ class HarConfig(FittedConfig):
 
 
 class GjrGarchConfig(FittedConfig):
-    """GJR-GARCH(1,1) with Student t innovations and the same profile (Glosten, Jagannathan and Runkle, 1993)."""
+    """GJR-GARCH(1,1) with Student t innovations and the profile of HAR (Glosten, Jagannathan and Runkle, 1993)."""
 
     kind: Literal["gjr_garch"]
     model: ClassVar[str] = "btcbt.forecasters.gjr_garch:GjrGarch"
@@ -271,10 +271,10 @@ class BoostedQuantilesConfig(FittedConfig):
 
 
 class CalibratedConfig(ForecasterSection):
-    """The forecaster named `base`, its paths widened, narrowed and shifted by how its earlier ones turned out.
+    """The forecaster `base`, with paths scaled and shifted online by the errors of its earlier forecasts.
 
-    A log scale moves by at least one of `rates` for each independent outcome outside of an interval; which of them
-    is learned.
+    `rates` are the least steps of a log scale for each independent outcome outside an interval; the weights of the
+    rates are learned online.
     """
 
     kind: Literal["calibrated"]
@@ -289,19 +289,19 @@ class CalibratedConfig(ForecasterSection):
 
 
 class UserForecasterConfig(SamplerConfig):
-    """A forecaster of the user's own: ``module:Class`` or ``path/to/file.py:Class``, and the values of its `Params`."""
+    """A user-defined forecaster: ``module:Class`` or ``path/to/file.py:Class``, and the values of its `Params`."""
 
     kind: ClassVar[str] = USER
-    builds: ClassVar[str] = ""  # what `use` names
+    builds: ClassVar[str] = ""  # given by `use`
     use: Use
     params: dict[str, Any] = Field(default_factory=dict)
 
 
 class UserPostprocessorConfig(ForecasterSection):
-    """A forecaster of the user's own that is made from the forecasts of the one named `base`."""
+    """A user-defined forecaster that processes the forecasts of the forecaster `base`."""
 
     kind: ClassVar[str] = USER
-    builds: ClassVar[str] = ""  # what `use` names
+    builds: ClassVar[str] = ""  # given by `use`
     use: Use
     base: Name
     params: dict[str, Any] = Field(default_factory=dict)
@@ -325,20 +325,20 @@ _BuiltIn = (
     | CalibratedConfig
 )
 KINDS = tuple(str(get_args(one.model_fields["kind"].annotation)[0]) for one in get_args(_BuiltIn))
-"""What a forecaster can be, besides one of the user's own."""
+"""The built-in kinds of forecasters."""
 _BUILT_IN, _USER, _USER_ON_BASE = "<built-in>", "<use>", "<use on base>"
 BRANCHES = (_BUILT_IN, _USER, _USER_ON_BASE, *KINDS)
-"""What pydantic puts into the location of an error to name the branch of the union; no key of a file."""
+"""Names of union branches that pydantic puts into the location of an error; they are not keys of a file."""
 
 
 def _one_of(value: object) -> object:
-    """Refuse what is neither of a known kind nor a class of the user's own, or claims to be both."""
+    """Reject a value with neither a known kind nor a user-defined class, or with both."""
     if not isinstance(value, Mapping):
         return value
     if ("kind" in value) == ("use" in value):
         raise PydanticCustomError(
             "forecaster",
-            "give either 'kind', one of {kinds}, or 'use', a class of your own, say 'my_models:Mine'",
+            "give either 'kind', one of {kinds}, or 'use', a class of your own, such as 'my_models:Mine'",
             {"kinds": ", ".join(KINDS)},
         )
     kind = value.get("kind", KINDS[0])

@@ -1,4 +1,4 @@
-"""Types of configuration: names, paths, times, lengths of time, and the base of every section."""
+"""Types of configuration values: names, paths, times, durations, and the base of every section."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
-"""Where a store may lie besides a folder, and what may follow a ``?`` there."""
+"""Supported URL schemes of stores, and the options allowed after ``?``."""
 _DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
 _USE = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def _parse_name(value: str) -> str:
-    """Names become folder names, so they cannot climb out of a folder."""
+    """Names become folder names, so path separators are not allowed."""
     if not _NAME.fullmatch(value):
         raise ValueError("a name has 1 to 64 letters, digits, '_', '-' or '.', the first a letter or digit")
     return value
 
 
 def _parse_time(value: object) -> object:
-    """Read a date or a time, UTC unless it says otherwise."""
+    """Read a date or a time; UTC if it has no offset."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -37,47 +37,47 @@ def _parse_time(value: object) -> object:
         try:
             value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         except OverflowError:
-            raise ValueError("a date outside the calendar; write it as 2019-06-01") from None
+            raise ValueError("a date out of range; write it as 2019-06-01") from None
     return value
 
 
 def _parse_duration(value: str) -> str:
     """A number of minutes, hours or days, a century at most."""
     if not _DURATION.fullmatch(value):
-        raise ValueError("a length of time such as 720h or 30d is expected")
+        raise ValueError("a duration such as 720h or 30d is expected")
     if interval_ms(value) > _CENTURY_MS:
-        raise ValueError("a length of time of at most 100 years (36525d) is expected")
+        raise ValueError("a duration of at most 100 years (36525d) is expected")
     return value
 
 
 def _parse_place(value: str) -> str:
-    """Files and folders are handed to the operating system, which knows no control characters."""
+    """Paths of files and folders may not contain control characters."""
     if not value.isprintable():
         raise ValueError("a path of printable characters is expected")
     return value
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is the URL of a service; anything else is a path of this machine."""
+    """Whether a place is the URL of a service; anything else is a local path."""
     return "://" in place
 
 
 def parse_root(value: str) -> str:
-    """A folder, or a URL that says where and never who: it is written into every manifest.
+    """A folder, or a URL without credentials, since it is written into every manifest.
 
-    What is wrong with a URL is said without repeating it, for messages end in logs.
+    Errors do not repeat the URL, since messages end up in logs.
     """
     if not is_url(value):
         return value
     try:
         parts = urlsplit(value)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        parts.port  # noqa: B018 - it is read when it is asked for
+        parts.port  # noqa: B018 - the property validates the port
     except ValueError:
         raise PydanticCustomError("url", "not a URL; write it as s3://BUCKET/PREFIX") from None
     known = URL_OPTIONS.get(parts.scheme)
     if known is None:
-        raise PydanticCustomError("url", "a folder, or a URL that starts with s3://, gs:// or hdfs:// is expected")
+        raise PydanticCustomError("url", "a folder, or a URL that starts with s3://, gs:// or hdfs://, is expected")
     if "@" in parts.netloc or {name for name, _ in options} - set(known) or parts.fragment:
         allowed = f", and nothing but {', '.join(known)} after '?'" if known else ""
         raise PydanticCustomError(
@@ -124,7 +124,7 @@ def time_ms(time: datetime) -> int:
 def time_text(time: datetime | int) -> str:
     """A time (or milliseconds since the epoch) as messages show it: ``2019-06-01T13:00Z``.
 
-    What lies outside of the calendar is shown as before its first or after its last year.
+    Times outside the calendar are shown as ``before year 1`` or ``after year 9999``.
     """
     if not isinstance(time, datetime):
         milliseconds = int(time)
@@ -138,6 +138,6 @@ def time_text(time: datetime | int) -> str:
 
 
 class Section(BaseModel):
-    """Base of every part of an experiment: closed and frozen, and finite."""
+    """Base of every section of an experiment: closed, frozen, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Experiment files: YAML as data alone, read into closed models.
+"""Experiment files: YAML restricted to plain data, read into closed models.
 
 Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that name the file, the line and the key.
 """
@@ -32,7 +32,7 @@ def load_config(path: str | Path) -> RunConfig: ...
 @overload
 def load_config(path: str | Path, kind: type[SectionT]) -> SectionT: ...
 def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
-    """Read an experiment file, or one of another kind.
+    """Read an experiment file, or a file with another schema.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
 
 
 def read_yaml(path: Path) -> CommentedMap:
-    """Read a YAML mapping whose keys know their lines; tags, aliases and oversized files are refused.
+    """Read a YAML mapping with line numbers; tags, aliases and oversized files are rejected.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> CommentedMap:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        # Of a key that is there twice, the values are not repeated: they may be long, or secret.
+        # The values of a duplicate key are not repeated: they may be long, or secret.
         problem = _excerpt((error.problem or "not YAML").partition(" with value")[0])
         raise ConfigError(f"{path}:{line}: {problem}; correct the YAML there") from None
     except (YAMLError, ValueError, OverflowError) as error:
@@ -88,12 +88,14 @@ def _read_text(path: Path) -> str:
 
 
 def _refuse_features(path: Path, text: str) -> None:
-    """Refuse what can make a small file name a type, grow without bound, or exhaust the stack."""
+    """Reject features with which a small file could name a type, grow without bound, or exhaust the stack."""
     depth = 0
     for event in YAML(typ="rt").parse(text):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{path}:{line}: YAML tag '{_excerpt(str(event.tag))}'; remove it, tags are not read")
+            raise ConfigError(
+                f"{path}:{line}: YAML tag '{_excerpt(str(event.tag))}'; remove it, tags are not supported"
+            )
         if getattr(event, "anchor", None) is not None:
             anchor = _excerpt(str(event.anchor))
             raise ConfigError(f"{path}:{line}: YAML anchor or alias '{anchor}'; write the value out")
@@ -103,7 +105,7 @@ def _refuse_features(path: Path, text: str) -> None:
 
 
 def _plain(node: Any) -> Any:
-    """The same tree in builtin types: ruamel's own remember how a number was written."""
+    """The same tree in builtin types, since ruamel's types keep the formatting of numbers."""
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -115,7 +117,7 @@ def _plain(node: Any) -> Any:
 
 
 def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
-    """One line for the first problem: file, line, key, what was found, what to do."""
+    """One line for the first problem: file, line, key, value found, and remedy."""
     problem = first_problem(error)
     where, line, node = _locate(tree, problem.loc, missing=problem.kind == "missing")
     key = _excerpt(".".join(where))
@@ -132,7 +134,7 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
 
 
 def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
-    """The keys of a location that the file has (or lacks), the line, and the value found there."""
+    """The keys of a location in the file, the line, and the value found there."""
     node: Any = tree
     line, where = 1, []
     for key in loc:
@@ -149,6 +151,6 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
 
 
 def _excerpt(text: str) -> str:
-    """A line of a message, whatever a file holds that it repeats: printable and not long."""
+    """Text of a file for one line of a message: printable, at most 300 characters."""
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= 300 else text[:297] + "..."

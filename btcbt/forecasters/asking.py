@@ -1,4 +1,4 @@
-"""Asking a forecaster, and checking what it answers before anything is stored or shown."""
+"""Call a forecaster, and validate its forecasts before they are stored or shown."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from btcbt.records import CHANNELS, VOLUME, ForecastBatch, IntArray, Window
 
 
 class AnswerError(ForecasterError):
-    """A forecaster failed. The message begins with the origin; whoever knows the name puts it before that."""
+    """A forecaster failed. The message begins with the origin; callers add the name of the forecaster."""
 
 
 def ask(forecaster: Forecaster, windows: Sequence[Window]) -> ForecastBatch:
-    """The forecasts of some windows, checked.
+    """Validated forecasts of windows.
 
     Raises
     ------
     AnswerError
-        If it raises, in a class of the user's own, or `check_batch` refuses what it returns.
+        If a user-defined forecaster raises an error, or its forecasts are invalid (`check_batch`).
     """
     origins = origins_of(windows)
     with explained(forecaster, origins):
@@ -35,9 +35,9 @@ def ask(forecaster: Forecaster, windows: Sequence[Window]) -> ForecastBatch:
 
 @contextmanager
 def explained(forecaster: Forecaster, origins: IntArray) -> Iterator[None]:
-    """Report in one line what a class of the user's own raises; errors of built-in ones keep their traceback.
+    """Turn errors of user-defined forecasters into an `AnswerError` of one line.
 
-    So does running out of memory, for a smaller batch may fit.
+    Errors of built-in forecasters pass unchanged, and so does running out of memory, since a smaller batch may fit.
     """
     try:
         yield
@@ -49,14 +49,14 @@ def explained(forecaster: Forecaster, origins: IntArray) -> Iterator[None]:
 
 
 def check_batch(forecaster: Forecaster, batch: ForecastBatch, origins: IntArray) -> None:
-    """Refuse what is not the forecast of these origins: sampled candles with finite values and positive prices.
+    """Validate the forecasts of origins: sampled candles with finite values and positive prices.
 
-    Paths must be float32: the store keeps that, and a silent conversion would hide what does not fit into it.
+    Paths must be float32, as stored: a silent conversion would hide values that float32 cannot hold.
 
     Raises
     ------
     AnswerError
-        Names the origin, what was returned, what was expected, and what to do.
+        Names the origin, what was returned, what was expected, and the remedy.
     """
     remedy = "return self.batch(windows, paths), with paths (B, S, H, 6) or closes (B, S, H)"
     if not isinstance(batch, ForecastBatch):
@@ -95,7 +95,7 @@ def _check_values(batch: ForecastBatch, origins: IntArray) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of this machine or of a device; torch raises a RuntimeError for either."""
+    """Whether an error means that memory ran out; torch raises a RuntimeError for that."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The Forecaster protocol: the base class that a user subclasses, and what a walk-forward asks of it."""
+"""The Forecaster protocol: the base class that users subclass, and the methods that a walk-forward calls."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArra
 
 
 class Part(NamedTuple):
-    """Origins that the same fitted parts forecast.
+    """Origins that are forecast with the same fitted weights.
 
     Attributes
     ----------
     rows : int64
-        Which of the origins asked about.
+        Rows of the given origins.
     weights : str
-        Digest of what was fitted for them alone; empty if the forecaster's identity holds it.
+        Digest of weights fitted for these origins; empty if the forecaster's identity covers them.
     ranges : sequence of DataRange, or None
-        As `Forecaster.data_ranges`, of these parts.
+        As `Forecaster.data_ranges`, of these weights.
     """
 
     rows: IntArray
@@ -72,7 +72,7 @@ class Forecaster(ABC):
     Attributes
     ----------
     context : int
-        T, candles in each window that it is given.
+        T, candles in each window.
     horizon : int
         H, candles ahead.
     n_paths : int
@@ -86,12 +86,12 @@ class Forecaster(ABC):
     params: Any
     """An instance of `Params`."""
     base: Forecaster | None = None
-    """The forecaster whose forecasts this one is made from (`Postprocessor`); None if it makes its own."""
+    """The forecaster whose forecasts this one processes (`Postprocessor`); None if it makes its own."""
     version: int = 1
-    """Raise it whenever equal windows, parameters and seed give other paths than before for a reason that neither the
-    source nor the parameters show, say a file of weights that was replaced."""
+    """Increase it whenever equal windows, parameters and seed give different paths for a reason that neither source nor
+    parameters show, such as a replaced file of weights."""
     single_threaded: bool = False
-    """True if a forecast is slow and does best on one core: several processes then share the work."""
+    """True if a forecast is slow and runs best on one core: the work is then spread over processes."""
 
     def __init__(self, params: BaseModel | None = None, *, context: int, horizon: int, n_paths: int, seed: int) -> None:
         self.params = self.Params() if params is None else params
@@ -100,7 +100,7 @@ class Forecaster(ABC):
         self.n_paths = n_paths
         self.seed = seed
 
-    # -- what a user writes ---------------------------------------------------------------------------
+    # -- to be written by users ---------------------------------------------------------------------------
 
     @abstractmethod
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
@@ -114,28 +114,28 @@ class Forecaster(ABC):
         Returns
         -------
         ForecastBatch
-            ``paths`` float32 (B, S, H, 6); the paths of an origin do not depend on the other windows of the call.
-            `batch` makes one.
+            ``paths`` float32 (B, S, H, 6); the paths of an origin may not depend on the other windows of the call.
+            Use `batch` to make one.
         """
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """Candles that fitted parts have looked at; empty if nothing was fitted, None if that is unknown.
+        """Data that fitted weights have used, targets included; empty if nothing was fitted, None if unknown.
 
-        None unless it is overridden: origins are then labelled ``unknown``, never ``clean``.
+        None by default: origins are then labelled ``unknown``, never ``clean``.
         """
         return None
 
     def identity(self) -> Mapping[str, object]:
-        """Everything but the candles that determines a forecast, as JSON values.
+        """Everything besides the candles that determines a forecast, as JSON values.
 
-        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It holds content
-        (digests of source and weights), not names or paths of files. One that reads weights from files adds their
-        digests: ``{**super().identity(), "weights": digest}``.
+        Two forecasters with equal identities give equal paths on equal windows; the store keys on it. It contains
+        digests of source and weights, not names or paths of files. A forecaster that reads weights from files adds
+        their digests: ``{**super().identity(), "weights": digest}``.
 
         Raises
         ------
         ForecasterError
-            If the class has no file, so that its source cannot be digested.
+            If the source of the class is not in a file.
         """
         source = source_sha256(type(self))
         if not source:
@@ -161,10 +161,10 @@ class Forecaster(ABC):
 
     @property
     def batch_size(self) -> int:
-        """How many origins to pass in one call; only speed and memory depend on it."""
+        """Number of origins per call; it affects only speed and memory."""
         return 64
 
-    # -- what helps to write it -----------------------------------------------------------------------
+    # -- helpers for `forecast` -----------------------------------------------------------------------
 
     def history(self, windows: Sequence[Window]) -> FloatArray:
         """The candles of windows as one array, float64 (B, T, 6), a copy.
@@ -185,48 +185,48 @@ class Forecaster(ABC):
         """Two uniform numbers in [0, 1) for each step of each path, float64 (B, S, H, 2).
 
         They depend on seed, origin, path and step alone (`btcbt.randomness.uniforms`), so that paths drawn from them
-        do not depend on batch size, order or process. `batch` uses the second to turn closes into candles.
+        do not depend on batch size, order or process. `batch` uses the second one to turn closes into candles.
         """
         return uniforms(self.seed, origins_of(windows), self.n_paths, self.horizon)
 
     def batch(self, windows: Sequence[Window], paths: ArrayLike, **provenance: str) -> ForecastBatch:
-        """A batch of sampled paths, to be returned by `forecast`.
+        """Make the batch of sampled paths that `forecast` returns.
 
         Parameters
         ----------
         windows : sequence of Window
-            Those that were asked about.
+            The windows passed to `forecast`.
         paths : array (B, S, H, 6) or (B, S, H)
             Sampled candles, or closes alone, of any float type. Closes become candles with the shape and the volume
             of past candles of the window, drawn with replacement (`candle_paths.candles_from_closes`).
         provenance : str
-            What to note of them in the run's manifest.
+            Notes for the manifest of the run.
         """
         sampled = np.asarray(paths)
         if sampled.ndim == 3:
             sampled = candles_from_closes(self.history(windows), sampled, self.uniforms(windows)[..., 1])
         noted = {"forecaster": type(self).__name__, **provenance}
-        with np.errstate(over="ignore"):  # what becomes infinite is reported with its origin
+        with np.errstate(over="ignore"):  # infinite values are reported later, with their origin
             return ForecastBatch(origins_of(windows), sampled.astype(np.float32), noted)
 
-    # -- what the walk-forward asks, and built-in forecasters answer ----------------------------------
+    # -- called by the walk-forward, overridden by built-in forecasters ----------------------------------
 
     @classmethod
     def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
-        """Build from a part of an experiment.
+        """Build from a section of an experiment.
 
         Parameters
         ----------
         config : ForecasterSection
-            Of the schema that names this class.
+            The schema whose `builds` is this class.
         windows : WindowsConfig
             Gives the context and the horizon.
         seed : int
             Keys the random numbers.
         base : Forecaster, optional
-            The forecaster that the configuration is based on.
+            The forecaster that the configuration names as base.
         """
-        raise TypeError(f"{cls.__name__} is not built from a schema of its own")
+        raise TypeError(f"{cls.__name__} cannot be built from a schema")
 
     @classmethod
     def from_refit(cls, config: Any, windows: WindowsConfig, seed: int, refit: Refit) -> Self:
@@ -234,25 +234,25 @@ class Forecaster(ABC):
         raise TypeError(f"{cls.__name__} cannot be refitted")
 
     def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Forecaster:
-        """The same forecaster, to be fitted on a history as the walk goes on; itself if nothing of it is.
+        """Bind the forecaster to a history on which it is fitted during the walk-forward; itself if it is not fitted.
 
         Parameters
         ----------
         candles : Candles
-            The history of the experiment. The forecast of an origin may depend on what had closed by it alone.
+            The history of the experiment. Forecasts may depend only on candles closed by their origin.
         windows : WindowsConfig
-            The range of the walk.
+            The range of the walk-forward.
         until : int, optional
-            Later origins (ms UTC) are served as this one is; for the audit.
+            Origins after this one (ms UTC) use the fits that serve it; for the audit.
         """
         return self
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
-        """Group origins by the fitted parts that forecast them: all together, unless it is refitted as time passes."""
+        """Group origins by the weights that forecast them; a single group unless the forecaster is refitted."""
         yield Part(np.arange(len(origins), dtype=np.int64), "", self.data_ranges())
 
     def refits(self, origins: IntArray) -> tuple[Refit, ...]:
-        """The refits that serve some origins, each once; empty if it is not refitted."""
+        """The refits that serve the origins, each once; empty if it is not refitted."""
         return ()
 
     def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
@@ -261,15 +261,15 @@ class Forecaster(ABC):
 
 
 class Postprocessor(Forecaster):
-    """A forecaster that is made from the forecasts of another one, its `base`, in order of time.
+    """A forecaster that processes the forecasts of another one, its `base`, in order of time.
 
-    An experiment names the base: ``{use: "my_forecasters:Mine", base: kronos}``. Origins cannot be shared out, for each
-    may depend on those before it; the base's forecasts are read from the store.
+    An experiment names the base: ``{use: "my_forecasters:Mine", base: kronos}``. Its work cannot be distributed,
+    since each origin may depend on earlier ones; the base's forecasts are read from the store.
 
     Parameters
     ----------
     base : Forecaster
-        Whose forecasts to use; it has no base itself.
+        The forecaster to process; it may not have a base itself.
     params : Params, optional
         As of `Forecaster`.
     """
@@ -278,33 +278,33 @@ class Postprocessor(Forecaster):
 
     def __init__(self, base: Forecaster, params: BaseModel | None = None) -> None:
         if base.base is not None:
-            raise TypeError(f"{type(base).__name__} is made from the forecasts of another; use its base")
+            raise TypeError(f"{type(base).__name__} is based on another forecaster; use its base")
         super().__init__(params, context=base.context, horizon=base.horizon, n_paths=base.n_paths, seed=base.seed)
         self.base = base
 
     @abstractmethod
     def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
-        """Forecast a walk from its first origin on.
+        """Forecast all origins of a walk-forward in order.
 
         Parameters
         ----------
         windows : iterable of Window
-            Of every origin of the walk, in order of time.
+            Windows of every origin, in order of time.
         batches : iterable of ForecastBatch
             The base's forecasts for them, in batches of any size.
 
         Yields
         ------
         ForecastBatch
-            One for each batch. The paths of an origin may depend on what came before it, and not on how the walk was
-            cut into batches.
+            One for each batch. The paths of an origin may depend on earlier origins, but not on how the origins are
+            divided into batches.
         """
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
-        """Forecast some windows, in order of time, from a fresh start.
+        """Forecast windows in order of time, without earlier state.
 
-        Unlike with other forecasters the paths of an origin may depend on the windows before it in the call; a walk
-        whose base forecasts exist already uses `follow`.
+        Unlike for other forecasters, the paths of an origin may depend on earlier windows of the call. If forecasts of
+        the base exist already, use `follow`.
 
         Returns
         -------
@@ -323,7 +323,7 @@ class Postprocessor(Forecaster):
     def identity(self) -> Mapping[str, object]:
         """As of `Forecaster`, and the base's identity.
 
-        The origins from which it learned are not part of it; see `btcbt.storage.forecasts.history_digests`.
+        The origins that it has learned from are not part of it; see `btcbt.storage.forecasts.history_digests`.
         """
         return {**super().identity(), "base": dict(self.base.identity())}
 
@@ -333,7 +333,7 @@ class Postprocessor(Forecaster):
         return self.base.batch_size
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """Those of the base; override it if more was fitted than what each origin's past allows."""
+        """Those of the base; override it if anything was fitted on candles after an origin."""
         return self.base.data_ranges()
 
     def parts(self, origins: IntArray) -> Iterator[Part]:

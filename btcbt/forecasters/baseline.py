@@ -1,6 +1,6 @@
-"""What the baseline forecasters share: the frame around a sampler of windows.
+"""Base class of the baseline forecasters.
 
-A baseline works on log prices in float64 and returns float32 candles (`candle_paths`).
+A baseline samples log prices in float64 and returns float32 candles (`candle_paths`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from btcbt.config import WindowsConfig
 from btcbt.forecasters.base import Forecaster, origins_of
 from btcbt.records import CLOSE, DataRange, Float32Array, FloatArray, ForecastBatch, Window
 
-_PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps the temporaries near the processor, at some MB
-_SMALLEST_UNIFORM = 2.0**-54  # half of the smallest positive one
+_PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps temporary arrays in the cache, at some MB
+SMALLEST_UNIFORM = 2.0**-54
+"""Used for zero: half of the smallest positive uniform number."""
 
 
 class Baseline(Forecaster):
@@ -28,7 +29,7 @@ class Baseline(Forecaster):
     context, horizon, n_paths, seed : int
         As in `Forecaster`.
     batch_size : int, optional
-        Origins to pass in one call; chosen from the size of the paths if left out.
+        Origins per call; chosen from the size of the paths if left out.
     """
 
     kind: ClassVar[str]
@@ -39,7 +40,7 @@ class Baseline(Forecaster):
 
     @property
     def batch_size(self) -> int:
-        """How many origins to pass in one call; only speed and memory depend on it."""
+        """Number of origins per call; it affects only speed and memory."""
         return self._batch_size
 
     def identity(self) -> Mapping[str, object]:
@@ -78,19 +79,19 @@ class Baseline(Forecaster):
         return ForecastBatch(origins_of(windows), paths, {"forecaster": self.kind, **notes})
 
     def data_ranges(self) -> Sequence[DataRange]:
-        """None: nothing is fitted outside of the window."""
+        """Empty: nothing is fitted outside of the window."""
         return ()
 
     @classmethod
     def from_config(cls, config: Any, windows: WindowsConfig, seed: int, base: Forecaster | None = None) -> Self:
-        """Build from a part of an experiment; see `Forecaster.from_config`."""
+        """Build from a section of an experiment; see `Forecaster.from_config`."""
         batch_size = None if config.batch_size == "auto" else config.batch_size
         parameters = config.model_dump(exclude={"kind", "batch_size"})
         return cls(context=windows.context, horizon=windows.horizon, seed=seed, batch_size=batch_size, **parameters)
 
     @abstractmethod
     def _sample(self, history: FloatArray, numbers: FloatArray) -> tuple[Float32Array, dict[str, str]]:
-        """Paths (B, S, H, 6) from windows (B, T, 6) and uniforms (B, S, H, 2), and what to note of them."""
+        """Paths (B, S, H, 6) from windows (B, T, 6) and uniforms (B, S, H, 2), and notes for the manifest."""
 
     def _parameters(self) -> Mapping[str, object]:
         return {}
@@ -103,4 +104,4 @@ def log_returns(history: FloatArray) -> FloatArray:
 
 def normal_quantile(u: FloatArray) -> FloatArray:
     """Quantiles of the standard normal distribution; finite for every u in [0, 1)."""
-    return np.asarray(ndtri(np.maximum(u, _SMALLEST_UNIFORM)), dtype=np.float64)
+    return np.asarray(ndtri(np.maximum(u, SMALLEST_UNIFORM)), dtype=np.float64)

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import log_ndtr, ndtri
 
 from btcbt.errors import ConfigError
+from btcbt.forecasters.baseline import SMALLEST_UNIFORM
 from btcbt.forecasters.fitted import FittedModel, Inputs
 from btcbt.forecasters.seasonality import (
     DAY_MS,
@@ -21,8 +22,8 @@ from btcbt.forecasters.seasonality import (
     MAX_SIGMA,
     Pool,
     Profile,
+    candles_from_steps,
     deseasonalised,
-    dress,
     fit_profile,
     fitted_volume,
     floored,
@@ -38,25 +39,24 @@ from btcbt.records import CLOSE, VOLUME, Candles, Float32Array, FloatArray, IntA
 
 PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 STEPS = (1, 2, 3, 6, 12, 24)
-"""Steps ahead that are learned; the trees find those between, and take the last for all beyond."""
+"""Steps ahead that are learned; the trees interpolate between them, and use the last one beyond."""
 VARIANCE_LAGS = (1, 3, 6, 12, 24, 72)
 RETURN_LAGS = (6, 24, LEVEL)
 VOLUME_LAGS = (1, 24)
 _CHUNK = 2048  # windows whose features are computed at once: 17 MB
-_SMALLEST_UNIFORM = 2.0**-54
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoostedState:
-    """What is fitted.
+    """The fitted state.
 
     Attributes
     ----------
     profile : Profile
     models : tuple of str
-        LightGBM's text of the trees of each of `PROBABILITIES`.
+        The trees for each of `PROBABILITIES`, in LightGBM's text format.
     pool : Pool
-        Candles over the volatility that profile and level expected of them; they lend shape and volume.
+        Candles standardised by their expected volatility, which provide shape and volume.
     """
 
     profile: Profile
@@ -65,31 +65,31 @@ class BoostedState:
 
 
 class BoostedQuantiles(FittedModel[BoostedState]):
-    """Quantiles of the return to each step by gradient boosting, and paths that have them.
+    """Quantiles of the return to each step by gradient boosting, and paths with these quantiles.
 
     For each of `PROBABILITIES` one ensemble of trees minimises the pinball loss (Koenker and Bassett, 1978; Ke et al.,
-    2017, "LightGBM") of the log return from the origin to a step, over the volatility that profile and weekly level
-    lead to expect up to there. Features: means of variance over `VARIANCE_LAGS` and the level itself, the last three
-    returns and the sums over `RETURN_LAGS`, volumes, hour, weekday, and the step. Unlike the other forecasters, this
-    one has a view on direction.
+    2017, "LightGBM") of the log return from the origin to a step, divided by the volatility expected from profile
+    and weekly level. Features: means of variance over `VARIANCE_LAGS` and the level itself, the last three
+    returns and the sums over `RETURN_LAGS`, volumes, hour, weekday, and the step. Unlike the other fitted
+    forecasters, it forecasts direction.
 
     Paths: quantiles that cross are sorted (Chernozhukov, Fernandez-Val and Galichon, 2010) and joined by lines over
     the normal quantile of their probability, with exponential tails outside; that is the distribution function of the
     close of each step. The ranks of a path over the steps are those of a Gaussian random walk whose steps have the
-    profile's variances. So every close has the distribution that was learned for it, and paths of an origin are
-    independent draws. Candles are dressed as `btcbt.forecasters.seasonality.dress` says. A window whose prices never
-    move is forecast not to.
+    profile's variances. So every close has its learned distribution, and paths of an origin are independent draws.
+    Candles are made by `btcbt.forecasters.seasonality.candles_from_steps`. A window with constant prices gets constant
+    paths.
 
     Parameters
     ----------
     rounds : int
         Trees for each probability.
     leaves : int
-        Of a tree, at most.
+        Most leaves of a tree.
     learning_rate : float
-        What a tree adds of its own correction.
+        Shrinkage of each tree.
     leaf_size : int
-        Fewest examples in a leaf.
+        Fewest examples per leaf.
 
     Raises
     ------
@@ -105,11 +105,11 @@ class BoostedQuantiles(FittedModel[BoostedState]):
 
     @property
     def needed_context(self) -> int:
-        """Fewest candles in a window: a week of hours, and the close before them."""
+        """Fewest candles in a window: 168, and the close before them."""
         return LEVEL + 1
 
     def parameters(self) -> Mapping[str, object]:
-        """How the trees are grown, and what they learn."""
+        """Parameters of the trees."""
         return {
             "rounds": self.rounds,
             "leaves": self.leaves,
@@ -137,7 +137,7 @@ class BoostedQuantiles(FittedModel[BoostedState]):
         return BoostedState(profile, models, pool)
 
     def sample(self, state: BoostedState, inputs: Inputs, numbers: FloatArray) -> Float32Array:
-        """Paths (B, S, H, 6); lane 0 of the uniforms draws the closes, lane 1 the candles' shapes."""
+        """Paths (B, S, H, 6); the first uniform of each pair draws the close, the second the shape of the candle."""
         return sample_quantile_paths(state, inputs, numbers)
 
     def _grow(self, features: FloatArray, targets: FloatArray) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ class BoostedQuantiles(FittedModel[BoostedState]):
 def examples(
     open_time: IntArray, values: FloatArray, interval_ms: int, profile: Profile
 ) -> tuple[FloatArray, FloatArray]:
-    """Features (M, F) and targets (M,) of all origins and `STEPS` of a history whose candles are all there.
+    """Features (M, F) and targets (M,) of all origins and `STEPS` of a history.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def examples(
 
     Notes
     -----
-    An origin takes part if its window and all outcomes up to the last step lie in the history without a gap.
+    An origin is used if its window and all outcomes up to the last step are in the history without a gap.
     """
     context, horizon = LEVEL + 1, STEPS[-1]
     absent = np.concatenate(([0], np.cumsum(np.isnan(values[:, CLOSE]))))
@@ -201,12 +201,12 @@ def examples(
 def features_of(
     inputs: Inputs, profile: Profile, steps: IntArray
 ) -> tuple[FloatArray, FloatArray, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """What the trees look at.
+    """Features of the trees.
 
     Parameters
     ----------
     inputs : Inputs
-        B windows; their newest ``LEVEL + 1`` candles count.
+        B windows; their newest ``LEVEL + 1`` candles are used.
     profile : Profile
     steps : int64 (K,)
         Steps ahead, from 1.
@@ -215,9 +215,9 @@ def features_of(
     -------
     features : float64 (B, K, F)
     scale : float64 (B, K)
-        Volatility up to each step that profile and level lead to expect: the unit of returns.
+        Volatility up to each step expected from profile and level, the unit of returns.
     still : bool (B,)
-        Windows whose prices do not move.
+        Windows with constant prices.
     """
     values, open_time = inputs.values[:, -LEVEL - 1 :], inputs.open_time[:, -LEVEL - 1 :]
     variance, still = deseasonalised(values, open_time, inputs.interval_ms, profile)
@@ -263,13 +263,13 @@ def sample_quantile_paths(state: BoostedState, inputs: Inputs, numbers: FloatArr
     quantiles = np.sort(learned, axis=-1).reshape(*scale.shape, -1) * np.minimum(scale, MAX_SIGMA)[..., None]
     future = slot_of(inputs.future_open_time(len(steps)), inputs.interval_ms)
     factor = state.profile.variance[future]
-    walk = np.cumsum(ndtri(np.maximum(numbers[..., 0], _SMALLEST_UNIFORM)) * np.sqrt(factor)[:, None], axis=2)
+    walk = np.cumsum(ndtri(np.maximum(numbers[..., 0], SMALLEST_UNIFORM)) * np.sqrt(factor)[:, None], axis=2)
     close = at_normal_quantile(quantiles, walk / np.sqrt(np.cumsum(factor, axis=1))[:, None])
     close[still] = 0.0
     moves = np.clip(np.diff(close, axis=2, prepend=0.0), -MAX_MOVE, MAX_MOVE)
     sigma = np.minimum(np.sqrt(np.diff(scale**2, axis=1, prepend=0.0)), MAX_SIGMA)
     sigma[still] = 0.0
-    return dress(
+    return candles_from_steps(
         inputs, moves, np.repeat(sigma[:, None], moves.shape[1], axis=1), numbers[..., 1], state.pool, state.profile
     )
 
@@ -286,8 +286,8 @@ def at_normal_quantile(quantiles: FloatArray, z: FloatArray) -> FloatArray:
     Returns
     -------
     float64 (B, S, H)
-        Not decreasing in `z`. Outside of the outermost two probabilities p, the distance from the quantile grows by
-        the log of the probability beyond it, at the rate between the outermost two.
+        Non-decreasing in `z`. Beyond the outermost probabilities the tails are exponential, with the rate given by
+        the outermost two quantiles.
     """
     knots = ndtri(np.array(PROBABILITIES))
     out = np.repeat(quantiles[:, None, :, 0], z.shape[1], axis=1)
@@ -309,7 +309,7 @@ def _booster(text: str) -> Any:
 
 
 def _lightgbm() -> Any:
-    """LightGBM, which comes with an extra.
+    """Import LightGBM, which is an extra.
 
     Raises
     ------

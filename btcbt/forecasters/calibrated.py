@@ -1,4 +1,4 @@
-"""A forecaster that corrects another one by how its earlier forecasts turned out."""
+"""A forecaster that calibrates another one online, by the errors of its earlier forecasts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from btcbt.config import WindowsConfig
 from btcbt.forecasters.base import Forecaster, Postprocessor
-from btcbt.forecasters.conformal import Adjustment, Calibration, Layout, Rates, Skeleton, adjust
+from btcbt.forecasters.candle_paths import LARGEST, SMALLEST
+from btcbt.forecasters.conformal import Adjustment, Calibration, OrderStatistics, QuantileSummary, Rates, adjust
 from btcbt.records import (
     AMOUNT,
     CLOSE,
@@ -26,32 +27,29 @@ from btcbt.records import (
 )
 
 _CHANNELS = 5  # open, high, low, close, volume; amount follows them
-_CHUNK = 64  # origins whose paths are stretched at once: bounds the float64 copies
-_SMALLEST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+_CHUNK = 64  # origins calibrated at once: bounds the float64 copies
 
 
 class Calibrated(Postprocessor):
-    """Widens, narrows and shifts the paths of another forecaster, step by step and channel by channel.
+    """Scales and shifts the paths of another forecaster, separately for each step and channel.
 
     Prices are calibrated as logarithms, volume as ``log(1 + volume / mean volume of the origin's paths)``, each by
     an online conformal tracker (`conformal`). The map is increasing, so in every channel and step a path keeps its
-    rank among the paths; then high and low are set to hold open and close where they no longer do, and amount
-    follows volume and the mean price. With one path, or where all paths agree, there is no width to change and
-    the forecast passes through. So does that of an origin with a price that is not positive, from which nothing
-    is learned.
+    rank among the paths; then high and low are widened to enclose open and close where needed, and amount follows
+    volume and the mean price. With one path, or if all paths are equal, the forecast is unchanged. So is that of an
+    origin with a price that is not positive, which is not learned from.
 
-    It begins with the forecasts as they are at the first origin of the walk; there is no other warm-up. What it
-    does at an origin is a function of the windows and the base's paths up to that origin, in order: later
-    origins change nothing, an earlier beginning does. An outcome is used at the first origin whose window holds
-    it, so nothing is used before it is known; one that lies between two windows, in a gap of the history, is
-    never used.
+    It starts with unchanged forecasts at the first origin, without any warm-up. Its forecast of an origin is a
+    function of the windows and the base's paths up to that origin, in order: it does not depend on later origins,
+    but on where the walk-forward starts. An outcome is used at the first origin whose window contains it, so never
+    before it is known; an outcome that no window contains, in a gap of the history, is never used.
 
     Parameters
     ----------
     base : Forecaster
-        Whose paths to calibrate; one whose forecasts depend on their own window alone.
+        The forecaster to calibrate; its forecasts may depend only on their own window.
     rates : Rates, optional
-        How fast to learn.
+        Learning rates.
     """
 
     kind: ClassVar[str] = "calibrated"
@@ -68,26 +66,26 @@ class Calibrated(Postprocessor):
         return cls(base, Rates(floors=config.rates))
 
     def follow(self, windows: Iterable[Window], batches: Iterable[ForecastBatch]) -> Iterator[ForecastBatch]:
-        """Calibrate a walk from its first origin on.
+        """Calibrate the forecasts of all origins in order.
 
         Parameters
         ----------
         windows : iterable of Window
-            Of every origin of the walk, in order of time.
+            Windows of every origin, in order of time.
         batches : iterable of ForecastBatch
-            What the base forecast for them, in batches of any size.
+            The base's forecasts for them, in batches of any size.
 
         Yields
         ------
         ForecastBatch
-            One for each batch; its paths do not depend on how the walk was cut.
+            One for each batch; paths do not depend on the division into batches.
 
         Raises
         ------
         ValueError
-            If windows and batches are of different origins, or not in order of time.
+            If windows and batches have different origins, or are not in order of time.
         """
-        walk, remaining = _Walk(self), iter(windows)
+        online, remaining = _OnlineCalibration(self), iter(windows)
         for batch in batches:
             paths = np.empty(batch.paths.shape, dtype=np.float32)
             for start in range(0, len(batch), _CHUNK):
@@ -95,50 +93,50 @@ class Calibrated(Postprocessor):
                 asked = list(islice(remaining, len(batch.origins[rows])))
                 if [window.origin for window in asked] != batch.origins[rows].tolist():
                     raise ValueError("the windows are not those of the forecasts to calibrate")
-                paths[rows] = walk.calibrate(asked, batch.paths[rows])
+                paths[rows] = online.calibrate(asked, batch.paths[rows])
             yield ForecastBatch(batch.origins, paths, {**batch.provenance, "calibrated": f"version {self.version}"})
 
     def identity(self) -> Mapping[str, object]:
         """The base's identity, the numerical version and the rates.
 
-        The origins from which it learned are not part of it; see `btcbt.storage.forecasts.history_digests`.
+        The origins that it has learned from are not part of it; see `btcbt.storage.forecasts.history_digests`.
         """
         rates = {name: getattr(self.rates, name) for name in Rates.__dataclass_fields__}
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}
         return {"kind": self.kind, "version": self.version, "rates": rates, "base": dict(self.base.identity())}
 
 
-class _Walk:
-    """A calibrator on its way from origin to origin."""
+class _OnlineCalibration:
+    """The state of the calibration while it moves from origin to origin."""
 
     def __init__(self, forecaster: Calibrated) -> None:
-        self._layout = Layout(forecaster.n_paths)
-        self._state = Calibration(forecaster.horizon, _CHANNELS, self._layout, forecaster.rates)
+        self._order = OrderStatistics(forecaster.n_paths)
+        self._state = Calibration(forecaster.horizon, _CHANNELS, self._order, forecaster.rates)
         self._steps = np.arange(forecaster.horizon)
         self._volume_scale = np.ones(forecaster.horizon + 1)  # of the last H + 1 candles' forecasts
         self._last: int | None = None
 
     def calibrate(self, windows: Sequence[Window], paths: Float32Array) -> Float32Array:
-        """Calibrate the next paths (B, S, H, 6) of the walk."""
+        """Calibrate the paths (B, S, H, 6) of the next origins."""
         positive = (paths[..., :VOLUME] > 0.0).all(axis=(1, 2, 3))
         sound: NDArray[np.bool_] = np.logical_and(positive, np.isfinite(paths).all(axis=(1, 2, 3)))
         usable = sound[:, None, None, None]
         safe = np.where(usable, paths, np.float32(1.0))
         volume_scale = _volume_scale(safe)
         samples = _coordinates(safe, volume_scale)
-        skeleton = self._layout.skeleton(samples)
+        summary = self._order.summarise(samples)
         adjustments = [
-            self._next(window, skeleton.at(row), float(volume_scale[row]), bool(sound[row]))
+            self._next(window, summary.at(row), float(volume_scale[row]), bool(sound[row]))
             for row, window in enumerate(windows)
         ]
         whole = Adjustment(
             np.stack([one.shift for one in adjustments]), np.stack([one.log_scale for one in adjustments])
         )
-        calibrated = _candles(adjust(samples, skeleton, whole), safe, volume_scale)
+        calibrated = _candles(adjust(samples, summary, whole), safe, volume_scale)
         return np.where(usable, calibrated, paths)
 
-    def _next(self, window: Window, skeleton: Skeleton, volume_scale: float, sound: bool) -> Adjustment:
-        """Take in what has become known by an origin, and say what to do to its forecast."""
+    def _next(self, window: Window, summary: QuantileSummary, volume_scale: float, sound: bool) -> Adjustment:
+        """Learn from the outcomes known by an origin, and return the adjustment of its forecast."""
         now = window.origin // window.interval_ms
         if self._last is not None:
             if now <= self._last:
@@ -150,7 +148,7 @@ class _Walk:
         if not sound:
             return self._state.adjustment()
         self._volume_scale[now % len(self._volume_scale)] = volume_scale
-        return self._state.issue(now, skeleton)
+        return self._state.issue(now, summary)
 
     def _outcome(self, time: int, candle: FloatArray) -> FloatArray:
         """A candle in the coordinates of the forecasts made 1 .. H candles before, (H, 5)."""
@@ -162,14 +160,14 @@ class _Walk:
 
 
 def _volume_scale(paths: Float32Array) -> FloatArray:
-    """Mean volume over the paths and steps of each origin, (B,); 1 where there is none."""
+    """Mean volume over the paths and steps of each origin, (B,); 1 if it is zero."""
     volume = np.maximum(np.ascontiguousarray(paths[..., VOLUME], dtype=np.float64), 0.0)
     mean = volume.reshape(len(volume), -1).mean(axis=1)
     return np.where(mean > 0.0, mean, 1.0)
 
 
 def _coordinates(paths: Float32Array, volume_scale: FloatArray) -> FloatArray:
-    """Paths (B, S, H, 6) as samples (B, H, 5, S) on the scales that are calibrated."""
+    """Paths (B, S, H, 6) as samples (B, H, 5, S) in the coordinates of the calibration."""
     samples = np.ascontiguousarray(np.moveaxis(paths[..., :_CHANNELS], 1, -1), dtype=np.float64)
     samples[:, :, :VOLUME] = np.log(samples[:, :, :VOLUME])
     volume = np.maximum(samples[:, :, VOLUME], 0.0)
@@ -178,18 +176,18 @@ def _coordinates(paths: Float32Array, volume_scale: FloatArray) -> FloatArray:
 
 
 def _candles(samples: FloatArray, before: Float32Array, volume_scale: FloatArray) -> Float32Array:
-    """Samples (B, H, 5, S) back to paths (B, S, H, 6) that are candles."""
+    """Samples (B, H, 5, S) back to paths (B, S, H, 6) of valid candles."""
     out = np.empty(before.shape, dtype=np.float32)
     by_path = np.moveaxis(samples, -1, 1)
     with np.errstate(over="ignore", under="ignore"):
-        out[..., :VOLUME] = np.clip(np.exp(by_path[..., :VOLUME]), _SMALLEST, _LARGEST)
+        out[..., :VOLUME] = np.clip(np.exp(by_path[..., :VOLUME]), SMALLEST, LARGEST)
         volume = np.expm1(by_path[..., VOLUME]) * volume_scale[:, None, None]
-    out[..., VOLUME] = np.clip(volume, 0.0, _LARGEST)
+    out[..., VOLUME] = np.clip(volume, 0.0, LARGEST)
     out[..., HIGH] = np.maximum(out[..., HIGH], np.maximum(out[..., OPEN], out[..., CLOSE]))
     out[..., LOW] = np.minimum(out[..., LOW], np.minimum(out[..., OPEN], out[..., CLOSE]))
     old, new = (paths[..., :_CHANNELS].astype(np.float64) for paths in (before, out))
     traded = old[..., VOLUME] > 0.0
     growth = np.where(traded, new[..., VOLUME], 1.0) / np.where(traded, old[..., VOLUME], 1.0)
     growth *= new[..., :VOLUME].sum(axis=-1) / old[..., :VOLUME].sum(axis=-1)
-    out[..., AMOUNT] = np.clip(before[..., AMOUNT] * growth, 0.0, _LARGEST)
+    out[..., AMOUNT] = np.clip(before[..., AMOUNT] * growth, 0.0, LARGEST)
     return out

@@ -1,6 +1,6 @@
-"""Sampled candles: from returns or closes alone, with the shapes and volumes of past candles.
+"""Sampled candles: complete sampled returns or closes with the shapes and volumes of past candles.
 
-Whatever is sampled becomes a candle: finite, positive prices, high the highest and low the lowest of the four, volume
+The result is always a valid candle: finite, positive prices, high the highest and low the lowest of the four, volume
 and amount not negative.
 """
 
@@ -21,11 +21,12 @@ from btcbt.records import (
     IntArray,
 )
 
-_SMALLEST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+"""Bounds of the normal range of float32."""
 
 
 def pick(u: FloatArray, n: int) -> IntArray:
-    """Draw from 0 .. n - 1 with equal chances, by the uniforms `u` (B, ...).
+    """Draw from 0 .. n - 1 with equal probability, by the uniforms `u` (B, ...).
 
     Returns
     -------
@@ -40,8 +41,8 @@ def candles_from_returns(history: FloatArray, returns: FloatArray, scale: FloatA
     """Candles for paths of closes, with shapes and volumes of past candles.
 
     For each step one past candle of the window is drawn. Its gap (open over the previous close), its wicks
-    (high over the body, low under it), in logs and times `scale`, shape the new candle around the move that
-    it is given; its volume and amount are taken as they are.
+    (high over the body, low under it), in logs and times `scale`, shape the new candle around its return;
+    its volume and amount are used unchanged.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def candles_from_returns(history: FloatArray, returns: FloatArray, scale: FloatA
 
 
 def candles_from_closes(history: FloatArray, closes: ArrayLike, u: FloatArray) -> Float32Array:
-    """Candles for sampled closes (B, S, H), as `candles_from_returns` makes them; what is not positive becomes NaN."""
+    """Candles for sampled closes (B, S, H), see `candles_from_returns`; closes that are not positive become NaN."""
     last = history[:, -1, CLOSE].reshape(-1, 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(np.asarray(closes, dtype=np.float64) / last)
@@ -92,7 +93,7 @@ def candles_from_closes(history: FloatArray, closes: ArrayLike, u: FloatArray) -
 
 
 def to_paths(history: FloatArray, log_prices: FloatArray, rows: IntArray) -> Float32Array:
-    """Paths from log prices relative to the last close, and the candles that lend volume and amount.
+    """Paths from log prices relative to the last close, and the candles that provide volume and amount.
 
     Parameters
     ----------
@@ -111,11 +112,11 @@ def to_paths(history: FloatArray, log_prices: FloatArray, rows: IntArray) -> Flo
     paths = np.empty((*log_prices.shape[:3], 6), dtype=np.float32)
     with np.errstate(over="ignore", under="ignore"):
         prices = history[:, -1, CLOSE].reshape(-1, 1, 1, 1) * np.exp(log_prices)
-    paths[..., :VOLUME] = np.clip(prices, _SMALLEST, _LARGEST)
-    # An exponential is rounded number by number, so the order of nearly equal prices is made sure of.
+    paths[..., :VOLUME] = np.clip(prices, SMALLEST, LARGEST)
+    # Exponentials are rounded separately, so the order of nearly equal prices is enforced.
     opening, close = paths[..., OPEN], paths[..., CLOSE]
     paths[..., HIGH] = np.maximum(paths[..., HIGH], np.maximum(opening, close))
     paths[..., LOW] = np.minimum(paths[..., LOW], np.minimum(opening, close))
-    traded = np.clip(history[:, 1:, [VOLUME, AMOUNT]], 0.0, _LARGEST).astype(np.float32)
+    traded = np.clip(history[:, 1:, [VOLUME, AMOUNT]], 0.0, LARGEST).astype(np.float32)
     paths[..., VOLUME:] = traded.reshape(-1, 2)[rows]
     return paths

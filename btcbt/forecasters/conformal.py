@@ -1,29 +1,29 @@
-"""Online conformal calibration of sampled paths: a state machine over the steps and channels of a forecast.
+"""Online conformal calibration of sampled paths, for all steps and channels of a forecast.
 
-A forecast is described by its **skeleton**: at each step and channel the median of its paths, and how far some
-of its order statistics, the **knots**, lie below and above it. To calibrate is to move the median by a multiple
-of the distance of the innermost knots (a **shift**) and to stretch the distance of each knot by a factor (a
-**log scale**), and the paths between them in proportion. Both are learned from outcomes as they become known.
+A forecast is summarised at each step and channel by the median of its paths and by the distances of some order
+statistics, the **knots**, below and above it. Calibration moves the median by a multiple of the distance of the
+innermost knots (a **shift**) and multiplies the distance of each knot by a factor (a **log scale**), with linear
+interpolation for the paths between knots. Both are learned from outcomes as they become known.
 
-*Tracking.* A log scale follows adaptive conformal inference (Gibbs and Candes, 2021, "Adaptive conformal
-inference under distribution shift", equation 2), in the form that moves the interval itself (Angelopoulos,
-Candes and Tibshirani, 2023, "Conformal PID control for time series prediction", section 2.1): it grows by
-``rate x (1 - alpha)`` if the outcome was outside of the interval that was issued, and falls by ``rate x alpha``
-if it was inside, so that the share of misses tends to alpha whatever the data do. The interval is the one between
-the r-th lowest and the r-th highest of S paths, and alpha is the ``2 r / (S + 1)`` by which a right one misses:
-the definition of `btcbt.metrics.distribution.interval_coverage`. The shift does the same for the median, with
-alpha = 1/2. Rates decay with the evidence (Angelopoulos, Barber and Bates, 2024, "Online conformal
-prediction with decaying step sizes") down to a floor. Outcomes of neighbouring origins overlap, so one at step h
-counts as the share of its h candles that are new.
+*Tracking.* A log scale follows adaptive conformal inference (Gibbs and Candes, 2021, "Adaptive conformal inference
+under distribution shift", equation 2), in the form that updates the interval directly (Angelopoulos, Candes and
+Tibshirani, 2023, "Conformal PID control for time series prediction", section 2.1): it grows by ``rate x (1 - alpha)``
+if the outcome was outside of the interval that was issued, and falls by ``rate x alpha`` if it was inside, so that the
+share of misses tends to alpha for any data. The interval is the one between the r-th lowest and the r-th highest of S
+paths, and alpha is ``2 r / (S + 1)``, the miss rate of a calibrated forecast: the definition of
+`btcbt.metrics.distribution.interval_coverage`. The shift does the same for the median, with alpha = 1/2. Rates decay
+with the evidence (Angelopoulos, Barber and Bates, 2024, "Online conformal prediction with decaying step sizes") down
+to a floor. Outcomes of neighbouring origins overlap, so one at step h counts as the share of its h candles that are
+new.
 
-*Pooling.* Too wide at one step is mostly too wide at all. So every candle moves, besides the own scale of each
-step, those of all steps of its channel, by the mean over its outcomes weighted by what is new in each: mostly by
-those of the short steps, of which there is soon enough.
+*Pooling.* A forecast that is too wide at one step is usually too wide at all steps. So every candle updates, besides
+the scale of each step, those of all steps of its channel, by the mean over its outcomes weighted by the new share of
+each, which gives most weight to short steps.
 
-*Mixture.* Which floor is right depends on how fast the world changes. Several trackers run beside each other
-and are averaged by Bernstein online aggregation (Wintenberger, 2017, "Optimal learning with Bernstein online
-aggregation") of their linearised pinball losses, as AgACI does (Zaffran, Dieuleveut, Feron, Goude and Josse,
-2022, "Adaptive conformal predictions for time series"). The shift has one more tracker, which stands still.
+*Mixture.* The best floor depends on how fast conditions change. Several trackers run in parallel and are averaged by
+Bernstein online aggregation (Wintenberger, 2017, "Optimal learning with Bernstein online aggregation") of their
+linearised pinball losses, as AgACI does (Zaffran, Dieuleveut, Feron, Goude and Josse, 2022, "Adaptive conformal
+predictions for time series"). The shift has one more tracker that stays at zero.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from numpy.typing import ArrayLike, NDArray
 from btcbt.records import FloatArray, IntArray
 
 LEVELS = (50.0, 80.0, 90.0, 95.0)
-"""Central intervals whose ends are to be right, percent, as far as the number of paths reaches."""
+"""Central intervals that are calibrated, percent, as far as the number of paths allows."""
 LIMIT = 3.0
-"""Log scales stay within plus and minus this: a factor of 20."""
+"""Bound on the absolute log scale: a factor of 20."""
 SHIFT_LIMIT = 20.0
-"""Shifts stay within plus and minus this, in distances of the innermost knots."""
+"""Bound on the absolute shift, in distances of the innermost knots."""
 LEAST_SLOPE = 0.1
-"""Between two knots paths keep at least this share of their distance, times the scale, so that ranks remain."""
+"""Smallest slope between two knots, as a share of the scale, so that paths keep their ranks."""
 
 _NEVER = -(2**62)
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast calibration moves. A rate is what a tracker moves by for a miss.
+    """Learning rates of the calibration: the step of a tracker for a miss.
 
     Attributes
     ----------
     floors : tuple of float
-        Least rate of a log scale where outcomes do not overlap; a tracker for each. An outcome of which only the
-        share f is new moves it by the root of f times that, so that the scale is about as steady at every step.
+        Least rate of a log scale for outcomes without overlap, one tracker each. If only the share f of an outcome is
+        new, the rate is multiplied by the root of f, so that scales are about equally stable at every step.
     shift_floors : tuple of float
-        Least rate of the shift, times f; a tracker for each.
+        Least rate of the shift, multiplied by f; one tracker each.
     own, own_evidence : float
         Without a floor the rate of a step's own log scale is ``own / (own_evidence + n)`` after n independent
         outcomes.
@@ -66,7 +66,7 @@ class Rates:
     shift, shift_evidence, shift_pooled, shift_pooled_evidence : float
         The same for the shift.
     still : float
-        Weight at first of the shift that stands still, in (0, 1): it has to be argued away.
+        Initial weight of the tracker without a shift, in (0, 1).
     """
 
     floors: tuple[float, ...] = (0.005, 0.01, 0.02)
@@ -82,16 +82,16 @@ class Rates:
     still: float = 0.99
 
 
-class Layout:
+class OrderStatistics:
     """Which order statistics of S paths are knots.
 
     Attributes
     ----------
     ranks : int64 (L,)
-        The r-th lowest and the r-th highest path, falling: those nearest to the ends of the intervals of `LEVELS`,
+        The r-th lowest and the r-th highest path, descending: those nearest to the ends of the intervals of `LEVELS`,
         and the outermost. Empty for a single path.
     levels : float64 (L,)
-        Percent of outcomes that lie between the two if the paths are right, ``(S + 1 - 2 r) / (S + 1)``.
+        Percent of outcomes between the two if the paths are calibrated, ``(S + 1 - 2 r) / (S + 1)``.
     """
 
     def __init__(self, n_paths: int) -> None:
@@ -102,25 +102,25 @@ class Layout:
         self.ranks = ranks[2 * ranks <= n_paths]
         self.levels = 100.0 * (n_paths + 1 - 2 * self.ranks) / (n_paths + 1)
 
-    def skeleton(self, samples: FloatArray) -> Skeleton:
-        """Describe samples (..., S)."""
+    def summarise(self, samples: FloatArray) -> QuantileSummary:
+        """Summary of samples (..., S)."""
         x = np.sort(samples, axis=-1)
         middle = self.n_paths // 2
         median = x[..., middle] if self.n_paths % 2 else 0.5 * (x[..., middle - 1] + x[..., middle])
         below, above = median[..., None] - x[..., self.ranks - 1], x[..., -self.ranks] - median[..., None]
-        return Skeleton(median, np.stack([below, above]))
+        return QuantileSummary(median, np.stack([below, above]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Skeleton:
-    """What calibration knows of a forecast. The first axis of distances is the side: below, above.
+class QuantileSummary:
+    """Summary of a forecast: median and knots. The first axis of distances is the side: below, above.
 
     Attributes
     ----------
     median : float64 (..., H, C)
         Median of the paths.
     knots : float64 (2, ..., H, C, L)
-        Distances of the knots from it, not falling along L.
+        Distances of the knots from the median, non-decreasing along L.
     """
 
     median: FloatArray
@@ -128,28 +128,28 @@ class Skeleton:
 
     @property
     def unit(self) -> FloatArray:
-        """Mean distance of the innermost knots (..., H, C), in which shifts are measured; 0 without any."""
+        """Mean distance of the innermost knots (..., H, C), in which shifts are measured; 0 without knots."""
         if not self.knots.shape[-1]:
             return np.zeros_like(self.median)
         return np.asarray(self.knots[..., 0].mean(axis=0))
 
-    def at(self, row: int) -> Skeleton:
-        """One of several."""
-        return Skeleton(self.median[row], self.knots[:, row])
+    def at(self, row: int) -> QuantileSummary:
+        """The summary of one origin."""
+        return QuantileSummary(self.median[row], self.knots[:, row])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adjustment:
-    """What to do to a forecast: `shift` (..., H, C) in units, `log_scale` (..., H, C, L)."""
+    """Adjustment of a forecast: `shift` (..., H, C) in units, `log_scale` (..., H, C, L)."""
 
     shift: FloatArray
     log_scale: FloatArray
 
 
 def stretch(distances: FloatArray, knots: FloatArray, log_scale: FloatArray) -> FloatArray:
-    """Stretch distances from the median so that each knot moves by its own factor.
+    """Scale distances from the median so that each knot is multiplied by its own factor.
 
-    Piecewise linear, through zero, strictly increasing wherever knots differ; beyond the last knot by its
+    Piecewise linear, through zero, strictly increasing wherever knots differ; beyond the last knot with its
     factor.
 
     Parameters
@@ -157,7 +157,7 @@ def stretch(distances: FloatArray, knots: FloatArray, log_scale: FloatArray) -> 
     distances : float64 (..., M)
         Not negative.
     knots : float64 (..., L)
-        Not negative, not falling.
+        Non-negative, non-decreasing.
     log_scale : float64 (..., L)
 
     Returns
@@ -178,37 +178,37 @@ def stretch(distances: FloatArray, knots: FloatArray, log_scale: FloatArray) -> 
     return np.asarray(out + last * np.maximum(distances - knot[..., None], 0.0))
 
 
-def adjust(samples: FloatArray, skeleton: Skeleton, adjustment: Adjustment) -> FloatArray:
+def adjust(samples: FloatArray, summary: QuantileSummary, adjustment: Adjustment) -> FloatArray:
     """Calibrate samples (..., S): each keeps its rank."""
-    distance = samples - skeleton.median[..., None]
+    distance = samples - summary.median[..., None]
     below, above = (
         stretch(np.maximum(side * distance, 0.0), knots, adjustment.log_scale)
-        for side, knots in zip((-1.0, 1.0), skeleton.knots, strict=True)
+        for side, knots in zip((-1.0, 1.0), summary.knots, strict=True)
     )
-    centre = skeleton.median + adjustment.shift * skeleton.unit
+    centre = summary.median + adjustment.shift * summary.unit
     return np.asarray(centre[..., None] + above - below)
 
 
 class Mixture:
-    """Bernstein online aggregation of K trackers, separately in each place of an array.
+    """Bernstein online aggregation of K trackers, separately for each element of an array.
 
     Parameters
     ----------
     prior : float (K,)
-        Weights at first.
+        Initial weights.
     shape : tuple of int
-        Of the places.
+        Shape of the array.
 
     Attributes
     ----------
     weights : float64 (K, *shape)
-        Not negative, with sum one.
+        Non-negative, sum to one.
 
     Notes
     -----
-    Losses are linearised at the average (the "gradient trick"), so that the average does nearly as well as the
-    best fixed average of trackers. The rate of learning falls with the squares of the losses seen (Wintenberger,
-    2017, section 4), so that nothing is to be tuned.
+    Losses are linearised at the average (the "gradient trick"), so that the average is nearly as good as the
+    best fixed average of trackers. The learning rate falls with the squared losses seen (Wintenberger, 2017,
+    section 4), so that it needs no tuning.
     """
 
     def __init__(self, prior: ArrayLike, shape: tuple[int, ...]) -> None:
@@ -220,7 +220,7 @@ class Mixture:
         self.weights = np.array(self._prior)
 
     def update(self, excess: FloatArray) -> None:
-        """Take in each tracker's loss over that of the average, (K, *shape); 0 where nothing was seen."""
+        """Update with each tracker's loss minus that of the average, (K, *shape); 0 where nothing was observed."""
         if len(excess) == 1:
             return
         self._range = np.maximum(self._range, np.abs(excess).max(axis=0))
@@ -230,7 +230,7 @@ class Mixture:
         rate = np.minimum(steepest, np.sqrt(np.log(len(excess)) / spread))
         self._loss += excess * (1.0 + rate * excess)
         score = -rate * self._loss
-        # A tracker that never differed from the average has no rate of its own yet; it takes the fastest.
+        # A tracker that never differed from the average has no rate yet; it gets the fastest.
         rate = np.where(rate > 0.0, rate, steepest)
         weights = self._prior * rate * np.exp(score - score.max(axis=0))
         self.weights = weights / weights.sum(axis=0)
@@ -238,10 +238,10 @@ class Mixture:
 
 @dataclass(slots=True, eq=False)
 class _Issued:
-    """The forecasts of the last H + 1 candles as they were issued, in R slots: what outcomes are held against.
+    """The forecasts of the last H + 1 candles as issued, in R slots, with which outcomes are compared.
 
-    `time` (R,) is the candle number of the origin; `shifts`, `scales` and `halves` (the distances of the stretched
-    knots) hold each tracker, the average last.
+    `time` (R,) is the candle number of the origin; `shifts`, `scales` and `halves` (the distances of the scaled
+    knots) have one entry per tracker, the average last.
     """
 
     time: IntArray
@@ -254,28 +254,28 @@ class _Issued:
 
 
 class Calibration:
-    """The state machine: `issue` at an origin, `observe` for each candle that has become known since.
+    """The state of the calibration: call `observe` for each new candle, then `issue` at an origin.
 
-    Times are candle numbers: milliseconds over the interval. The state is a function of the sequence of calls
-    alone.
+    Times are candle numbers: milliseconds over the interval. The state depends only on the sequence of
+    calls.
 
     Parameters
     ----------
     horizon, channels : int
         H and C.
-    layout : Layout
+    order : OrderStatistics
         Of the paths.
     rates : Rates
-        How fast it moves.
+        Learning rates.
     """
 
-    def __init__(self, horizon: int, channels: int, layout: Layout, rates: Rates | None = None) -> None:
+    def __init__(self, horizon: int, channels: int, order: OrderStatistics, rates: Rates | None = None) -> None:
         rates = rates or Rates()
-        places, n_levels, slots = (horizon, channels), len(layout.levels), horizon + 1
+        places, n_levels, slots = (horizon, channels), len(order.levels), horizon + 1
         k, k_shift = len(rates.floors), len(rates.shift_floors) + 1
         moving = (1.0 - rates.still) / (k_shift - 1)
-        self.layout, self.rates = layout, rates
-        self._alpha = 1.0 - layout.levels / 100.0
+        self.order, self.rates = order, rates
+        self._alpha = 1.0 - order.levels / 100.0
         self._steps = np.arange(horizon)
         self._shifts = np.zeros((*places, k_shift))
         self._scales = np.zeros((*places, k, n_levels))
@@ -293,30 +293,30 @@ class Calibration:
             halves=np.zeros((slots, *places, 2, k + 1, n_levels)),
         )
 
-    def issue(self, time: int, skeleton: Skeleton) -> Adjustment:
-        """Say what to do to the forecast of an origin, and remember it as issued.
+    def issue(self, time: int, summary: QuantileSummary) -> Adjustment:
+        """Return the adjustment of the forecast of an origin, and store it as issued.
 
         Parameters
         ----------
         time : int
-            Candle number of the origin, larger than that of the one before.
-        skeleton : Skeleton (H, C)
+            Candle number of the origin, larger than that of the previous one.
+        summary : QuantileSummary (H, C)
             Of the forecast.
         """
         now, issued, slot = self.adjustment(), self._issued, time % len(self._issued.time)
         scales = np.concatenate([self._scales, now.log_scale[:, :, None]], axis=2)
         issued.time[slot] = time
-        issued.median[slot], issued.unit[slot] = skeleton.median, skeleton.unit
+        issued.median[slot], issued.unit[slot] = summary.median, summary.unit
         issued.shifts[slot] = np.concatenate([self._shifts, now.shift[:, :, None]], axis=2)
         issued.scales[slot] = scales
         for side in (0, 1):
-            issued.knots[slot, :, :, side] = skeleton.knots[side]
-            knots = np.broadcast_to(skeleton.knots[side, :, :, None], scales.shape)
+            issued.knots[slot, :, :, side] = summary.knots[side]
+            knots = np.broadcast_to(summary.knots[side, :, :, None], scales.shape)
             issued.halves[slot, :, :, side] = stretch(knots, knots, scales)
         return now
 
     def adjustment(self) -> Adjustment:
-        """The adjustment in force."""
+        """The current adjustment."""
         shift = np.einsum("khc,hck->hc", self._shift_mix.weights, self._shifts)
         scale = np.einsum("khc,hckl->hcl", self._scale_mix.weights, self._scales)
         return Adjustment(shift, scale)
@@ -327,10 +327,10 @@ class Calibration:
         Parameters
         ----------
         time : int
-            Larger than that of the candle before, and not beyond the next origin.
+            Larger than that of the previous candle, and not beyond the next origin.
         values : float64 (H, C)
             The candle in the coordinates of the forecasts made h = 1 .. H candles ago; rows whose forecast was
-            not issued are not looked at.
+            not issued are ignored.
         """
         slots = (time - 1 - self._steps) % len(self._issued.time)
         known = self._issued.time[slots] == time - 1 - self._steps
@@ -342,10 +342,10 @@ class Calibration:
         self._learn_scale(slots, error, known, fresh, share)
 
     def _weigh(self, time: int, known: NDArray[np.bool_]) -> tuple[FloatArray, float]:
-        """Count the evidence: how much of each step's outcome is new (H,), and how much of it all."""
+        """Count the evidence: the new share of each step's outcome (H,), and the new share over all steps."""
         steps = self._steps + 1.0
         fresh = np.where(known, np.minimum(1.0, (time - self._last) / steps), 0.0)
-        share = float(fresh.sum() / (1.0 / steps).sum())  # 1 for a candle of a walk with an origin at each
+        share = float(fresh.sum() / (1.0 / steps).sum())  # 1 if every candle is an origin
         self._last[known] = time
         self._evidence += fresh
         self._pooled_evidence += share
@@ -362,13 +362,13 @@ class Calibration:
         side = np.where(usable[..., None], np.sign(error[..., None] - shifts), 0.0)
         rate = fresh * rates.shift / (self._evidence + rates.shift_evidence)
         pooled = share * rates.shift_pooled / (self._pooled_evidence + rates.shift_pooled_evidence)
-        moving = side[..., 1:-1]  # the first stands still, the last is the average
+        moving = side[..., 1:-1]  # the first stays at zero, the last is the average
         floors = np.multiply.outer(fresh, rates.shift_floors)[:, None]
         self._shifts[..., 1:] += np.maximum(rate[:, None, None], floors) * moving
         self._shifts[..., 1:] += pooled * _mean_over_steps(moving, usable[..., None], fresh)
         np.clip(self._shifts, -SHIFT_LIMIT, SHIFT_LIMIT, out=self._shifts)
         excess = side[..., -1:] * (shifts[..., -1:] - shifts[..., :-1])
-        # Of what overlapping outcomes say about the shift, most was said before.
+        # Overlapping outcomes carry mostly known information about the shift.
         self._shift_mix.update(np.moveaxis(fresh[:, None, None] * excess, -1, 0))
 
     def _learn_scale(
@@ -393,7 +393,7 @@ class Calibration:
 
 
 def _mean_over_steps(values: FloatArray, usable: NDArray[np.bool_], weights: FloatArray) -> FloatArray:
-    """Weighted mean over the usable places of the first axis, which stays; 0 where there is none."""
+    """Weighted mean over usable entries of the first axis, which is kept; 0 where there are none."""
     share = weights.reshape(-1, *(1,) * (values.ndim - 1)) * usable
     total = share.sum(axis=0, keepdims=True)
     return np.asarray((share * values).sum(axis=0, keepdims=True) / np.where(total > 0.0, total, 1.0))

@@ -18,14 +18,14 @@ class EwmaVolatility(Baseline):
     """No drift; Gaussian log returns whose variance is an exponentially weighted mean of past squares.
 
     The variance is the same for every step (J.P. Morgan, 1996, RiskMetrics Technical Document, section 5.2).
-    Half of it is taken off each log return, so that the expected close is the last close. Open, high and low
-    take the shape of a past candle, times the volatility of the step over that of the window; volume and
-    amount are that candle's.
+    Half of it is subtracted from each log return, so that the expected close is the last close. Open, high and
+    low have the shape of a past candle, scaled by the volatility of the step over that of the window; volume and
+    amount are those of that candle.
 
     Parameters
     ----------
     decay : float
-        Weight of a squared return over that of the next newer one, in (0, 1).
+        Ratio of the weights of a squared return and the next newer one, in (0, 1).
     context, horizon, n_paths, seed, batch_size
         As in `Baseline`.
     """
@@ -62,7 +62,7 @@ class EwmaVolatility(Baseline):
 def ewma_variance(returns: FloatArray, decay: float) -> FloatArray:
     """Variance about zero of the next return, from returns (..., N) with the newest last.
 
-    The weights fall by `decay` with age and sum to one over the N returns at hand.
+    The weights fall by `decay` with age and sum to one over the N returns.
     """
     weights = decay ** np.arange(returns.shape[-1] - 1, -1, -1, dtype=np.float64)
     weights /= weights.sum()

@@ -1,9 +1,9 @@
-"""Cheap models that are fitted on months of candles, again and again as the walk-forward goes on.
+"""Cheap models that are refitted on months of candles during the walk-forward.
 
-What a window of ten days cannot tell, a profile by hour and weekday or the coefficients of a regression, is fitted on
-the candles before the origins that it serves, and on nothing else. A fit takes milliseconds to seconds, so it is made
-anew where it is needed instead of being stored; what it was made from (model, parameters, candles) is its key, which
-stored forecasts carry.
+A window of ten days is too short for a profile by hour and weekday or for the coefficients of a regression, so these
+are fitted on the candles before the origins served, and on nothing else. A fit takes milliseconds to seconds, so it is
+repeated when needed instead of being stored; the digest of its inputs (model, parameters, candles) is its key, which
+stored forecasts include.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from btcbt.records import Candles, DataRange, Float32Array, FloatArray, Forecast
 
 State = TypeVar("State")
 
-_PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps the temporaries near the processor, at some MB
-_KEPT = 2  # states in memory: a batch may lie across two periods
+_PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps temporary arrays in the cache, at some MB
+_KEPT = 2  # states in memory: a batch may span two periods
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ class Inputs:
     interval_ms: int
 
     def future_open_time(self, horizon: int) -> IntArray:
-        """Open times of the candles to forecast, (B, H): the calendar alone."""
+        """Open times of the candles to forecast, (B, H)."""
         ahead = self.interval_ms * np.arange(1, horizon + 1, dtype=np.int64)
         return np.asarray(self.open_time[:, -1:] + ahead)
 
@@ -58,7 +58,7 @@ class FittedModel(ABC, Generic[State]):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
-    """Raised whenever the same candles, windows and seed give other numbers than before."""
+    """Increased whenever the same candles, windows and seed give different numbers than before."""
 
     @property
     @abstractmethod
@@ -67,12 +67,12 @@ class FittedModel(ABC, Generic[State]):
 
     @abstractmethod
     def fit(self, candles: Candles) -> State:
-        """Fit on candles, gaps and all; a pure function of them.
+        """Fit on candles, which may have gaps; a pure function of them.
 
         Raises
         ------
         CandleError
-            If there is too little to fit on.
+            If there are too few candles.
         """
 
     @abstractmethod
@@ -80,23 +80,23 @@ class FittedModel(ABC, Generic[State]):
         """Paths (B, S, H, 6), independent given the window, from windows and uniforms (B, S, H, 2)."""
 
     def parameters(self) -> Mapping[str, object]:
-        """What fits and forecasts depend on besides candles and seed, as JSON values."""
+        """Everything that fits and forecasts depend on besides candles and seed, as JSON values."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class FitSchedule:
-    """When a model is fitted, and on what.
+    """When a model is fitted, and on which candles.
 
     Attributes
     ----------
     every : int or None
         Length of the period that a fit serves, ms; None for one fit that serves all origins.
     window : int
-        Length of the stretch of candles that it is fitted on, ms.
+        Length of the training range, ms.
     embargo : int
-        How long before the first origin that it serves the stretch ends, ms. No outcome reaches beyond the end of the
-        stretch, so 0 is clean.
+        Time between the end of the training range and the first origin served, ms. No training outcome reaches
+        beyond the range, so 0 is clean.
     """
 
     every: int | None
@@ -106,16 +106,16 @@ class FitSchedule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitPeriod:
-    """Origins that one fit serves, and the candles that it is made from.
+    """Origins that one fit serves, and its training candles.
 
     Attributes
     ----------
     start, end : int
-        It serves origins in [start, end), ms UTC.
+        The fit serves origins in [start, end), ms UTC.
     train : tuple of int
         Open times of the candles to fit on, [start, end); the end is `start` minus the embargo, or earlier.
     candles : Candles
-        Those candles and nothing else.
+        The candles of this range and no others.
     """
 
     start: int
@@ -138,7 +138,7 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
     Raises
     ------
     CandleError
-        If the history begins after the first stretch does.
+        If the history starts after the first training range.
     """
     every = stop - first if schedule.every is None else schedule.every
     periods = []
@@ -153,7 +153,7 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
         begins = time_text(int(candles.open_time[0])) if len(candles) else "later"
         raise CandleError(
             f"candles {candles.source}: the fit for {time_text(first)} needs candles from "
-            f"{time_text(periods[0].train[0])} on, but they begin {begins}; shorten fit.window, or move windows.start"
+            f"{time_text(periods[0].train[0])} on, but they start {begins}; shorten fit.window, or move windows.start"
         )
     return tuple(periods)
 
@@ -161,7 +161,7 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
 class Fitted(Forecaster, Generic[State]):
     """Forecasts each origin with the state that was fitted for its period.
 
-    Built without a history it has no periods, and can say who it is but forecast nothing; see `on_history`.
+    Without a history it has no periods: it has an identity, but cannot forecast; see `on_history`.
 
     Parameters
     ----------
@@ -169,9 +169,9 @@ class Fitted(Forecaster, Generic[State]):
     periods : sequence of FitPeriod
         In order of time, as from `plan_fits`.
     schedule : FitSchedule
-        What made them.
+        The schedule of the periods.
     until : int, optional
-        Later origins (ms UTC) are served as this one is: their own fits may know what follows it. For the audit.
+        Origins after this one (ms UTC) use its fit, since later fits may use candles after it. For the audit.
     context, horizon, n_paths, seed, batch_size
         As in `Baseline`.
 
@@ -226,12 +226,12 @@ class Fitted(Forecaster, Generic[State]):
         )
 
     def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Fitted[State]:
-        """The same model with the periods of a walk over a history.
+        """The same model with the periods of a walk-forward over a history.
 
         Raises
         ------
         CandleError
-            If the history begins after the first stretch to fit on does.
+            If the history starts after the first training range.
         """
         step = windows.stride * candles.interval_ms
         first = -(-time_ms(windows.start) // step) * step
@@ -263,7 +263,7 @@ class Fitted(Forecaster, Generic[State]):
         Raises
         ------
         CandleError
-            If there is too little to fit on.
+            If there are too few candles.
         ValueError
             If a window does not have `context` candles, or no period serves it.
         """
@@ -295,25 +295,25 @@ class Fitted(Forecaster, Generic[State]):
 
     @property
     def batch_size(self) -> int:
-        """How many origins to hand over in one call; speed and memory alone depend on it."""
+        """Number of origins per call; it affects only speed and memory."""
         return self._batch_size
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """What all fits together have looked at; those of each period are in `parts`."""
+        """Training ranges of all fits; those of each period are in `parts`."""
         return tuple(DataRange("fit", *period.train) for period in self.periods)
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
-        """One for each fit that serves any of the origins; its key stands for what was fitted."""
+        """One for each fit that serves any of the origins, with its key."""
         for rows, number in self._groups(origins):
             yield Part(rows, self.key(number), (DataRange("fit", *self.periods[number].train),))
 
     def number(self, origin: int) -> int:
-        """Which period serves an origin (ms UTC).
+        """Number of the period that serves an origin (ms UTC).
 
         Raises
         ------
         ValueError
-            If none does.
+            If there is none.
         """
         asked = origin if self.until is None else min(origin, self.until)
         number = bisect_right(self.periods, asked, key=lambda period: period.start) - 1
@@ -322,7 +322,7 @@ class Fitted(Forecaster, Generic[State]):
         return number
 
     def key(self, number: int) -> str:
-        """SHA-256 (hex) of all that a period's state is made from: model, parameters and candles."""
+        """SHA-256 (hex) of the inputs of a period's fit: model, parameters and candles."""
         if number not in self._keys:
             candles = self.periods[number].candles
             made_by = {"kind": self.model.kind, "version": self.model.version, **self.model.parameters()}
@@ -333,7 +333,7 @@ class Fitted(Forecaster, Generic[State]):
         return self._keys[number]
 
     def state(self, number: int) -> State:
-        """What is fitted on the candles of a period; the last few are kept."""
+        """The fitted state of a period; the last few are kept in memory."""
         if number not in self._states:
             state = self.model.fit(self.periods[number].candles)
             if len(self._states) == _KEPT:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 from scipy.special import digamma, gammaln, stdtrit
 
-from btcbt.forecasters.baseline import Baseline, log_returns
+from btcbt.forecasters.baseline import SMALLEST_UNIFORM, Baseline, log_returns
 from btcbt.forecasters.candle_paths import candles_from_returns
 from btcbt.forecasters.ewma_volatility import DEFAULT_DECAY, EwmaVolatility
 from btcbt.records import Float32Array, FloatArray
@@ -20,12 +20,12 @@ from btcbt.records import Float32Array, FloatArray
 MIN_RETURNS = 50
 """Fewest returns that four parameters are fitted on."""
 MAX_SHOCK = 1.0
-"""Largest move of a step in log price, either way. Student t has no exponential moment: without a bound the
-expected price would be infinite, and it is reached by nothing but absurd draws."""
+"""Largest absolute move of a step in log price. Student t has no exponential moment, so without a bound the
+expected price would be infinite; only extreme draws reach it."""
 MAX_ITERATIONS = 200
 
-# Persistence alpha + beta, share of alpha in it, and 1 / nu. The likelihood often has two hills, a smooth and
-# a jumpy one; climbing both finds the higher more often than arch's grid of starting values does.
+# Persistence alpha + beta, share of alpha in it, and 1 / nu. The likelihood often has two local maxima; two starts
+# find the higher one more often than arch's grid of starting values does.
 _STARTS = ((0.99, 0.03, 0.3), (0.7, 0.35, 0.3))
 _BOUNDS = ((1e-8, 10.0), (0.0, 1.0), (0.0, 1.0), (1 / 500, 1 / 2.05))  # as arch bounds omega and nu
 
@@ -35,7 +35,7 @@ class Garch(Baseline):
 
     ``r_t = sigma_t z_t`` and ``sigma_t^2 = omega + alpha r_{t-1}^2 + beta sigma_{t-1}^2``, z of unit variance
     (Bollerslev, 1986 and 1987), fitted by maximum likelihood on the window's returns alone. The variance of
-    each path then follows its own shocks. Half the variance is taken off each log return, which keeps the
+    each path then follows its own shocks. Half the variance is subtracted from each log return, which keeps the
     expected price at the last close up to terms of fourth order; a shock moves the log price by `MAX_SHOCK`
     at most. Candles are made from the returns as in `EwmaVolatility`.
 
@@ -81,12 +81,12 @@ class GarchFit:
     log_likelihood: float
 
     def as_tuple(self) -> tuple[float, float, float, float, float]:
-        """What a simulation starts from."""
+        """The row of `simulate_garch`'s parameters."""
         return self.omega, self.alpha, self.beta, self.nu, self.next_variance
 
 
 def fit_garch(returns: FloatArray) -> GarchFit | None:
-    """Fit by maximum likelihood; None if that cannot be done.
+    """Fit by maximum likelihood; None if the fit fails.
 
     The likelihood is arch's: its variance recursion, start of the recursion and bounds. The gradient is
     analytic, which makes the fit about five times as fast as ``arch_model(...).fit()``, from two starts.
@@ -104,7 +104,7 @@ def fit_garch(returns: FloatArray) -> GarchFit | None:
     rms = float(np.sqrt(np.mean(returns**2)))
     if len(returns) < MIN_RETURNS or rms == 0.0:
         return None
-    likelihood = _Likelihood(returns / rms)  # the unit of prices and of time cannot disturb the optimiser
+    likelihood = _Likelihood(returns / rms)  # makes the optimisation independent of units
     best = None
     for persistence, share, tail in _STARTS:
         result = minimize(
@@ -159,11 +159,11 @@ class _Likelihood:
         constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - np.log(np.pi * (nu - 2)) / 2
         value = -n * constant + np.log(sigma2).sum() / 2 + (nu + 1) / 2 * logs
 
-        # d value / d sigma_t^2 reaches the parameters through the recursion, so it is carried back along it.
+        # d value / d sigma_t^2 reaches the parameters through the recursion, so it is propagated backward.
         slope = (0.5 - (nu + 1) / 2 * heavy) / sigma2
         carried = lfilter([1.0], [1.0, -beta], slope[::-1])[::-1]
         by_omega = carried.sum()
-        # Sums and not dot products: BLAS may split a long one over threads, and round it differently then.
+        # Sums instead of dot products, which BLAS may split over threads and round differently.
         by_alpha = np.sum(carried[1:] * self.squares[:-1]) + carried[0] * self._start
         by_beta = np.sum(carried[1:] * sigma2[:-1]) + carried[0] * self._start
         by_nu = -n * (digamma((nu + 1) / 2) - digamma(nu / 2) - 1 / (nu - 2)) / 2
@@ -195,11 +195,11 @@ def simulate_garch(models: FloatArray, u: FloatArray) -> tuple[FloatArray, Float
     sigma : float64 (B, S, H)
         Volatility of each step.
     steps : float64 (B, S, H)
-        Log returns, half the variance taken off.
+        Log returns, less half the variance.
     """
     omega, alpha, beta, nu, first = (column[:, None] for column in models.T)
     unit = np.sqrt((nu - 2) / nu)[:, :, None]
-    z = unit * stdtrit(nu[:, :, None], np.maximum(u, 2.0**-54))
+    z = unit * stdtrit(nu[:, :, None], np.maximum(u, SMALLEST_UNIFORM))
     sigma, steps = np.empty_like(u), np.empty_like(u)
     variance = np.broadcast_to(first, u.shape[:2])
     for h in range(u.shape[2]):

@@ -1,4 +1,4 @@
-"""GJR-GARCH(1,1) with Student t innovations, on returns without their profile by hour and weekend."""
+"""GJR-GARCH(1,1) with Student t innovations, on returns deseasonalised by hour and weekend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from arch import arch_model
 from scipy.special import stdtrit
 
 from btcbt.errors import CandleError
+from btcbt.forecasters.baseline import SMALLEST_UNIFORM
 from btcbt.forecasters.fitted import FittedModel, Inputs
 from btcbt.forecasters.seasonality import (
     LEVEL,
@@ -17,8 +18,8 @@ from btcbt.forecasters.seasonality import (
     MAX_SIGMA,
     Pool,
     Profile,
+    candles_from_steps,
     deseasonalised,
-    dress,
     fit_profile,
     fitted_volume,
     make_pool,
@@ -28,22 +29,20 @@ from btcbt.forecasters.seasonality import (
 )
 from btcbt.records import CLOSE, Candles, Float32Array, FloatArray
 
-_SMALLEST_UNIFORM = 2.0**-54  # half of the smallest positive one
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GjrState:
-    """What is fitted.
+    """The fitted state.
 
     Attributes
     ----------
     profile : Profile
     omega, alpha, gamma, beta : float
-        Of the variance of a log return over the root of its slot's factor.
+        Parameters of the variance of deseasonalised log returns.
     nu : float
         Degrees of freedom of the innovations.
     pool : Pool
-        Candles over the volatility that the model expected of them; they lend shape and volume.
+        Candles standardised by their expected volatility, which provide shape and volume.
     """
 
     profile: Profile
@@ -65,17 +64,17 @@ class GjrGarch(FittedModel[GjrState]):
     ``r_t = sqrt(p_t) e_t``, ``e_t = sigma_t z_t`` and ``sigma_t^2 = omega + (alpha + gamma [e_{t-1} < 0]) e_{t-1}^2 +
     beta sigma_{t-1}^2`` (Glosten, Jagannathan and Runkle, 1993), p the factor of the slot and z of unit variance, by
     maximum likelihood on months of candles (`arch`). At an origin the recursion runs over the window, from the mean
-    square of its returns on. The variance of each path then follows its own shocks. Half the variance is taken off each
-    log return, which keeps the expected price at the last close up to terms of third order; a shock moves the log price
-    by one at most, as Student t has no exponential moment. Candles are dressed as `btcbt.forecasters.seasonality.dress`
-    says. A window whose prices never move is forecast not to.
+    square of its returns on. The variance of each path then follows its own shocks. Half the variance is subtracted
+    from each log return, which keeps the expected price at the last close up to terms of third order; a shock moves
+    the log price by one at most, as Student t has no exponential moment. Candles are made by
+    `btcbt.forecasters.seasonality.candles_from_steps`. A window with constant prices gets constant paths.
     """
 
     kind: ClassVar[str] = "gjr_garch"
 
     @property
     def needed_context(self) -> int:
-        """Fewest candles in a window: a week of hours, and the close before them."""
+        """Fewest candles in a window: 168, and the close before them."""
         return LEVEL + 1
 
     def fit(self, candles: Candles) -> GjrState:
@@ -83,7 +82,7 @@ class GjrGarch(FittedModel[GjrState]):
         return fit_gjr(candles)
 
     def sample(self, state: GjrState, inputs: Inputs, numbers: FloatArray) -> Float32Array:
-        """Paths (B, S, H, 6); lane 0 of the uniforms draws the innovations, lane 1 the candles' shapes."""
+        """Paths (B, S, H, 6); the first uniform of each pair draws the innovation, the second the candle shape."""
         return sample_gjr(state, inputs, numbers)
 
 
@@ -93,7 +92,7 @@ def fit_gjr(candles: Candles) -> GjrState:
     Raises
     ------
     CandleError
-        If there are fewer than `btcbt.forecasters.seasonality.MIN_FIT` returns, or the likelihood finds no maximum.
+        If there are fewer than `btcbt.forecasters.seasonality.MIN_FIT` returns, or the fit does not converge.
     """
     open_time, values = on_grid(candles)
     profile = fit_profile(open_time, values, candles.interval_ms)
@@ -101,13 +100,13 @@ def fit_gjr(candles: Candles) -> GjrState:
     returns = np.concatenate(([np.nan], np.diff(np.log(values[:, CLOSE])))) / root
     usable = np.isfinite(returns)
     require_enough(int(np.count_nonzero(returns[usable])), candles, "the GJR-GARCH fit")
-    unit = float(np.sqrt(np.mean(returns[usable] ** 2)))  # the unit of time cannot disturb the optimiser
+    unit = float(np.sqrt(np.mean(returns[usable] ** 2)))  # makes the optimisation independent of units
     model = arch_model(returns[usable] / unit, mean="Zero", vol="GARCH", p=1, o=1, q=1, dist="t", rescale=False)
     result = model.fit(disp="off", show_warning=False)
     found = result.params.to_numpy()
     if result.convergence_flag != 0 or not np.isfinite(found).all():
         raise CandleError(
-            f"candles {candles.source}: the likelihood of GJR-GARCH finds no maximum on {int(usable.sum())} returns "
+            f"candles {candles.source}: the GJR-GARCH fit does not converge on {int(usable.sum())} returns "
             f"(optimiser's flag {result.convergence_flag}); lengthen fit.window"
         )
     omega, alpha, gamma, beta, nu = found.tolist()
@@ -137,7 +136,7 @@ def sample_gjr(state: GjrState, inputs: Inputs, numbers: FloatArray) -> Float32A
     _, still = deseasonalised(inputs.values, inputs.open_time, inputs.interval_ms, state.profile)
     variance = np.broadcast_to(filter_variance(state, inputs)[:, None], numbers.shape[:2])
     unit = np.sqrt((state.nu - 2.0) / state.nu)
-    z = unit * stdtrit(state.nu, np.maximum(numbers[..., 0], _SMALLEST_UNIFORM))
+    z = unit * stdtrit(state.nu, np.maximum(numbers[..., 0], SMALLEST_UNIFORM))
     sigma, steps = np.empty_like(z), np.empty_like(z)
     for h in range(z.shape[2]):
         sigma[:, :, h] = np.minimum(np.sqrt(variance) * root[:, h, None], MAX_SIGMA)
@@ -145,7 +144,7 @@ def sample_gjr(state: GjrState, inputs: Inputs, numbers: FloatArray) -> Float32A
         shock = np.clip(sigma[:, :, h] * z[:, :, h], -MAX_MOVE, MAX_MOVE)
         steps[:, :, h] = shock - sigma[:, :, h] ** 2 / 2
         variance = state.next_variance(shock / root[:, h, None], variance)
-    return dress(inputs, steps, sigma, numbers[..., 1], state.pool, state.profile)
+    return candles_from_steps(inputs, steps, sigma, numbers[..., 1], state.pool, state.profile)
 
 
 def filter_variance(state: GjrState, inputs: Inputs) -> FloatArray:

@@ -37,7 +37,7 @@ DEFAULT_LAGS = (1, 6, 24, LEVEL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HarState:
-    """What is fitted.
+    """The fitted state.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class HarState:
     coefficients : float64 (1 + K,)
         Constant, and weight of the log of the mean variance over each lag.
     pool : Pool
-        Candles over the volatility that the regression expected of them.
+        Candles standardised by the volatility expected by the regression.
     """
 
     profile: Profile
@@ -54,19 +54,19 @@ class HarState:
 
 
 class Har(FittedModel[HarState]):
-    """No drift; candles of the past, scaled to the volatility that a log-HAR with a profile expects.
+    """No drift; past candles, scaled to the volatility expected by a log-HAR model with a profile.
 
-    The variance of candle t, measured by its range and divided by its slot's factor, follows ``log v_t = c + sum_k
-    b_k log mean(v_{t-1} .. v_{t-k})`` over the lags k (Corsi, 2009, "A simple approximate long-memory model of realized
+    The variance of candle t, measured by its range and divided by its slot's factor, follows ``log v_t = c + sum_k b_k
+    log mean(v_{t-1} .. v_{t-k})`` over the lags k (Corsi, 2009, "A simple approximate long-memory model of realized
     volatility", in logs), by least squares on the candles of the fit. Each of these candles, its four prices in logs
-    over the close before, divided by its expected volatility, joins a pool; a step of a path draws one and multiplies
-    it by the volatility that is expected of that step, given the path so far: filtered historical simulation
-    (Barone-Adesi, Giannopoulos and Vosper, 1999). A candle drawn feeds the next step with its own range, so volatility
-    clusters in the paths. Volume and amount are that candle's, over what its slot and week led to expect, times what
-    step and window lead to expect.
+    over the close before, divided by its expected volatility, joins a pool; each step of a path draws one and
+    multiplies it by the volatility expected for that step given the path so far: filtered historical simulation
+    (Barone-Adesi, Giannopoulos and Vosper, 1999). The range of the drawn candle enters the variance of the next step,
+    so volatility clusters in the paths. Volume and amount are those of the drawn candle, rescaled from their expected
+    value there to the one of the step.
 
-    All four prices of a candle are moved by one number, so that the expected close of every step is the last close up
-    to terms of third order. A window whose prices never move is forecast not to.
+    All four prices of a candle are shifted by the same amount, so that the expected close of every step is the last
+    close up to terms of third order. A window with constant prices gets constant paths.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Har(FittedModel[HarState]):
 
     @property
     def needed_context(self) -> int:
-        """Fewest candles in a window: those of the longest lag, and the close before them."""
+        """Fewest candles in a window: the longest lag, and the close before it."""
         return max(LEVEL, self.lags[-1]) + 1
 
     def parameters(self) -> Mapping[str, object]:
@@ -95,7 +95,7 @@ class Har(FittedModel[HarState]):
         return fit_har(candles, self.lags)
 
     def sample(self, state: HarState, inputs: Inputs, numbers: FloatArray) -> Float32Array:
-        """Paths (B, S, H, 6); lane 0 of the uniforms draws the candles."""
+        """Paths (B, S, H, 6); the first uniform of each pair draws the candle."""
         return sample_har(state, inputs, numbers[..., 0], self.lags)
 
 
@@ -105,7 +105,7 @@ def fit_har(candles: Candles, lags: tuple[int, ...] = DEFAULT_LAGS) -> HarState:
     Parameters
     ----------
     candles : Candles
-        Candles next to a gap have no lags, and are left out.
+        Candles after a gap, which lack lags, are left out.
     lags : tuple of int
 
     Raises
@@ -141,7 +141,7 @@ def sample_har(state: HarState, inputs: Inputs, u: FloatArray, lags: tuple[int, 
     u : float64 (B, S, H)
         Uniforms that draw the candles.
     lags : tuple of int
-        As they were fitted.
+        The lags of the fit.
 
     Returns
     -------
@@ -150,30 +150,30 @@ def sample_har(state: HarState, inputs: Inputs, u: FloatArray, lags: tuple[int, 
     steps = u.shape[2]
     pool, future = state.pool, slot_of(inputs.future_open_time(steps), inputs.interval_ms)
     past, still = deseasonalised(inputs.values, inputs.open_time, inputs.interval_ms, state.profile)
-    memory = _Memory(past, u.shape[1], steps)
+    means = _VarianceMeans(past, u.shape[1], steps)
     drawn = range_variance(np.stack((np.zeros_like(pool.logs), pool.logs), axis=1), logs=True)[:, 0]
     mean, spread = float(pool.logs[:, CLOSE].mean()), float(pool.logs[:, CLOSE].var())
     rows = (u * len(pool)).astype(np.int64)
     prices = np.empty((*u.shape, 4), dtype=np.float64)
     close = np.zeros(u.shape[:2])
     for h in range(steps):
-        level = memory.mean(LEVEL, h)
+        level = means.mean(LEVEL, h)
         log_variance = np.full(u.shape[:2], state.coefficients[0])
         for lag, weight in zip(lags, state.coefficients[1:].tolist(), strict=True):
-            log_variance += weight * np.log(floored(memory.mean(lag, h), level))
+            log_variance += weight * np.log(floored(means.mean(lag, h), level))
         variance = np.exp(log_variance)
         sigma = np.minimum(np.sqrt(variance * state.profile.variance[future[:, h], None]), MAX_SIGMA)
         sigma[still] = 0.0
         moves = np.clip(pool.logs[rows[:, :, h]] * sigma[..., None], -MAX_MOVE, MAX_MOVE)
         prices[:, :, h] = moves + (close - sigma * mean - sigma**2 * spread / 2)[..., None]
         close = prices[:, :, h, CLOSE]
-        memory.add(variance * drawn[rows[:, :, h]], h)
+        means.add(variance * drawn[rows[:, :, h]], h)
     volume = expected_volume(inputs, future, state.profile)
     return assemble(inputs.values[:, -1, CLOSE], prices, rows, pool, volume)
 
 
-class _Memory:
-    """Means over the newest variances of each path, known ones and sampled ones.
+class _VarianceMeans:
+    """Means over the newest variances of each path, known and sampled.
 
     Parameters
     ----------
@@ -196,5 +196,5 @@ class _Memory:
         return np.asarray(total / length)
 
     def add(self, variance: FloatArray, step: int) -> None:
-        """Take in the variances (B, S) of a step."""
+        """Add the variances (B, S) of a step."""
         self._sampled[:, :, step + 1] = self._sampled[:, :, step] + variance

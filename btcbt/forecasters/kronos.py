@@ -1,4 +1,4 @@
-"""Kronos behind the Forecaster protocol: windows to sampled candles in quote and base units."""
+"""Kronos as a Forecaster: windows to sampled candles in quote and base units."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from btcbt.randomness import systematic, uniforms
 from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Refit, Window
 
 NUMERICS = 1
-"""Raised whenever the same weights, windows and seed give other paths than before."""
+"""Increased whenever the same weights, windows and seed give different paths than before."""
 
-_CPU_ORIGINS = 16  # more rows only spill the processor's caches
+_CPU_ORIGINS = 16  # larger batches do not fit the caches of the processor
 _DEVICE_SHARE = 0.5
 
 
 class Checkpoint(NamedTuple):
-    """A model with its tokenizer, and the candles that both have looked at (None if unknown)."""
+    """A model with its tokenizer, and the data ranges that both have used (None if unknown)."""
 
     model: Kronos
     tokenizer: KronosTokenizer
@@ -49,12 +49,13 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
         ``kronos-nano``, a folder with ``model/`` and ``tokenizer/``, a folder with a model (and maybe ``tokenizer/``),
         or the hub id of such a repository.
     tokenizer : str, optional
-        Where the tokenizer is, alone or in a pair, if it is not beside the model and not known by the model's name.
+        Location of the tokenizer, alone or in a pair, if it is neither beside the model nor implied by the model's
+        name.
 
     Raises
     ------
     CheckpointError
-        If something is missing or broken, or the two do not fit together.
+        If something is missing or damaged, or the two do not match.
     """
     pair = (
         Kronos.from_pretrained(find_model(checkpoint)),
@@ -79,7 +80,7 @@ def _both(model: str, tokenizer: str) -> str:
 
 
 class KronosForecaster(Forecaster):
-    """Samples candles with a Kronos checkpoint; each window is scaled on itself.
+    """Samples candles with a Kronos checkpoint; each window is scaled by its own mean and deviation.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ class KronosForecaster(Forecaster):
     keep : Filter
         Temperature, top-k and nucleus.
     clip : float
-        Bound on scaled values.
+        Bound on the absolute scaled values.
     max_context : int
         Tokens that the model attends to.
     device : torch.device
@@ -134,14 +135,14 @@ class KronosForecaster(Forecaster):
     def from_config(
         cls, config: KronosConfig, windows: WindowsConfig, seed: int, base: Forecaster | None = None
     ) -> Self:
-        """Build from a part of an experiment; see `Forecaster.from_config`.
+        """Build from a section of an experiment; see `Forecaster.from_config`.
 
         Raises
         ------
         ConfigError
-            If the device or its dtype is not available, or the horizon cannot fit.
+            If the device or its dtype is not available, or the horizon is too long.
         CheckpointError
-            If the checkpoint is missing, broken or does not fit together.
+            If the checkpoint is missing, damaged or inconsistent.
         """
         checkpoint = load_checkpoint(config.checkpoint, config.tokenizer)
         device = resolve_device(config.device)
@@ -170,28 +171,30 @@ class KronosForecaster(Forecaster):
         Raises
         ------
         CheckpointError
-            If they are not those that the refit is known by.
+            If their digest differs from that of the refit.
         """
         part = config.model_copy(update={"checkpoint": refit.folder, "tokenizer": None, "refit": None})
         forecaster = cls.from_config(part, windows, seed)
         if forecaster.weights != refit.weights:
-            raise CheckpointError(f"{refit.folder}: its weights are not those that were fitted; delete it, run again")
+            raise CheckpointError(
+                f"{refit.folder}: its weights differ from those that were fitted; delete it, run again"
+            )
         return forecaster
 
     @property
     def calendar(self) -> tuple[str, ...]:
-        """The calendar tables that its weights use: one that is zero was never trained, and stays so in a refit."""
+        """Calendar embeddings in use; one that is zero was never trained, and stays untrained in a refit."""
         tables = self.checkpoint.model.time_emb.tables()
         return tuple(name for (name, _), table in zip(CALENDAR, tables, strict=True) if bool(table.any()))
 
     @classmethod
     def _extra(cls, config: KronosConfig) -> dict[str, Any]:
-        """Arguments of a subclass's own."""
+        """Further constructor arguments of a subclass."""
         return {}
 
     @classmethod
     def _check(cls, config: KronosConfig, windows: WindowsConfig, max_context: int) -> None:
-        """Refuse what cannot fit before weights are placed."""
+        """Check the lengths before weights are moved to the device."""
         if windows.horizon >= max_context:
             raise ConfigError(f"windows.horizon {windows.horizon} does not fit max_context {max_context}; shorten it")
         if config.overflow == "refuse" and windows.context + windows.horizon - 1 > max_context:
@@ -214,10 +217,10 @@ class KronosForecaster(Forecaster):
             keep=self.keep,
         )
         paths = scaling.invert(scaled[:, 0].cpu().numpy())
-        return ForecastBatch(origins, _possible(paths, context[:, -1]), self._provenance())
+        return ForecastBatch(origins, _bounded(paths, context[:, -1]), self._provenance())
 
     def identity(self) -> Mapping[str, object]:
-        """Weights by content, and everything that shapes the sampling."""
+        """Digests of the weights, and all parameters of the sampling."""
         return {
             "kind": "kronos",
             "numerics": NUMERICS,
@@ -243,7 +246,7 @@ class KronosForecaster(Forecaster):
 
     @property
     def batch_size(self) -> int:
-        """Origins of one call; by default as many as half of the device's free memory holds."""
+        """Origins per call; by default as many as fit into half of the device's free memory."""
         if self._batch_size is not None:
             return self._batch_size
         if self.device.type != "cuda":
@@ -252,11 +255,11 @@ class KronosForecaster(Forecaster):
         return max(1, int(_DEVICE_SHARE * free // self._bytes_per_origin()))
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """Candles that the checkpoint declares; None if it does not know them."""
+        """Data ranges that the checkpoint declares; None if it declares none."""
         return self.checkpoint.ranges
 
     def _draw(self, origins: IntArray) -> KeyedDraw:
-        """Draw the tokens of groups of origins, (G,) or (G, J)."""
+        """The keyed draw of tokens for groups of origins, (G,) or (G, J)."""
         spread = self.sampling == "systematic"
         numbers = (systematic if spread else uniforms)(self.seed, origins.ravel(), self.n_paths, self.horizon)
         rows = torch.from_numpy(numbers.reshape(len(origins), -1, self.horizon, 2)).to(self.device)
@@ -286,15 +289,15 @@ class AnchoredKronos(KronosForecaster):
     """Kronos with one scaling and one prefill for all origins of a block.
 
     Origin j of a block (j = 0 at the block's first origin) sees context + j candles, scaled on the first `context` of
-    them. Nothing looks ahead, but it is another forecast than that of `KronosForecaster`, which scales each origin's
-    window on itself.
+    them. There is no look-ahead, but the forecast differs from that of `KronosForecaster`, which scales each window
+    by itself.
 
     Parameters
     ----------
     block : int
-        Candles of a block; blocks lie on the grid of `block` intervals since the epoch.
+        Candles of a block; blocks start at multiples of `block` intervals since the epoch.
     context : int
-        Candles that the scaling is fitted on. Windows must hold block - 1 more.
+        Candles on which the scaling is fitted. Windows have block - 1 more.
     others
         As in `KronosForecaster`.
     """
@@ -324,7 +327,7 @@ class AnchoredKronos(KronosForecaster):
         interval = windows[0].interval_ms if len(windows) else 1
         blocks, steps = origins // (self.block * interval), origins // interval % self.block
         paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
-        # Blocks of which the same steps are asked for go through the network together.
+        # Blocks with the same requested steps are batched.
         alike: dict[tuple[int, ...], list[IntArray]] = {}
         for block in np.unique(blocks):
             rows = np.flatnonzero(blocks == block)
@@ -336,7 +339,7 @@ class AnchoredKronos(KronosForecaster):
         return ForecastBatch(origins, paths, self._provenance() | {"forecaster": "kronos_anchored"})
 
     def _forecast_blocks(self, newest: Sequence[Window], steps: Sequence[int], origins: IntArray) -> Float32Array:
-        """Paths (G, J, S, H, 6) of G blocks at J steps each, from the window of each block's newest origin."""
+        """Paths (G, J, S, H, 6) of G blocks at J steps each, from the window of the newest origin of each block."""
         length = self.scaled_on + steps[-1]
         context, scaling = _scale(newest, length, self.scaled_on)
         times = np.stack([np.concatenate((w.open_time[-length:], w.future_open_time(self.horizon))) for w in newest])
@@ -349,9 +352,9 @@ class AnchoredKronos(KronosForecaster):
             keep=self.keep,
             ends=[self.scaled_on + step for step in steps],
         )
-        # An origin's last close is that of its own last candle, not of the block's.
+        # The last close of an origin is that of its own last candle, not of the last one of the block.
         ends = np.array([self.scaled_on + step for step in steps])
-        return _possible(scaling.invert(scaled.cpu().numpy()), context[:, ends - 1])
+        return _bounded(scaling.invert(scaled.cpu().numpy()), context[:, ends - 1])
 
     def identity(self) -> Mapping[str, object]:
         """As of `KronosForecaster`, and the block."""
@@ -359,19 +362,19 @@ class AnchoredKronos(KronosForecaster):
 
     @property
     def batch_size(self) -> int:
-        """A whole number of blocks, so that prefixes are shared."""
+        """A multiple of the block length, so that prefills are shared."""
         return max(1, super().batch_size * 4 // self.block) * self.block
 
 
 def _scale(windows: Sequence[Window], length: int, scaled_on: int | None = None) -> tuple[Float32Array, Scaling]:
-    """The newest candles (B, length, 6) of windows as the network takes them, and the scaling of the first of them.
+    """The newest candles (B, length, 6) of windows in float32, and the scaling fitted on the first of these.
 
     Raises
     ------
     CandleError
         If a value is too large for float32, or its square is.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named instead
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below
         context = np.stack([window.values[-length:] for window in windows]).astype(np.float32)
         scaling = Scaling.fit(context[:, :scaled_on])
     extreme = find_extreme(context, scaling)
@@ -382,11 +385,11 @@ def _scale(windows: Sequence[Window], length: int, scaled_on: int | None = None)
     return context, scaling
 
 
-def _possible(paths: Float32Array, last: Float32Array) -> Float32Array:
-    """Move sampled prices (..., S, H, 6) to a millionth of the last close (..., 6) at least, volumes to 0 at least.
+def _bounded(paths: Float32Array, last: Float32Array) -> Float32Array:
+    """Bound sampled prices (..., S, H, 6) below by a millionth of the last close (..., 6), and volumes by 0.
 
-    The network samples scaled values and knows no zero. High and low are left as they come; metrics count how often
-    they fail to enclose open and close.
+    The network samples scaled values, which may be negative in price units. High and low are not corrected; metrics
+    count how often they fail to enclose open and close.
     """
     floor = np.zeros((*last.shape[:-1], 1, 1, len(CHANNELS)), dtype=np.float32)
     floor[..., :VOLUME] = 1e-6 * last[..., None, None, CLOSE, None]
@@ -394,7 +397,7 @@ def _possible(paths: Float32Array, last: Float32Array) -> Float32Array:
 
 
 def _trained_context(model: Kronos) -> int:
-    """Context of the published size that has this model's shape; 512 for any other."""
+    """Context of the published model of the same shape; 512 for others."""
     for name, shape in MODELS.items():
         if (shape.d_model, shape.n_layers) == (model.config.d_model, model.config.n_layers):
             return MAX_CONTEXT[name]

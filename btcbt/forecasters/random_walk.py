@@ -12,20 +12,20 @@ from btcbt.records import CLOSE, VOLUME, Float32Array, FloatArray
 
 
 class RandomWalk(Baseline):
-    """No drift; each step draws one candle of the window and applies the whole of it.
+    """No drift; each step draws one candle of the window and applies all its relative prices.
 
-    A candle is its four prices over the close before it, its volume and its amount. To remove the drift, all
-    four prices of every candle are divided by one number, the window's mean of close over previous close. The
-    price itself is then a martingale: the expected close of every step is the last close exactly, and no
-    strategy can expect to earn on it. Taking out the mean of the log returns instead would leave an expected
-    rise of half their variance for each step; as it is, the median path falls by about that much.
+    A candle is its four prices over the previous close, its volume and its amount. To remove the drift, the four
+    prices of every candle are divided by the window's mean of close over previous close. The price is then a
+    martingale: the expected close of every step is exactly the last close, and no strategy has a positive expected
+    return. Removing the mean of the log returns instead would leave an expected rise of half their variance per
+    step; with this choice the median path falls by about that much.
 
-    The paths are a sample, so their mean strays from the last close by the sampling error.
+    The paths are a sample, so their mean differs from the last close by the sampling error.
 
     Notes
     -----
     The independent bootstrap (Efron, 1979) keeps the distribution of hourly returns, fat tails and skew
-    included, and drops their order: volatility does not cluster in the paths.
+    included, but not their order: volatility does not cluster in the paths.
     """
 
     kind: ClassVar[str] = "random_walk"

@@ -1,4 +1,4 @@
-"""A forecaster whose weights are replaced as time passes, by ones that were fitted before the origins they serve."""
+"""A forecaster whose weights change over time: each origin uses weights that were fitted before it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from btcbt.config import time_text
 from btcbt.forecasters.base import Forecaster, Part
 from btcbt.records import DataRange, ForecastBatch, IntArray, Refit, Window
 
-_KEPT = 2  # sets of weights in memory: a batch may lie across two periods
+_KEPT = 2  # sets of weights in memory: a batch may span two periods
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Which refit serves an origin: a function that can be sent to another process.
+    """The refit that serves an origin, as a function that can be pickled for other processes.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Served:
         Raises
         ------
         ValueError
-            If none was made for it.
+            If there is none.
         """
         row = bisect_right(self.refits, origin, key=lambda refit: refit.start) - 1
         if row < 0 or origin >= self.refits[row].end:
@@ -42,10 +42,10 @@ class Served:
 
 
 class Refitted(Forecaster):
-    """Forecasts each origin as `base` would with the weights of its period.
+    """Forecasts each origin like `base`, with the weights of its period.
 
-    Random numbers are keyed by seed, origin and path, so the paths of an origin differ from those of `base` by the
-    weights alone.
+    Random numbers are keyed by seed, origin and path, so the paths of an origin differ from those of `base` only by the
+    weights.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ class Refitted(Forecaster):
     serving : callable
         Origin (ms UTC) to the refit that serves it.
     load : callable
-        Refit to a forecaster with its weights, and otherwise like `base`.
+        Refit to a forecaster that is like `base`, with its weights.
     schedule : mapping
-        When and how it is refitted, as JSON values.
+        The `RefitConfig` as JSON values.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Refitted(Forecaster):
         return self.frozen.batch_size
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """What its starting weights have looked at; those of each period are in `parts`."""
+        """Data ranges of the starting weights; those of each period are in `parts`."""
         return self.frozen.data_ranges()
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
@@ -107,7 +107,7 @@ class Refitted(Forecaster):
             yield Part(rows, refit.weights, refit.ranges)
 
     def refits(self, origins: IntArray) -> tuple[Refit, ...]:
-        """The refits that serve some origins, each once."""
+        """The refits that serve the origins, each once."""
         return tuple(dict.fromkeys(self.serving(origin) for origin in origins.tolist()))
 
     def _groups(self, origins: IntArray) -> Iterator[tuple[IntArray, Refit]]:

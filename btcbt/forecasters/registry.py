@@ -1,4 +1,4 @@
-"""From a part of an experiment to its forecaster: one of the kinds that ship with the package, or the user's own."""
+"""Build the forecaster of a configuration: a built-in kind, or a user-defined class."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ def create_forecaster(
     serving: Callable[[int], Refit] | None = None,
     candles: Candles | None = None,
 ) -> Forecaster:
-    """Build the forecaster that a part of an experiment describes.
+    """Build the forecaster of a configuration.
 
-    What a forecaster needs (torch, arch, a user's module) is imported when one is built, not before.
+    Dependencies of a forecaster (torch, arch, a user's module) are imported only when one is built.
 
     Parameters
     ----------
     config : ForecasterSection
-        Kind and parameters, or a class of the user's own and its parameters.
+        Kind and parameters, or a user-defined class and its parameters.
     windows : WindowsConfig
         Gives the context and the horizon.
     seed : int
         Keys the random numbers.
     built : mapping, optional
-        Other forecasters of the experiment by name; one that is based on another must find it there.
+        Other forecasters of the experiment by name; it must contain the base, if there is one.
     serving : callable, optional
-        Origin (ms UTC) to the refit that serves it; one that is refitted needs it.
+        Origin (ms UTC) to the refit that serves it; required if it is refitted.
     candles : Candles, optional
-        The history; one that is fitted on it needs it (`Forecaster.on_history`).
+        The history; required if it is fitted on it (`Forecaster.on_history`).
 
     Raises
     ------
     ForecasterError
-        If a class of the user's own cannot be imported or built, or its parameters are invalid.
+        If a user-defined class cannot be imported or built, or its parameters are invalid.
     BtcbtError
-        If a checkpoint is missing, broken or does not fit.
+        If a checkpoint is missing, damaged or inconsistent.
     """
     base = None if config.based_on is None else (built or {})[config.based_on]
     if isinstance(config, UserConfig):
-        return _create_own(config, windows, seed, base)
+        return _create_user_defined(config, windows, seed, base)
     module, _, name = config.builds.partition(":")
     cls: type[Forecaster] = getattr(import_module(module), name)
     forecaster = cls.from_config(config, windows, seed, base)
@@ -72,14 +72,14 @@ def create_forecaster(
 def refitted(
     frozen: Forecaster, config: ForecasterSection, windows: WindowsConfig, serving: Callable[[int], Refit]
 ) -> Forecaster:
-    """The forecaster that forecasts each origin with the weights of the refit that serves it.
+    """A forecaster that uses the weights of the refit that serves each origin.
 
     Parameters
     ----------
     frozen : Forecaster
         The forecaster with its starting weights.
     config : ForecasterSection
-        With a schedule.
+        Its configuration, with a schedule.
     windows : WindowsConfig
     serving : callable
         Origin (ms UTC) to the refit that serves it.
@@ -93,7 +93,7 @@ def refitted(
 
 
 def check_forecaster(config: ForecasterSection) -> None:
-    """Find what is wrong with a class of the user's own without building it; built-in kinds were validated before.
+    """Check a user-defined class and its parameters without building it; built-in kinds are validated already.
 
     Raises
     ------
@@ -101,26 +101,26 @@ def check_forecaster(config: ForecasterSection) -> None:
         As `create_forecaster`.
     """
     if isinstance(config, UserConfig):
-        _load_own(config)
+        _load_user_defined(config)
 
 
-def _load_own(config: UserConfig) -> tuple[type[Forecaster], Params]:
+def _load_user_defined(config: UserConfig) -> tuple[type[Forecaster], Params]:
     cls = load_class(FORECASTERS, config.use)
     if issubclass(cls, Postprocessor) and config.based_on is None:
         raise ForecasterError(
-            f"forecaster '{config.use}': it is made from the forecasts of another; name that one by 'base', "
-            f'say {{use: "{config.use}", base: random_walk}}'
+            f"forecaster '{config.use}': it needs the forecasts of another; name it by 'base', "
+            f'such as {{use: "{config.use}", base: random_walk}}'
         )
     if not issubclass(cls, Postprocessor) and config.based_on is not None:
         raise ForecasterError(
-            f"forecaster '{config.use}': '{cls.__name__}' makes forecasts of its own and takes no base; remove 'base', "
+            f"forecaster '{config.use}': '{cls.__name__}' makes its own forecasts and has no base; remove 'base', "
             "or derive it from btcbt.forecasters.Postprocessor"
         )
     return cls, make_params(FORECASTERS, config.use, cls, config.params)
 
 
-def _create_own(config: UserConfig, windows: WindowsConfig, seed: int, base: Forecaster | None) -> Forecaster:
-    cls, params = _load_own(config)
+def _create_user_defined(config: UserConfig, windows: WindowsConfig, seed: int, base: Forecaster | None) -> Forecaster:
+    cls, params = _load_user_defined(config)
     make: Any = cls  # the constructors of the two base classes differ
     try:
         if isinstance(config, UserForecasterConfig):
@@ -137,7 +137,7 @@ def _create_own(config: UserConfig, windows: WindowsConfig, seed: int, base: For
 
 
 def _check_built(forecaster: Forecaster) -> None:
-    """Check what a forecaster says of itself before anything relies on it."""
+    """Check the attributes and methods of a user-defined forecaster."""
     lacks = [name for name in ("params", "context", "horizon", "n_paths", "seed") if not hasattr(forecaster, name)]
     if lacks:
         raise ForecasterError(

@@ -1,7 +1,7 @@
-"""Volatility and volume by time of day and week, and what forecasters that are fitted on months share.
+"""Volatility and volume by time of day and week, and helpers of fitted forecasters.
 
-An hour's variance is measured by its range, which says far more about it than its return (`range_variance`). Its
-expectation is a level that moves slowly times a profile: one factor for each slot of the day, on working days and
+The variance of a candle is measured by its range, which is far more precise than its return (`range_variance`). Its
+expectation is a slowly moving level times a profile: one factor for each slot of the day, on working days and
 on weekends (Andersen and Bollerslev, 1997, "Intraday periodicity and volatility persistence in financial markets").
 """
 
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 
 from btcbt.config import time_text
 from btcbt.errors import CandleError
+from btcbt.forecasters.candle_paths import LARGEST, SMALLEST
 from btcbt.forecasters.fitted import Inputs
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, FloatArray, IntArray
 
 DAY_MS = 86_400_000
 LEVEL = 168
-"""Candles over which the level of variance and volume is averaged: a week of hours, so each slot counts alike."""
+"""Candles over which the level of variance and volume is averaged: a week of hours, with all slots equally often."""
 MIN_FIT = 500
-"""Fewest usable candles that anything here is fitted on."""
+"""Fewest usable candles for a fit."""
 MAX_MOVE = 1.0
-"""Largest move of a step in log price, either way: a scaled draw of a wild history must stay a price."""
+"""Largest absolute move of a step in log price, so that scaled draws stay finite prices."""
 MAX_SIGMA = 0.5
 """Largest volatility of a step, in log price."""
 _FLOOR = 1e-3
-"""Smallest variance of a candle over the level: a candle without a range has no logarithm of it."""
-_ALIKE = 0.05
-"""Share of the pool whose moves count as alike when a candle is dressed."""
+"""Smallest variance of a candle over the level, since the logarithm of zero is undefined."""
+_SIMILAR = 0.05
+"""Share of the pool from which a candle with a similar move is drawn."""
 _PRESENT = 0.9
 _DAYS_FROM_MONDAY = 3  # 1970-01-01 was a Thursday
-_SMALLEST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
 def slots_per_day(interval_ms: int) -> int:
-    """How many slots a day has; one for candles of a day and longer."""
+    """Number of slots per day; one for candles of a day and longer."""
     return max(1, DAY_MS // interval_ms)
 
 
@@ -47,13 +47,13 @@ def weekday_of(time: IntArray) -> IntArray:
 
 
 def slot_of(open_time: IntArray, interval_ms: int) -> IntArray:
-    """Slot of each candle: its place in the day, plus `slots_per_day` on a Saturday or Sunday (UTC)."""
+    """Slot of each candle: its index in the day, plus `slots_per_day` on a Saturday or Sunday (UTC)."""
     count = slots_per_day(interval_ms)
     return np.asarray(open_time % DAY_MS // interval_ms % count + (weekday_of(open_time) >= 5) * count)
 
 
 def range_variance(values: FloatArray, *, logs: bool = False) -> FloatArray:
-    """Variance of the log return of each candle but the first, from its own four prices and the close before it.
+    """Variance of the log return of each candle but the first, from its four prices and the previous close.
 
     Garman and Klass (1980), "On the estimation of security price volatilities from historical data", equation 20
     without its cross terms, ``(log H/L)^2 / 2 - (2 log 2 - 1) (log C/O)^2``, plus the square of the gap to the open.
@@ -63,12 +63,12 @@ def range_variance(values: FloatArray, *, logs: bool = False) -> FloatArray:
     values : float64 (..., T, 4 or more)
         Open, high, low, close.
     logs : bool
-        These are logs already.
+        Whether `values` are logs already.
 
     Returns
     -------
     float64 (..., T - 1)
-        Not negative.
+        Non-negative.
     """
     prices = values[..., :VOLUME] if logs else np.log(values[..., :VOLUME])
     now, before = prices[..., 1:, :], prices[..., :-1, CLOSE]
@@ -78,7 +78,7 @@ def range_variance(values: FloatArray, *, logs: bool = False) -> FloatArray:
 
 
 def floored(variance: FloatArray, level: FloatArray) -> FloatArray:
-    """Variances, none below a thousandth of the level."""
+    """Variances, bounded below by a thousandth of the level."""
     return np.maximum(variance, _FLOOR * level)
 
 
@@ -94,7 +94,7 @@ def on_grid(candles: Candles) -> tuple[IntArray, FloatArray]:
 def trailing_mean(x: FloatArray, length: int) -> FloatArray:
     """Mean of the `length` entries before each one, (N,); NaN where more than a tenth of them are absent.
 
-    One missing hour would otherwise cost a fit the week after it.
+    Otherwise one missing hour would make the following week unusable.
     """
     out = np.full(len(x), np.nan)
     if len(x) > length:
@@ -123,7 +123,7 @@ class Profile:
 def fit_profile(open_time: IntArray, values: FloatArray, interval_ms: int) -> Profile:
     """Mean logarithm of variance and volume over their trailing level, by slot.
 
-    The level averages whole weeks of hours, so it holds every slot alike. A mean of logarithms is not moved by the
+    The level averages whole weeks of hours, so every slot has equal weight. A mean of logarithms is robust to the
     few hours of a crash. A slot that never occurs (of candles of a week, say) has factor one.
 
     Parameters
@@ -151,14 +151,14 @@ def _factors(x: FloatArray, slots: IntArray, count: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """Past candles in units of the volatility and volume that were expected of them: what a bootstrap draws from.
+    """Past candles standardised by expected volatility and volume, from which a bootstrap draws.
 
     Attributes
     ----------
     logs : float64 (K, 4)
         Log of open, high, low and close over the close before, divided by the expected volatility.
     volume : float64 (K,)
-        Volume over the expected one.
+        Volume over the expected volume.
     price : float64 (K,)
         Log of the mean price paid (amount over volume) over the close; 0 without volume.
     """
@@ -172,14 +172,14 @@ class Pool:
 
 
 def make_pool(values: FloatArray, sigma: FloatArray, volume: FloatArray) -> Pool:
-    """Standardise candles by what was expected of them.
+    """Standardise candles by expected volatility and volume.
 
     Parameters
     ----------
     values : float64 (N, 6)
         On the grid, NaN where absent.
     sigma, volume : float64 (N,)
-        Expected volatility and volume of each; NaN or 0 where there is none.
+        Expected volatility and volume of each; NaN or 0 if unknown.
     """
     logs = np.log(values[1:, :VOLUME]) - np.log(values[:-1, CLOSE:VOLUME])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -193,9 +193,9 @@ def make_pool(values: FloatArray, sigma: FloatArray, volume: FloatArray) -> Pool
 def deseasonalised(
     values: FloatArray, open_time: IntArray, interval_ms: int, profile: Profile
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Variances of windows over their profile, (B, T - 1), and which windows' prices do not move, (B,).
+    """Variances of windows over their profile, (B, T - 1), and which windows have constant prices, (B,).
 
-    Those are given ones in place of zeros, which have no logarithm.
+    The variances of windows with constant prices are set to one, since the logarithm of zero is undefined.
     """
     variance = range_variance(values) / profile.variance[slot_of(open_time[:, 1:], interval_ms)]
     still = np.all(variance[:, -LEVEL:] == 0.0, axis=1)
@@ -204,26 +204,26 @@ def deseasonalised(
 
 
 def fitted_volume(open_time: IntArray, values: FloatArray, candles: Candles, profile: Profile) -> FloatArray:
-    """Volume that slot and trailing level lead to expect of each candle on the grid, (N,); NaN where unknown."""
+    """Volume expected from slot and trailing level for each candle on the grid, (N,); NaN where unknown."""
     factor = profile.volume[slot_of(open_time, candles.interval_ms)]
     return trailing_mean(values[:, VOLUME] / factor, LEVEL) * factor
 
 
 def expected_volume(inputs: Inputs, future: IntArray, profile: Profile) -> FloatArray:
-    """The same of the steps of a forecast, (B, H), whose slots are `future` (B, H)."""
+    """Volume expected for the steps of a forecast, (B, H), with slots `future` (B, H)."""
     factor = profile.volume[slot_of(inputs.open_time[:, -LEVEL:], inputs.interval_ms)]
     level = (inputs.values[:, -LEVEL:, VOLUME] / factor).mean(axis=1)
     return np.asarray(level[:, None] * profile.volume[future])
 
 
-def dress(
+def candles_from_steps(
     inputs: Inputs, steps: FloatArray, sigma: FloatArray, u: FloatArray, pool: Pool, profile: Profile
 ) -> Float32Array:
-    """Dress paths of closes as candles, with shapes and volumes of past candles that moved alike.
+    """Turn paths of closes into candles, with shapes and volumes of past candles with similar moves.
 
-    For each step one candle of the pool is drawn among those (`_ALIKE` of all) whose moves in units of volatility rank
-    next to the step's. Its gap and its wicks, times the step's volatility, shape the new candle around the move that
-    it is given; its volume over the expected one, times the expected one, is the new one's.
+    For each step one candle of the pool is drawn among those (`_SIMILAR` of all) whose moves in units of volatility
+    rank next to the step's. Its gap and its wicks, times the step's volatility, shape the new candle around its
+    return; its relative volume, times the expected volume of the step, is the new volume.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def dress(
     order = np.argsort(pool.logs[:, CLOSE], kind="stable")
     relative = np.divide(steps, sigma, out=np.zeros_like(steps), where=sigma > 0)
     rank = np.searchsorted(pool.logs[order, CLOSE], relative)
-    rows = order[np.clip(rank + ((u - 0.5) * _ALIKE * len(pool)).astype(np.int64), 0, len(pool) - 1)]
+    rows = order[np.clip(rank + ((u - 0.5) * _SIMILAR * len(pool)).astype(np.int64), 0, len(pool) - 1)]
     body = pool.logs[:, [OPEN, CLOSE]]
     shape = np.stack((pool.logs[:, OPEN], pool.logs[:, HIGH] - body.max(axis=1), body.min(axis=1) - pool.logs[:, LOW]))
     gap, above, below = np.clip(sigma * shape[:, rows], -MAX_MOVE, MAX_MOVE)
@@ -269,7 +269,7 @@ def assemble(
     log_prices : float64 (B, S, H, 4)
         Open, high, low, close over the last close. Overwritten.
     rows : int64 (B, S, H)
-        Candles of the pool that lend volume and amount.
+        Candles of the pool that provide volume and amount.
     pool : Pool
     volume : float64 (B, H)
         Expected volume of each step.
@@ -285,17 +285,17 @@ def assemble(
         prices *= last_close[:, None, None, None]
         traded = pool.volume[rows] * volume[:, None, :]
         amount = traded * prices[..., CLOSE] * np.exp(pool.price[rows])
-    paths[..., :VOLUME] = np.clip(prices, _SMALLEST, _LARGEST)
+    paths[..., :VOLUME] = np.clip(prices, SMALLEST, LARGEST)
     opening, close = paths[..., OPEN], paths[..., CLOSE]
     paths[..., HIGH] = np.maximum(paths[..., HIGH], np.maximum(opening, close))
     paths[..., LOW] = np.minimum(paths[..., LOW], np.minimum(opening, close))
-    paths[..., VOLUME] = np.clip(traded, 0.0, _LARGEST)
-    paths[..., AMOUNT] = np.clip(amount, 0.0, _LARGEST)
+    paths[..., VOLUME] = np.clip(traded, 0.0, LARGEST)
+    paths[..., AMOUNT] = np.clip(amount, 0.0, LARGEST)
     return paths
 
 
 def require_enough(usable: int, candles: Candles, what: str) -> None:
-    """Refuse to fit on too little.
+    """Check that there are enough candles for a fit.
 
     Raises
     ------
@@ -307,6 +307,6 @@ def require_enough(usable: int, candles: Candles, what: str) -> None:
     ends = [time_text(int(time)) for time in candles.open_time[[0, -1]]] if len(candles) else ["(none)"]
     raise CandleError(
         f"candles {candles.source}: {what} finds {usable} usable candles in {' .. '.join(ends)}, expected {MIN_FIT} or "
-        f"more (a usable one moves, and most of the {LEVEL} before it are there); lengthen fit.window or move "
+        f"more (usable: prices move, and most of the {LEVEL} candles before exist); lengthen fit.window or move "
         "windows.start"
     )

@@ -217,7 +217,8 @@ def _luck(run: Run) -> Text:
         )
     if get("more_candles_needed") > 0:
         text.append(
-            f" If its mean return is real, it is significant at 5 % after {get('more_candles_needed'):,.0f} more candles."
+            f" If its mean return is real, it is significant at 5 % after {get('more_candles_needed'):,.0f} more "
+            "candles."
         )
     return text
 

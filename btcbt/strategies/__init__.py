@@ -1,4 +1,4 @@
-"""Strategies: forecasts in, target weights out."""
+"""Strategies map a forecast and the current holding to a target weight."""
 
 from btcbt.strategies.base import Params, Strategy
 

@@ -1,4 +1,4 @@
-"""The protocol of strategies: the base class that a user subclasses."""
+"""The Strategy protocol: the base class that users subclass."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Strategy(ABC):
             def decide(self, forecast, holding):
                 return 1.0 if forecast.returns().mean() > self.params.threshold else 0.0
 
-    `decide` is called at every eligible origin, in order of time, and must be a function of its arguments
-    alone: what it needs of the past is in ``forecast.window``, what it holds is in ``holding``.
+    `decide` is called at every eligible origin, in order of time, and must depend only on its
+    arguments: past candles are in ``forecast.window``, the position is in ``holding``.
     """
 
     Params: type[Params] = Params
@@ -43,7 +43,7 @@ class Strategy(ABC):
     """An instance of `Params`."""
 
     uses_forecast: ClassVar[bool] = True
-    """False if `decide` looks at the window alone: it then runs once, and gets no paths (S = 0)."""
+    """False if `decide` uses only the window: it then runs once, and gets no paths (S = 0)."""
 
     def __init__(self, params: BaseModel | None = None) -> None:
         self.params = self.Params() if params is None else params
@@ -55,9 +55,9 @@ class Strategy(ABC):
         Parameters
         ----------
         forecast : Forecast
-            The known candles and the sampled futures.
+            The known candles and the sampled paths.
         holding : Holding
-            What it holds.
+            The current position.
 
         Returns
         -------
@@ -67,9 +67,9 @@ class Strategy(ABC):
         """
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """Candles that anything it loads or was fitted on has looked at; None (the default) if it does not say.
+        """Data ranges used by anything that it loads or was fitted on; None (the default) if not declared.
 
-        A strategy that reads a file (fitted weights, a table of thresholds) declares here what went into that file; the
-        audit calls it undeclared if it does not.
+        A strategy that reads a file (fitted weights, a table of thresholds) declares here the data behind that file;
+        otherwise the audit reports it as undeclared.
         """
         return None

@@ -1,11 +1,11 @@
-"""Buy once and hold: what every other strategy has to beat."""
+"""Buy once and hold: the benchmark of all other strategies."""
 
 from btcbt.records import Forecast, Holding
 from btcbt.strategies.base import Strategy
 
 
 class BuyAndHold(Strategy):
-    """Put all equity into the coin at the first origin and leave it there.
+    """Put all equity into the coin at the first origin and hold it.
 
     The target never changes, so one order is sent and its costs are paid once.
     """

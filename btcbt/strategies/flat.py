@@ -1,4 +1,4 @@
-"""Hold nothing: the yardstick that pays no costs and takes no risk."""
+"""Hold nothing: a benchmark without costs and risk."""
 
 from btcbt.records import Forecast, Holding
 from btcbt.strategies.base import Strategy

@@ -1,4 +1,4 @@
-"""Bet the fraction that makes expected log wealth grow fastest, or a part of it."""
+"""Hold the growth-optimal (Kelly) weight, or a fraction of it."""
 
 import numpy as np
 from pydantic import Field
@@ -7,9 +7,9 @@ from btcbt.records import FloatArray, Forecast, Holding
 from btcbt.strategies.base import Params, Strategy
 
 HALVINGS = 40
-"""Bisections of the bounds: the weight is exact to about 1e-12."""
+"""Bisection steps: the weight is exact to about 1e-12."""
 LEAST_CHANGE = 1e-4
-"""A smaller change of weight is rounding, not a reason for an order."""
+"""Smaller changes of weight are rounding, and send no order."""
 
 
 class KellyParams(Params):
@@ -18,7 +18,7 @@ class KellyParams(Params):
     fraction: float = Field(0.5, ge=0.01, le=1, description="Share of the growth-optimal weight to hold")
     cost_bps: float = Field(12.0, ge=0, description="Cost of one trade, basis points of the value traded")
     max_weight: float = Field(1.0, gt=0, le=1, description="Largest weight, fraction of equity")
-    allow_short: bool = Field(False, description="Whether to go short where that grows wealth")
+    allow_short: bool = Field(False, description="Whether to go short")
 
 
 class Kelly(Strategy):
@@ -27,8 +27,8 @@ class Kelly(Strategy):
     The criterion is Kelly's (1956, "A new interpretation of information rate", Bell System Technical
     Journal 35). A forecast that errs in the mean makes full Kelly overbet, so a fraction is held (MacLean,
     Ziemba and Blazenko, 1992, "Growth versus security in dynamic investment analysis", Management Science
-    38). What is added to a position will be bought and sold again, and pays both; what is kept pays nothing
-    new. Between the two lies a region in which the holding is left alone.
+    38). Additions to a position pay the cost of a round trip; what is kept costs nothing. This gives a region
+    in which the holding is left unchanged.
     """
 
     Params = KellyParams
@@ -55,9 +55,9 @@ def growth_optimal_weight(
     """Maximise ``mean(log(1 + w r - cost added(w)))`` over w in [lowest, highest].
 
     ``added(w)`` is the part of `w` that goes beyond the weight held, away from zero. The function is
-    concave, with kinks at 0 and at the weight held, so the best weight is a kink, a bound, or the one zero
-    of the slope between two of them, which bisection finds. A weight at which some path loses everything
-    has a growth of minus infinity.
+    concave, with kinks at 0 and at the weight held, so the best weight is a kink, a bound, or the zero of
+    the slope between two of them, found by bisection. A weight at which some path loses everything has a
+    growth of minus infinity.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def growth_optimal_weight(
     lowest, highest : float
         Bounds, ``lowest <= 0 <= highest``.
     held : float
-        Weight in hand.
+        Current weight.
     cost : float
         Cost of adding one unit of weight, fraction of equity.
     """
@@ -82,7 +82,7 @@ def growth_optimal_weight(
         cuts = (weight, side) <= (short, -1)
         return float(((returns - cost * (adds - cuts)) / wealth).mean())
 
-    # The weight held comes first: where several are as good, nothing is traded.
+    # The current weight comes first, so that ties send no order.
     for kink in (held, 0.0, lowest, highest):
         falls_above = kink == highest or slope(kink, 1) <= 0
         if falls_above and (kink == lowest or slope(kink, -1) >= 0):

@@ -1,4 +1,4 @@
-"""How a strategy is loaded and built with validated parameters."""
+"""Load strategies and build them with validated parameters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BUILT_IN: Mapping[str, str] = {
     for file in sorted(Path(__file__).parent.glob("*.py"))
     if file.stem not in _NOT_STRATEGIES
 }
-"""``module:Class`` of each strategy that ships with the package, by its short name: that of its file, whose class has
-the same name (``volatility_target`` is `btcbt.strategies.volatility_target.VolatilityTarget`)."""
+"""``module:Class`` of each built-in strategy by its short name, the name of its file, from which the class name follows
+(``volatility_target`` is `btcbt.strategies.volatility_target.VolatilityTarget`)."""
 
 STRATEGIES: Extension[Strategy] = Extension("strategy", "strategies", Strategy, StrategyError, BUILT_IN)  # type: ignore[type-abstract]
 
@@ -30,7 +30,7 @@ def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy
     Parameters
     ----------
     use : str
-        A short name (`BUILT_IN`), say ``threshold``; ``module:Class``; or ``path/to/file.py:Class``. See
+        A short name (`BUILT_IN`), such as ``threshold``; ``module:Class``; or ``path/to/file.py:Class``. See
         `btcbt.loading.load_class`.
     params : mapping, optional
         Values for the class's `Params`; its defaults if left out.
@@ -39,7 +39,7 @@ def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy
     ------
     StrategyError
         The module cannot be imported, has no such class, the class is not a (complete) `Strategy`, or a
-        parameter is unknown or invalid. One line; an error of the user's own code is its ``__cause__``.
+        parameter is unknown or invalid. One line; an error of the user's code is its ``__cause__``.
     """
     cls = load_class(STRATEGIES, use)
     values = make_params(STRATEGIES, use, cls, params)

@@ -1,4 +1,4 @@
-"""Follow the trend of the past candles: an opponent that needs no forecast."""
+"""Follow the trend of past candles: a benchmark that needs no forecast."""
 
 from pydantic import Field
 
@@ -10,10 +10,10 @@ from btcbt.strategies.base import Params, Strategy
 class MomentumParams(Params):
     """The trend is the simple return over the last candles."""
 
-    lookback: int = Field(24, ge=1, description="Candles over which the trend is taken")
-    threshold_bps: float = Field(0.0, ge=0, description="Least trend worth following, basis points")
+    lookback: int = Field(24, ge=1, description="Candles over which the trend is measured")
+    threshold_bps: float = Field(0.0, ge=0, description="Smallest trend to follow, basis points")
     size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
-    allow_short: bool = Field(False, description="Whether to follow falls too")
+    allow_short: bool = Field(False, description="Whether to go short after falls")
 
 
 class Momentum(Strategy):
@@ -22,7 +22,7 @@ class Momentum(Strategy):
     Past returns of an asset predict its next ones with the same sign (Moskowitz, Ooi and Pedersen, 2012,
     "Time series momentum", Journal of Financial Economics 104), for cryptocurrencies over weeks too (Liu
     and Tsyvinski, 2021, "Risks and returns of cryptocurrency", Review of Financial Studies 34). A
-    forecaster that does not beat this rule has added nothing to the price chart.
+    forecaster that does not beat this rule adds nothing to past prices.
     """
 
     uses_forecast = False

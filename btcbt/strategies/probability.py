@@ -13,7 +13,7 @@ class ProbabilityParams(Params):
     """Probabilities are shares of paths that end above the last close."""
 
     entry: float = Field(0.6, gt=0.5, le=1, description="Probability from which to enter, in (0.5, 1]")
-    exit: float = Field(0.5, ge=0, lt=1, description="Probability at or below which to leave, in [0, 1)")
+    exit: float = Field(0.5, ge=0, lt=1, description="Probability at or below which to exit, in [0, 1)")
     size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
     allow_short: bool = Field(False, description="Whether to mirror the rule for falls")
 
@@ -27,9 +27,9 @@ class ProbabilityParams(Params):
 class Probability(Strategy):
     """Be long while a rise over the horizon is likely.
 
-    What a forecast earns follows its hits of direction rather than its squared error (Leitch and Tanner,
+    Profits from forecasts depend on directional accuracy rather than on squared error (Leitch and Tanner,
     1991, "Economic forecast evaluation: profits versus the conventional error measures", American Economic
-    Review 81). The probability is the share of paths that end higher; one that ends where it began counts
+    Review 81). The probability is the share of paths that end higher; unchanged paths count
     half. With S paths its standard error is about ``0.5 / sqrt(S)``: 0.09 for 30 paths.
     """
 

@@ -1,4 +1,4 @@
-"""Trade where the upper tail of the forecast is long against the lower one."""
+"""Trade on the ratio of the upper to the lower tail of the forecast."""
 
 from typing import Self
 
@@ -14,8 +14,8 @@ class QuantileParams(Params):
 
     tail: float = Field(0.1, gt=0, lt=0.5, description="Probability beyond each quantile, in (0, 0.5)")
     entry_ratio: float = Field(1.5, ge=1, description="Reward over risk from which to enter")
-    exit_ratio: float = Field(1.0, gt=0, description="Reward over risk at or below which to leave")
-    min_reward_bps: float = Field(24.0, ge=0, description="Least reward worth a trade, basis points")
+    exit_ratio: float = Field(1.0, gt=0, description="Reward over risk at or below which to exit")
+    min_reward_bps: float = Field(24.0, ge=0, description="Smallest reward for a new position, basis points")
     size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
     allow_short: bool = Field(False, description="Whether to mirror the rule for falls")
 
@@ -30,7 +30,7 @@ class Quantile(Strategy):
     """Be long while the plausible gain is a multiple of the plausible loss.
 
     Reward is the upper quantile of the paths' return over the horizon, risk is the lower one with its sign
-    turned: a ratio of tails in the manner of Biglova, Ortobelli, Rachev and Stoyanov (2004, "Different
+    reversed: a ratio of tails in the manner of Biglova, Ortobelli, Rachev and Stoyanov (2004, "Different
     approaches to risk estimation in portfolio theory", Journal of Portfolio Management 31), with quantiles
     in place of tail means. A new position also needs a reward that covers the costs of a round trip.
     """
@@ -48,7 +48,7 @@ class Quantile(Strategy):
         return 0.0
 
     def _long(self, reward: float, risk: float, held: bool) -> bool:
-        # Products instead of a quotient: a risk of zero or less is no special case.
+        # Products instead of a quotient, so that a risk of zero or less needs no special case.
         if held and reward > self.params.exit_ratio * risk:
             return True
         return reward * 1e4 > self.params.min_reward_bps and reward >= self.params.entry_ratio * risk

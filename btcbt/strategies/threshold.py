@@ -1,4 +1,4 @@
-"""Trade where the expected return pays for the trade."""
+"""Trade when the expected return exceeds the cost of trading."""
 
 from typing import Self
 
@@ -12,7 +12,7 @@ class ThresholdParams(Params):
     """Returns are simple returns from the last close to the close of the last forecast step."""
 
     entry_bps: float = Field(30.0, ge=0, description="Expected return from which to enter, basis points")
-    exit_bps: float = Field(0.0, description="Expected return at or below which to leave, basis points")
+    exit_bps: float = Field(0.0, description="Expected return at or below which to exit, basis points")
     size: float = Field(1.0, gt=0, le=1, description="Weight of a position, fraction of equity")
     allow_short: bool = Field(False, description="Whether to mirror the rule for falls")
 
@@ -24,9 +24,9 @@ class ThresholdParams(Params):
 
 
 class Threshold(Strategy):
-    """Enter on a large expected return, leave once it is gone.
+    """Enter on a large expected return, exit when it has fallen.
 
-    With proportional costs the best policy has a region in which one does not trade: a position is opened
+    With proportional costs the optimal policy has a no-trade region: a position is opened
     only for a return above the cost of the round trip, and then kept for less than that (Constantinides,
     1986, "Capital market equilibrium with transaction costs", Journal of Political Economy 94; Davis and
     Norman, 1990, "Portfolio selection with transaction costs", Mathematics of Operations Research 15). Here

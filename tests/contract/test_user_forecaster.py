@@ -281,7 +281,7 @@ def files(folder: Path) -> list[Path]:
         ("OddIdentity", "which is not a mapping of JSON values"),
         ("OddRanges", "expected a sequence of btcbt.records.DataRange"),
         ("NoFile", "'badly_made:NoFile': parameter 'file' is missing; add it"),
-        ("Halved", "it is made from the forecasts of another; name that one by 'base'"),
+        ("Halved", "it needs the forecasts of another; name it by 'base'"),
     ],
 )
 def test_a_forecaster_that_misbehaves_is_refused_in_one_line_and_nothing_is_written(
@@ -300,7 +300,7 @@ def test_a_forecaster_that_misbehaves_is_refused_in_one_line_and_nothing_is_writ
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ({"use": "user_models:RecentReturns", "base": "walk"}, "makes forecasts of its own and takes no base"),
+        ({"use": "user_models:RecentReturns", "base": "walk"}, "makes its own forecasts and has no base"),
         ({"use": "user_models:RecentReturns", "params": {"recnt": 3}}, "unknown parameter 'recnt'; its parameters are"),
         ({"use": "user_models:RecentReturns", "params": {"recent": 1}}, "greater than or equal to 2, got 1"),
         ({"use": "badly_made:Halved", "base": "walk", "params": {"by": "half"}}, "parameter 'by': input should be"),

@@ -201,7 +201,7 @@ def test_windows_that_are_not_those_of_the_forecasts_are_refused(walk: tuple[Win
 
 
 def test_calibrating_twice_is_refused() -> None:
-    with pytest.raises(TypeError, match="Calibrated is made from the forecasts of another; use its base"):
+    with pytest.raises(TypeError, match="Calibrated is based on another forecaster; use its base"):
         Calibrated(Calibrated(base()))
 
 

@@ -11,10 +11,10 @@ from btcbt.forecasters.conformal import (
     LIMIT,
     Adjustment,
     Calibration,
-    Layout,
     Mixture,
+    OrderStatistics,
+    QuantileSummary,
     Rates,
-    Skeleton,
     adjust,
     stretch,
 )
@@ -55,9 +55,9 @@ class SlowCalibration:
     """The same learning as `Calibration`, one number at a time, with every forecast kept."""
 
     def __init__(self, horizon: int, channels: int, n_paths: int, rates: Rates) -> None:
-        self.layout, self.rates = Layout(n_paths), rates
+        self.order, self.rates = OrderStatistics(n_paths), rates
         self.horizon, self.channels = horizon, channels
-        self.alpha = [2.0 * r / (n_paths + 1) for r in self.layout.ranks.tolist()]
+        self.alpha = [2.0 * r / (n_paths + 1) for r in self.order.ranks.tolist()]
         moving = (1.0 - rates.still) / len(rates.shift_floors)
         self.places = [(h, c) for h in range(horizon) for c in range(channels)]
         self.shifts = {p: [0.0] * (1 + len(rates.shift_floors)) for p in self.places}
@@ -74,14 +74,14 @@ class SlowCalibration:
         scale = [sum(w * s[j] for w, s in zip(weights, scales, strict=True)) for j in range(len(self.alpha))]
         return shift, scale
 
-    def issue(self, time: int, skeleton: Skeleton) -> Adjustment:
-        shift, scale = np.zeros((self.horizon, self.channels)), np.zeros(skeleton.knots.shape[1:])
+    def issue(self, time: int, summary: QuantileSummary) -> Adjustment:
+        shift, scale = np.zeros((self.horizon, self.channels)), np.zeros(summary.knots.shape[1:])
         kept = {}
         for place in self.places:
             shift[place], scale[place] = self.average(place)
             kept[place] = {
-                "median": skeleton.median[place],
-                "knots": (skeleton.knots[0][place].tolist(), skeleton.knots[1][place].tolist()),
+                "median": summary.median[place],
+                "knots": (summary.knots[0][place].tolist(), summary.knots[1][place].tolist()),
                 "shifts": list(self.shifts[place]),
                 "shift": shift[place],
                 "scales": [list(s) for s in self.scales[place]],
@@ -172,12 +172,12 @@ def half(knots: list[float], scale: list[float], level: int) -> float:
     return new
 
 
-def slow_adjust(samples: FloatArray, skeleton: Skeleton, adjustment: Adjustment) -> FloatArray:
+def slow_adjust(samples: FloatArray, summary: QuantileSummary, adjustment: Adjustment) -> FloatArray:
     out = np.empty_like(samples)
     for place in np.ndindex(*samples.shape[:-1]):
-        median, unit = skeleton.median[place], skeleton.unit[place]
+        median, unit = summary.median[place], summary.unit[place]
         for p, x in enumerate(samples[place]):
-            knots = skeleton.knots[1 if x > median else 0][place].tolist()
+            knots = summary.knots[1 if x > median else 0][place].tolist()
             scale = adjustment.log_scale[place].tolist()
             nodes = [0.0, *knots]
             moved = [0.0, *(half(knots, scale, j) for j in range(len(knots)))]
@@ -203,13 +203,13 @@ def walk(rng: np.random.Generator, n: int, horizon: int, n_paths: int, scale: fl
 def calibrate(machine, level: FloatArray, samples: FloatArray, origins=None, skeleton_of=None) -> FloatArray:
     """Run a machine over a walk in which candle t closes at level[t]; adjusted samples."""
     horizon = samples.shape[1]
-    skeleton = machine.layout.skeleton(samples)
+    summary = machine.order.summarise(samples)
     out, previous = [], None
     for t in range(len(samples)) if origins is None else origins:
         if previous is not None:
             for time in range(previous + 1, t + 1):
                 machine.observe(time, np.full((horizon, samples.shape[2]), level[time]))
-        one = skeleton.at(t)
+        one = summary.at(t)
         adjustment = machine.issue(t, one)
         out.append(adjust(samples[t], one, adjustment))
         previous = t
@@ -220,16 +220,16 @@ def calibrate(machine, level: FloatArray, samples: FloatArray, origins=None, ske
     ("n_paths", "ranks"), [(30, [8, 3, 2, 1]), (1, []), (2, [1]), (3, [1]), (10, [3, 1]), (5, [2, 1])]
 )
 def test_knots_are_the_order_statistics_nearest_to_the_intervals(n_paths: int, ranks: list[int]) -> None:
-    layout = Layout(n_paths)
-    assert layout.ranks.tolist() == ranks
-    assert layout.levels == pytest.approx([100 * (1 - 2 * r / (n_paths + 1)) for r in ranks])
+    order = OrderStatistics(n_paths)
+    assert order.ranks.tolist() == ranks
+    assert order.levels == pytest.approx([100 * (1 - 2 * r / (n_paths + 1)) for r in ranks])
 
 
 def test_the_levels_of_the_knots_are_what_an_exchangeable_forecast_covers(rng: np.random.Generator) -> None:
-    layout = Layout(10)
+    order = OrderStatistics(10)
     draws = rng.standard_t(3, (40_000, 11))
     x, y = np.sort(draws[:, :10], axis=1), draws[:, 10]
-    for rank, level in zip(layout.ranks, layout.levels, strict=True):
+    for rank, level in zip(order.ranks, order.levels, strict=True):
         inside = (y >= x[:, rank - 1]) & (y <= x[:, -rank])
         assert 100 * inside.mean() == pytest.approx(level, abs=0.8)
 
@@ -245,7 +245,7 @@ def test_the_vectorised_machine_learns_what_its_slow_twin_learns(rng, n_paths, o
     samples = np.concatenate([samples, 1.7 * samples], axis=2)
     samples[5, 2, 0] = samples[5, 2, 0, 0]  # no width at all
     samples[6, 1, 1, : n_paths // 2 + 1] = samples[6, 1, 1].min()  # nothing below the median
-    fast = Calibration(horizon, 2, Layout(n_paths), rates)
+    fast = Calibration(horizon, 2, OrderStatistics(n_paths), rates)
     slow = SlowCalibration(horizon, 2, n_paths, rates)
     got = calibrate(fast, level, samples, origins)
     expected = calibrate(slow, level, samples, origins)
@@ -255,22 +255,22 @@ def test_the_vectorised_machine_learns_what_its_slow_twin_learns(rng, n_paths, o
 
 
 def test_stretching_equals_a_loop_and_keeps_ranks(rng: np.random.Generator) -> None:
-    layout = Layout(12)
+    order = OrderStatistics(12)
     samples = np.round(rng.standard_normal((5, 3, 2, 12)), 1)  # with ties
-    skeleton = layout.skeleton(samples)
-    adjustment = Adjustment(rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2, len(layout.ranks))))
-    got = adjust(samples, skeleton, adjustment)
-    np.testing.assert_allclose(got, slow_adjust(samples, skeleton, adjustment), rtol=0, atol=1e-12)
+    summary = order.summarise(samples)
+    adjustment = Adjustment(rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2, len(order.ranks))))
+    got = adjust(samples, summary, adjustment)
+    np.testing.assert_allclose(got, slow_adjust(samples, summary, adjustment), rtol=0, atol=1e-12)
     a, b = (np.sign(x[..., :, None] - x[..., None, :]) for x in (samples, np.round(got, 9)))
     assert np.array_equal(a, b)
 
 
 def test_without_an_adjustment_nothing_moves(rng: np.random.Generator) -> None:
-    layout = Layout(30)
+    order = OrderStatistics(30)
     samples = rng.standard_normal((4, 2, 1, 30))
-    skeleton = layout.skeleton(samples)
+    summary = order.summarise(samples)
     nothing = Adjustment(np.zeros((4, 2, 1)), np.zeros((4, 2, 1, 4)))
-    np.testing.assert_allclose(adjust(samples, skeleton, nothing), samples, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(adjust(samples, summary, nothing), samples, rtol=0, atol=1e-14)
 
 
 def test_knots_move_by_their_own_factors() -> None:
@@ -287,7 +287,7 @@ def test_a_knot_never_overtakes_the_next() -> None:
 @pytest.mark.parametrize(("scale", "offset"), [(0.4, 0.0), (2.5, 0.0), (1.0, 0.6), (1.0, 0.0)])
 def test_coverage_comes_right_whatever_the_paths_were(rng, scale: float, offset: float) -> None:
     level, samples = walk(rng, 1800, 3, 30, scale, offset)
-    got = np.sort(calibrate(Calibration(3, 1, Layout(30)), level, samples), axis=-1)
+    got = np.sort(calibrate(Calibration(3, 1, OrderStatistics(30)), level, samples), axis=-1)
     late = range(600, 1800)
     for h in range(3):
         outcome = np.array([level[t + h + 1] for t in late])
@@ -304,9 +304,9 @@ def test_misses_tend_to_alpha_on_adversarial_outcomes() -> None:
     level = size * np.sin(np.arange(n + 1) ** 1.5)
     rate = 0.05
     rates = Rates(floors=(rate,), own=0.0, pooled=0.0, shift=0.0, shift_pooled=0.0, shift_floors=(0.0,))
-    machine = Calibration(1, 1, Layout(n_paths), rates)
+    machine = Calibration(1, 1, OrderStatistics(n_paths), rates)
     got = np.sort(calibrate(machine, level, samples), axis=-1)[:, 0, 0]
-    for rank, nominal in zip(machine.layout.ranks, machine.layout.levels, strict=True):
+    for rank, nominal in zip(machine.order.ranks, machine.order.levels, strict=True):
         outside = (level[1:] < got[:, rank - 1]) | (level[1:] > got[:, -rank])
         # LIMIT is never met, so the sum of (miss - alpha) is the log scale over the rate: at most 2 / 0.05.
         assert abs(np.mean(outside[:-1]) - (1 - nominal / 100)) < 2.0 / rate / n
@@ -332,7 +332,7 @@ def test_aggregation_equals_its_slow_twin(rng: np.random.Generator) -> None:
 
 def test_scales_stop_at_their_limit() -> None:
     samples = np.broadcast_to(1e-9 * np.arange(4.0), (2000, 1, 1, 4))
-    machine = Calibration(1, 1, Layout(4), Rates(floors=(0.05,)))
+    machine = Calibration(1, 1, OrderStatistics(4), Rates(floors=(0.05,)))
     calibrate(machine, 1e6 * np.ones(2001), samples)
     assert np.abs(machine.adjustment().log_scale).max() == LIMIT
     assert np.isfinite(machine.adjustment().shift).all()

@@ -233,7 +233,7 @@ def test_an_identity_is_json_and_knows_parameters_and_schedule(model: FittedMode
 def test_a_history_that_begins_too_late_is_refused(make_history: History) -> None:
     candles = make_history(1200)
     first = int(candles.open_time[0]) + 500 * HOUR
-    with pytest.raises(CandleError, match=r"needs candles from .* but they begin 2019-01-01.*shorten fit\.window"):
+    with pytest.raises(CandleError, match=r"needs candles from .* but they start 2019-01-01.*shorten fit\.window"):
         plan_fits(candles, first, first + HOUR, SCHEDULE)
 
 

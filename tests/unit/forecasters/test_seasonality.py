@@ -10,7 +10,7 @@ from btcbt.forecasters.seasonality import (
     LEVEL,
     Pool,
     Profile,
-    dress,
+    candles_from_steps,
     fit_profile,
     make_pool,
     on_grid,
@@ -110,7 +110,7 @@ def test_dressed_candles_keep_the_closes_and_borrow_from_candles_that_moved_alik
     sigma = np.full((2, 50, 4), 0.02)
     steps = sigma * rng.standard_normal(sigma.shape)
     flat = Profile(np.ones(48), np.ones(48))
-    paths = dress(Inputs(values, times, HOUR), steps, sigma, rng.random(sigma.shape), pool, flat)
+    paths = candles_from_steps(Inputs(values, times, HOUR), steps, sigma, rng.random(sigma.shape), pool, flat)
     np.testing.assert_allclose(paths[..., CLOSE], 100.0 * np.exp(np.cumsum(steps, axis=2)), rtol=1e-6)
     np.testing.assert_allclose(paths[:, :, 1:, OPEN], paths[:, :, :-1, CLOSE], rtol=1e-6)  # the pool has no gaps
     size = np.abs(steps / sigma)

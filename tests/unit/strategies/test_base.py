@@ -221,7 +221,7 @@ def test_parameters_may_be_a_nested_class(folder):
         (
             "my_strategies",
             {},
-            r"no such built-in strategy; the built-in ones are buy_and_hold, .*'module:Class' or 'path/to/file.py:Class'",
+            r"no such built-in strategy; the built-in ones are buy_and_hold, .*'module:Class' or 'path/to/file",
         ),
         (
             "treshold",

@@ -287,10 +287,10 @@ def test_too_few_candles_are_said_before_anything_is_fitted(checkpoint: Path, tm
     [
         ({"every": "90m"}, "refit.every 90m is not a whole number of 1h candles"),
         ({"every": "0h"}, "refit.every 0h is not a whole number"),
-        ({"every": "9999999d"}, "a length of time of at most 100 years"),
-        ({"train_window": "36526d"}, "a length of time of at most 100 years"),
+        ({"every": "9999999d"}, "a duration of at most 100 years"),
+        ({"train_window": "36526d"}, "a duration of at most 100 years"),
         ({"batch_size": 10**11}, "less than or equal to 65536"),
-        ({"every": "a month"}, "a length of time such as 720h or 30d"),
+        ({"every": "a month"}, "a duration such as 720h or 30d"),
         ({"epochs": 2.0}, "give either 'steps' or 'epochs'"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"step": 2}, "Extra inputs"),
