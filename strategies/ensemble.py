@@ -31,7 +31,7 @@ class EnsembleParams(Params):
     cost_bps: float = Field(24.0, ge=0, description="Mean return below which the rule 'mean' abstains, basis points")
     margin: float = Field(0.1, ge=0, lt=0.5, description="Distance from 1/2 below which 'probability' abstains")
     tail: float = Field(0.1, gt=0, lt=0.5, description="Probability beyond each quantile that 'tails' compares")
-    band: float = Field(0.2, ge=0, le=2, description="Smallest change of weight worth an order")
+    band: float = Field(0.2, ge=0, le=2, description="Smallest change of weight that sends an order")
     allow_short: bool = Field(False, description="Whether to go short when most votes are for a fall")
 
     @model_validator(mode="after")
@@ -63,7 +63,7 @@ class Ensemble(Strategy):
         weight = float(np.mean(votes))
         if not self.params.allow_short:
             weight = max(weight, 0.0)
-        # Leaving is never too small a change.
+        # An exit is never skipped.
         if weight != 0.0 and abs(weight - holding.weight) < self.params.band:
             return holding.weight
         return weight

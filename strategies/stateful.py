@@ -5,10 +5,10 @@ Copy this file, change it, and name it in an experiment::
     strategies:
       smoothed: {use: "strategies/stateful.py:Smoothed", params: {half_life: 12.0}}
 
-A strategy may keep state if that state follows from the origins of the walk under way and from nothing else. One
-object can be asked to walk several times (audits and placebos do so), so it must forget when a walk begins: at the
-first decision of a walk, and only there, ``holding.candles_held`` is 0. Without that reset the average would
-remember an earlier walk, and ``btcbt audit`` would report it at the stage `strategy`.
+A strategy may keep state if that state depends only on the origins of the current walk-forward. One object can run
+several times (in audits and placebo runs), so it must reset its state at the start: at the first decision, and only
+there, ``holding.candles_held`` is 0. Without the reset the average would keep values of an earlier run, and ``btcbt
+audit`` would report it at the stage `strategy`.
 """
 
 from pydantic import BaseModel, Field
@@ -43,7 +43,7 @@ class Smoothed(Strategy):
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return 0 or 1."""
         signal = float(forecast.returns().mean()) * 1e4
-        if holding.candles_held == 0:  # a new walk
+        if holding.candles_held == 0:  # the first decision
             self._average = signal
         else:
             elapsed = (forecast.origin - self._origin) / forecast.window.interval_ms

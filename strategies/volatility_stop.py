@@ -21,12 +21,12 @@ YEAR_MS = 365.25 * 24 * 3_600_000
 class VolatilityStopParams(Params):
     """How large the position is, and when it is left."""
 
-    target: float = Field(0.3, gt=0, description="Volatility wanted, per year (0.3 is 30 %)")
+    target: float = Field(0.3, gt=0, description="Target volatility, per year (0.3 is 30 %)")
     entry_bps: float = Field(30.0, ge=0, description="Expected return from which to enter, basis points")
     stop_ranges: float = Field(4.0, gt=0, description="Distance of the stop from the peak, in average true ranges")
     range_candles: int = Field(24, ge=1, description="Candles over which the true range is averaged")
     wait: int = Field(6, ge=0, description="Candles to stay out after leaving")
-    band: float = Field(0.1, ge=0, le=1, description="Smallest change of weight worth an order")
+    band: float = Field(0.1, ge=0, le=1, description="Smallest change of weight that sends an order")
 
 
 class VolatilityStop(Strategy):

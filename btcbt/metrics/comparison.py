@@ -6,7 +6,7 @@ and which, configurations beat a benchmark, accounting for all that were tried; 
 overfitting measures how the winner of one half of the record ranks in the other.
 
 The bootstraps are those of `arch`. Series are first summed over consecutive blocks of one horizon
-(`_stretches`), which leaves means unchanged, absorbs the overlap inside a block, and reduces the cost of 17,000
+(`_horizon_sums`), which leaves means unchanged, absorbs the overlap inside a block, and reduces the cost of 17,000
 hours to that of 700 days; the bootstrap then draws from these sums, so no block is shorter than the horizon.
 """
 
@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike
 from btcbt.metrics.inference import bootstrap_widening
 from btcbt.records import FloatArray, IntArray
 
-MAX_STRETCHES = 2000
-_MIN_STRETCHES = 8
-_MCS_BLOCK, _SPA_BLOCK = 3, 2  # mean block lengths, in stretches
-# Sums of overlapping losses over neighbouring stretches: that of two neighbouring triangles.
+MAX_SUMS = 2000
+_MIN_SUMS = 8
+_MCS_BLOCK, _SPA_BLOCK = 3, 2  # mean block lengths, in horizons
+# Correlation of sums of overlapping losses over neighbouring horizons, that of two neighbouring triangles.
 _OVERLAP_CORRELATION = 0.25
 _NAN = float("nan")
 
@@ -52,13 +52,13 @@ def model_confidence_set(
     Returns
     -------
     dict of str to float
-        By name; the best has 1. NaN where fewer than eight stretches are left.
+        By name; the best has 1. NaN with fewer than eight horizons of data.
     """
     from arch.bootstrap import MCS
 
     table = _table(losses, names)
-    sums = _stretches(table[np.isfinite(table).all(axis=1)], horizon)
-    if len(sums) < _MIN_STRETCHES:
+    sums = _horizon_sums(table[np.isfinite(table).all(axis=1)], horizon)
+    if len(sums) < _MIN_SUMS:
         return dict.fromkeys(names, _NAN)
     unique, which = np.unique(sums, axis=1, return_inverse=True)
     if unique.shape[1] == 1:
@@ -84,7 +84,7 @@ class SuperiorAbility:
     superior : tuple of int
         Columns that StepM finds better than the benchmark, at a familywise error rate of `size`.
     n : int
-        Stretches used.
+        Sums used.
     """
 
     p_value: float
@@ -133,8 +133,8 @@ def superior_predictive_ability(
     if base.shape != (len(table),):
         raise ValueError(f"benchmark {base.shape} is not ({len(table)},)")
     excess = table - base[:, None]
-    sums = _stretches(excess[np.isfinite(excess).all(axis=1)], horizon)
-    if len(sums) < _MIN_STRETCHES:
+    sums = _horizon_sums(excess[np.isfinite(excess).all(axis=1)], horizon)
+    if len(sums) < _MIN_SUMS:
         return SuperiorAbility(_NAN, _NAN, _NAN, -1, (), len(sums))
     spread = sums.std(axis=0, ddof=1)
     varying = np.flatnonzero(spread > 1e-12 * np.abs(sums).max(initial=1e-300))
@@ -237,14 +237,14 @@ def _table(values: ArrayLike, names: Sequence[str]) -> FloatArray:
     return table
 
 
-def _stretches(table: FloatArray, horizon: int) -> FloatArray:
-    """Sums over blocks of `horizon` rows, longer to keep `MAX_STRETCHES` blocks; drops the oldest remainder."""
+def _horizon_sums(table: FloatArray, horizon: int) -> FloatArray:
+    """Sums over blocks of `horizon` rows, longer to keep `MAX_SUMS` blocks; drops the oldest remainder."""
     if horizon < 1:
         raise ValueError(f"horizon {horizon} is below 1")
-    length = max(horizon, -(-len(table) // MAX_STRETCHES))
+    length = max(horizon, -(-len(table) // MAX_SUMS))
     count = len(table) // length
-    stretches = table[len(table) - count * length :].reshape(count, length, table.shape[1])
-    return np.asarray(stretches.sum(axis=1))
+    blocks = table[len(table) - count * length :].reshape(count, length, table.shape[1])
+    return np.asarray(blocks.sum(axis=1))
 
 
 def _widened(sums: FloatArray, block: int, correlation: float) -> FloatArray:

@@ -158,7 +158,7 @@ def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArra
 
 
 def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | None = None) -> dict[str, float]:
-    """Total return in each calendar month (UTC, of the candle's open), by its name, say ``2019-06``.
+    """Total return in each calendar month (UTC, of the candle's open), by its name, such as ``2019-06``.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Volatility implied by the paths, and its scores.
 
-Variance of a stretch of h steps is the sum of the squared log returns of its closes, the first one from the
+The variance over h steps is the sum of the squared log returns of its closes, the first one from the
 last known close: realised variance at the interval of the candles. The forecast is the mean over the paths of
 each path's own realised variance, which is the point forecast that minimises expected QLIKE.
 """
