@@ -170,5 +170,5 @@ def test_lost_ray_workers_are_one_line(monkeypatch: pytest.MonkeyPatch, make_win
 def test_an_address_belongs_to_a_cluster() -> None:
     with pytest.raises(ValueError, match="address is for a cluster, which 'joblib' does not use"):
         ExecutorConfig(kind="joblib", address="tcp://10.0.0.1:8786")
-    with pytest.raises(ValueError, match="remove one of the two"):
+    with pytest.raises(ValueError, match="remove 'workers' or 'address'"):
         ExecutorConfig(kind="dask", address="tcp://10.0.0.1:8786", workers=4)

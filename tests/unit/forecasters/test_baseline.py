@@ -38,7 +38,7 @@ def test_normal_quantiles_are_finite_for_every_uniform() -> None:
     assert got[2] == pytest.approx(1.959963984540054, rel=1e-12)
 
 
-def test_dressed_candles_equal_a_loop_over_paths_and_steps(rng: np.random.Generator, make_windows: Maker) -> None:
+def test_sampled_candles_equal_a_loop_over_paths_and_steps(rng: np.random.Generator, make_windows: Maker) -> None:
     windows = make_windows(2, 40)
     returns = 0.01 * rng.standard_normal((2, 3, 4))
     scale, u = rng.uniform(0.5, 2.0, (2, 3, 4)), rng.random((2, 3, 4))

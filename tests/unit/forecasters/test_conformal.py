@@ -200,7 +200,7 @@ def walk(rng: np.random.Generator, n: int, horizon: int, n_paths: int, scale: fl
     return level, np.moveaxis(samples, 1, -1)[:, :, None, :]  # (n, H, 1, S)
 
 
-def calibrate(machine, level: FloatArray, samples: FloatArray, origins=None, skeleton_of=None) -> FloatArray:
+def calibrate(machine, level: FloatArray, samples: FloatArray, origins=None, summary_of=None) -> FloatArray:
     """Run a machine over a walk in which candle t closes at level[t]; adjusted samples."""
     horizon = samples.shape[1]
     summary = machine.order.summarise(samples)

@@ -102,7 +102,7 @@ def test_a_pool_holds_what_gives_back_the_candles(make_history: Callable[..., Ca
     np.testing.assert_allclose(pool.volume * volume[rows], candles.values[rows, VOLUME])
 
 
-def test_dressed_candles_keep_the_closes_and_borrow_from_candles_that_moved_alike(rng: np.random.Generator) -> None:
+def test_candles_from_steps_keep_the_closes_and_use_candles_with_similar_moves(rng: np.random.Generator) -> None:
     moves = rng.standard_normal(2000)
     pool = Pool(np.stack((0 * moves, np.maximum(moves, 0), np.minimum(moves, 0), moves), 1), np.abs(moves), 0 * moves)
     values = np.full((2, LEVEL + 1, 6), 100.0)

@@ -166,7 +166,7 @@ def test_a_strategy_fails_before_the_first_forecast_is_paid_for(echo: Echo, tmp_
 
 def test_the_name_of_the_benchmark_is_not_for_others(tmp_path: Path) -> None:
     strategies = {"buy_and_hold": {"use": "flat"}}
-    with pytest.raises(ConfigError, match=r"strategies\.buy_and_hold: the account of this name is what all others"):
+    with pytest.raises(ConfigError, match=r"strategies\.buy_and_hold: this name is reserved for the benchmark"):
         traders.make_traders(config(tmp_path, strategies=strategies))
 
 
