@@ -19,6 +19,8 @@ from btcbt.records import IN_BPS, FloatArray, IntArray
 
 TRADING_YEAR_MS = 365 * 86_400_000
 """The year that ratios, returns and turnover are stated for."""
+MIN_ROUND_TRIPS = 10.0
+"""A year; an account that trades less has no break-even cost: almost all of its result is that of holding."""
 _NAN = float("nan")
 
 
@@ -153,6 +155,22 @@ def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArra
     e = np.where(alive, e, 0.0)
     before = np.where(e[:-1] > 0.0, e[:-1], 1.0)
     return np.asarray(np.where(e[:-1] > 0.0, e[1:] / before - 1.0, 0.0))
+
+
+def share_of_equity(amounts: ArrayLike, equity: ArrayLike, initial: float | None = None) -> FloatArray:
+    """Amounts per candle (N,), say costs, over the equity before the candle; 0 where that is lost.
+
+    Parameters
+    ----------
+    amounts, equity : float (N,)
+        Quote units.
+    initial : float, optional
+        Equity before the first candle, which is left out without it: (N - 1,).
+    """
+    value = np.asarray(equity, dtype=np.float64)
+    before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
+    before = np.where(before > 0.0, before, np.nan)
+    return np.nan_to_num(np.asarray(amounts, dtype=np.float64)[len(value) - len(before) :] / before)
 
 
 def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | None = None) -> dict[str, float]:
@@ -306,16 +324,14 @@ def _trading(
     costs: ArrayLike | None,
     interval_ms: int,
 ) -> dict[str, float]:
-    value = np.asarray(equity, dtype=np.float64)
-    before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
-    before = np.where(before > 0.0, before, np.nan)
-    n = len(returns)
-    share = np.nan_to_num(np.asarray(traded, dtype=np.float64)[-n:] / before)
-    out = {"turnover": float(share.sum() / n * TRADING_YEAR_MS / interval_ms)}
+    share = share_of_equity(traded, equity, initial)
+    turnover = float(share.sum() / len(returns) * TRADING_YEAR_MS / interval_ms)
+    out = {"turnover": turnover}
     if costs is not None:
-        paid = np.nan_to_num(np.asarray(costs, dtype=np.float64)[-n:] / before)
+        paid = share_of_equity(costs, equity, initial)
         out["costs"] = float(paid.sum())
-        out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share)
+        enough = turnover >= 2.0 * MIN_ROUND_TRIPS
+        out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share) if enough else _NAN
         out["cost_bps"] = IN_BPS * float(paid.sum() / share.sum()) if share.sum() > 0.0 else _NAN
     return out
 
