@@ -107,6 +107,13 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
         "probability that the true Sharpe ratio is above that of the luckiest of all trials without skill",
         "Bailey and Lopez de Prado (2014), JPM 40",
     ),
+    _account(
+        "sharpe_hurdle",
+        "",
+        "neither",
+        "Sharpe ratio that the luckiest of all trials without skill would show",
+        "Bailey and Lopez de Prado (2014), JPM 40",
+    ),
     _account("trials", "count", "neither", "configurations ever tried on these candles"),
     _account("turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="x/year"),
     _account("costs", "multiples of equity", "lower", "sum of fees and slippage / equity"),
@@ -312,6 +319,7 @@ def _luck(
     }
     if trials is not None:
         out["deflated_sharpe"] = sharpe.deflated_sharpe(returns, trials)
+        out["sharpe_hurdle"] = sharpe.expected_best_sharpe(trials) * annual
         out["trials"] = float(len(np.asarray(trials)))
     return out
 

@@ -45,7 +45,7 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
         Headline numbers ``strategy.<account>.<score>`` (see `btcbt.metrics.summarise_returns`); the tables also have
         the total return of each month.
     """
-    sharpes = [_comparable_sharpe(trial, len(simulation.open_time)) for trial in trials]
+    sharpes = [comparable_sharpe(trial, len(simulation.open_time)) for trial in trials]
     held = simulation.equity[:, simulation.names.index(BUY_AND_HOLD)]
     headline: dict[str, float] = {}
     tables = []
@@ -118,11 +118,12 @@ def account_trials(
     return trials
 
 
-def _comparable_sharpe(trial: Trial, n: int) -> float:
+def comparable_sharpe(trial: Trial, n: int) -> float:
     """Sharpe ratio of a trial before costs, as its luck would be in a record of `n` candles.
 
-    What costs explain is not luck: a strategy that trades every hour loses for certain. So their spread is taken
-    before costs where the ledger knows it. A shorter record's ratio is noisier, by the root of the lengths.
+    The deflated Sharpe ratio takes the spread of trials as that of luck. What costs explain is not luck: a strategy
+    that trades every hour loses for certain. So the spread is taken before costs, where the ledger knows it. A shorter
+    record's ratio is noisier, by the root of the lengths.
     """
     sharpe = trial.gross_sharpe if np.isfinite(trial.gross_sharpe) else trial.sharpe
     return sharpe * min(1.0, math.sqrt(trial.n / n))
