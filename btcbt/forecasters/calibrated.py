@@ -34,7 +34,6 @@ _SMALLEST, _LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np
 
 LOOKED_AT = DataRange("looked_at", 1_559_347_200_000, 1_569_888_000_000)
 """2019-06-01 .. 2019-10-01: the method and its defaults were chosen with scores on these hours in sight."""
-_UNDECLARED = DataRange("unknown", 0, 0)
 
 
 class Calibrated(Postprocessor):
@@ -114,8 +113,8 @@ class Calibrated(Postprocessor):
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}
         return {"kind": self.kind, "version": self.version, "rates": rates, "base": dict(self.base.identity())}
 
-    def data_ranges(self) -> Sequence[DataRange]:
-        """Those of the base, and `LOOKED_AT`."""
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Those of the base, and `LOOKED_AT`; None if those of the base are unknown."""
         return _and_looked_at(self.base.data_ranges())
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
@@ -124,8 +123,8 @@ class Calibrated(Postprocessor):
             yield part._replace(ranges=_and_looked_at(part.ranges))
 
 
-def _and_looked_at(ranges: Sequence[DataRange] | None) -> Sequence[DataRange]:
-    return (*((_UNDECLARED,) if ranges is None else ranges), LOOKED_AT)
+def _and_looked_at(ranges: Sequence[DataRange] | None) -> Sequence[DataRange] | None:
+    return None if ranges is None else (*ranges, LOOKED_AT)
 
 
 class _Walk:

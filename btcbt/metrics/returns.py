@@ -117,7 +117,9 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
     _account("trials", "count", "neither", "configurations ever tried on these candles"),
     _account("turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="x/year"),
     _account("costs", "multiples of equity", "lower", "sum of fees and slippage / equity"),
-    _account("break_even_bps", "bps", "higher", "break-even cost a side", label="b/e bps"),
+    _account(
+        "break_even_bps", "bps", "higher", "break-even cost a side (none below ten round trips a year)", label="b/e bps"
+    ),
     _account("cost_bps", "bps", "lower", "costs / value traded"),
     _account("trades", "count", "neither", "closed trades"),
     _account("trade_hit_rate", "share", "higher", "share of closed trades with a gain"),

@@ -277,14 +277,15 @@ def test_on_real_hours_coverage_comes_right_and_crps_gets_no_worse(
     assert after["crps_bps"][6, CLOSE] < 1.002 * before["crps_bps"][6, CLOSE]
 
 
-@pytest.mark.parametrize(("declared", "later"), [((), "clean"), (None, "unknown")])
+@pytest.mark.parametrize(
+    ("declared", "expected"), [((), ["selected-on", "selected-on", "clean"]), (None, ["unknown"] * 3)]
+)
 def test_its_own_choices_were_made_with_the_summer_of_2019_in_sight(
-    declared: tuple[DataRange, ...] | None, later: str, monkeypatch: pytest.MonkeyPatch
+    declared: tuple[DataRange, ...] | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RandomWalk, "data_ranges", lambda _: declared)
     forecaster = Calibrated(base())
     origins = np.array([time_ms(datetime(2019, *day, tzinfo=UTC)) for day in ((1, 2), (9, 30), (10, 1))])
-    expected = ["selected-on", "selected-on", later]
     assert contamination(origins, forecaster.data_ranges()).tolist() == expected
     (part,) = forecaster.parts(origins)
     assert contamination(origins, part.ranges).tolist() == expected
