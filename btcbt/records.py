@@ -186,13 +186,25 @@ class Holding:
 class DataRange:
     """A span of candles, [start, end) in ms UTC, that something was fitted or selected on.
 
-    `use` is one of ``pretraining``, ``finetuning``, ``selection``, ``fit``, or ``unknown`` for undeclared data, whose
+    `use` is one of ``pretraining``, ``finetuning``, ``selection``, ``fit``, ``looked_at`` for choices (of a recipe, a
+    version, a default) that were made with scores on these candles in sight, or ``unknown`` for undeclared data, whose
     span has no meaning.
+
+    Raises
+    ------
+    ValueError
+        If it ends before it starts.
     """
 
     use: str
     start: int
     end: int
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(
+                f"data range '{self.use}': its end {self.end} is before its start {self.start} (ms UTC); swap them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from btcbt.records import Candles, DataRange, FloatArray, IntArray, Window
 NO_CANDLE = "candle missing at the origin"
 GAP = "gap in the window"
 SHORT = "history too short"
+_CHOSEN_ON = ("selection", "looked_at")
+"""Uses of data that weights were not fitted on, but by which something was chosen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +164,8 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
     label            meaning
     ===============  ==================================================================================
     ``clean``        every candle used for fitting or selection had closed by the origin
-    ``selected-on``  weights were fitted on closed candles only, but chosen (checkpoint, threshold) on
-                     later ones
+    ``selected-on``  weights were fitted on closed candles only, but something (checkpoint, recipe,
+                     threshold) was chosen on later ones, or with scores on them in sight
     ``seen``         weights were fitted on a candle at or after the origin
     ``unknown``      neither of the two above, and some range is undeclared
     ===============  ==================================================================================
@@ -188,7 +190,7 @@ def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDAr
     if ranges is None or len(known) < len(ranges):
         labels[:] = "unknown"
     for label in ("selected-on", "seen"):  # the worse label overwrites the other
-        ends = [r.end for r in known if (r.use == "selection") == (label == "selected-on")]
+        ends = [r.end for r in known if (r.use in _CHOSEN_ON) == (label == "selected-on")]
         if ends:
             labels[np.asarray(origins) < max(ends)] = label
     return labels

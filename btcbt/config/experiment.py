@@ -20,6 +20,7 @@ from btcbt.config.types import (
     interval_ms,
     is_url,
     parse_root,
+    parse_shared_folder,
     time_text,
 )
 from btcbt.errors import ConfigError
@@ -94,10 +95,14 @@ class StoreConfig(Section):
     `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``.
     A URL holds only forecasts, shared between machines; runs, the ledger of trials, and a copy of the forecasts in use
     are in the folder `local`, ``runs`` if left out.
+
+    `ledger` is a further folder for the ledger of trials and their returns, which several roots or colleagues share:
+    a run writes to its own ledger and to that one, and counts the trials in both.
     """
 
     root: Annotated[Place, AfterValidator(parse_root)] = "runs"
     local: Place | None = None
+    ledger: Annotated[Place, AfterValidator(parse_shared_folder)] | None = None
     shard_size: int = Field(168, ge=1, le=100_000)
 
     @model_validator(mode="after")
@@ -110,6 +115,12 @@ class StoreConfig(Section):
     def folder(self) -> Path:
         """The local folder of runs."""
         return Path((self.local or "runs") if is_url(self.root) else self.root)
+
+    @property
+    def ledger_folders(self) -> tuple[Path, ...]:
+        """Folders with a ledger of trials: that of runs, and the shared one if it is another."""
+        shared = () if self.ledger is None else (Path(self.ledger),)
+        return (self.folder, *(folder for folder in shared if folder.resolve() != self.folder.resolve()))
 
     @property
     def url(self) -> str | None:

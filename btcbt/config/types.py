@@ -62,6 +62,17 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
+def parse_shared_folder(value: str) -> str:
+    """A folder; a URL is refused without repeating it."""
+    if is_url(value):
+        raise PydanticCustomError(
+            "folder",
+            "a folder is expected, not a URL: lines are appended under a lock, which no object store offers; "
+            "name a folder that all machines mount",
+        )
+    return value
+
+
 def parse_root(value: str) -> str:
     """A folder, or a URL without credentials, since it is written into every manifest.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import WindowsConfig
-from btcbt.forecasters.base import Forecaster, Postprocessor
+from btcbt.forecasters.base import Forecaster, Part, Postprocessor
 from btcbt.forecasters.candle_paths import LARGEST, SMALLEST
 from btcbt.forecasters.conformal import Adjustment, Calibration, OrderStatistics, QuantileSummary, Rates, adjust
 from btcbt.records import (
@@ -20,14 +20,20 @@ from btcbt.records import (
     LOW,
     OPEN,
     VOLUME,
+    DataRange,
     Float32Array,
     FloatArray,
     ForecastBatch,
+    IntArray,
     Window,
 )
 
 _CHANNELS = 5  # open, high, low, close, volume; amount follows them
 _CHUNK = 64  # origins calibrated at once: bounds the float64 copies
+
+
+LOOKED_AT = DataRange("looked_at", 1_559_347_200_000, 1_569_888_000_000)
+"""2019-06-01 .. 2019-10-01: the method and its defaults were chosen with scores on these hours in sight."""
 
 
 class Calibrated(Postprocessor):
@@ -104,6 +110,19 @@ class Calibrated(Postprocessor):
         rates = {name: getattr(self.rates, name) for name in Rates.__dataclass_fields__}
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}
         return {"kind": self.kind, "version": self.version, "rates": rates, "base": dict(self.base.identity())}
+
+    def data_ranges(self) -> Sequence[DataRange] | None:
+        """Those of the base, and `LOOKED_AT`; None if those of the base are unknown."""
+        return _and_looked_at(self.base.data_ranges())
+
+    def parts(self, origins: IntArray) -> Iterator[Part]:
+        """Those of the base, each with `LOOKED_AT`."""
+        for part in self.base.parts(origins):
+            yield part._replace(ranges=_and_looked_at(part.ranges))
+
+
+def _and_looked_at(ranges: Sequence[DataRange] | None) -> Sequence[DataRange] | None:
+    return None if ranges is None else (*ranges, LOOKED_AT)
 
 
 class _OnlineCalibration:

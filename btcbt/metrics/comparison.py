@@ -109,9 +109,10 @@ def superior_predictive_ability(
     Superior predictive ability (Hansen, 2005) and StepM (Romano and Wolf, 2005), by `arch`. One-sided,
     greater. Stationary bootstrap, blocks of two horizons on average. Excess returns are divided by their
     standard deviation first: `arch` 8 compares raw means, with which one wild configuration hides the rest,
-    and a studentised statistic is what both papers ask for. Rows with any NaN are dropped; so are
-    configurations whose excess does not vary (the benchmark itself among them); if none is left the p-value
-    is 1.
+    and a studentised statistic is what both papers ask for. The statistic is floored at zero (Hansen, 2005,
+    section 2): where no configuration has a mean above the benchmark's, the p-values are 1, and `arch` 8,
+    which does not floor it, says less. Rows with any NaN are dropped; so are configurations whose excess does
+    not vary (the benchmark itself among them); if none is left the p-value is 1.
 
     Parameters
     ----------
@@ -148,8 +149,11 @@ def superior_predictive_ability(
     models = np.column_stack([-scaled, zeros])
     step = StepM(zeros, models, size=size, block_size=_SPA_BLOCK, reps=reps, seed=np.random.default_rng(seed))
     step.compute()
-    # The observed record counts as one draw, so that no p-value is zero.
+    # The observed record counts as one draw, so that no p-value is zero. Floored draws are never below a floored
+    # statistic of zero, and the floor changes nothing above it.
     p = (1.0 + reps * spa.pvalues) / (1.0 + reps)
+    if not scaled.mean(axis=0).max() > 0.0:
+        p[:] = 1.0
     return SuperiorAbility(
         float(p["consistent"]),
         float(p["lower"]),

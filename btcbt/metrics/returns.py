@@ -19,6 +19,8 @@ from btcbt.records import IN_BPS, FloatArray, IntArray
 
 TRADING_YEAR_MS = 365 * 86_400_000
 """The year to which ratios, returns and turnover are annualised."""
+MIN_ROUND_TRIPS = 10.0
+"""A year; an account that trades less has no break-even cost: almost all of its result is that of holding."""
 _NAN = float("nan")
 
 
@@ -105,10 +107,19 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
         "probability that the true Sharpe ratio is above the expected best of all trials without skill",
         "Bailey and Lopez de Prado (2014), JPM 40",
     ),
+    _account(
+        "sharpe_hurdle",
+        "",
+        "neither",
+        "Sharpe ratio that the luckiest of all trials without skill would show",
+        "Bailey and Lopez de Prado (2014), JPM 40",
+    ),
     _account("trials", "count", "neither", "configurations ever tried on these candles"),
     _account("turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="x/year"),
     _account("costs", "multiples of equity", "lower", "sum of fees and slippage / equity"),
-    _account("break_even_bps", "bps", "higher", "break-even cost a side", label="b/e bps"),
+    _account(
+        "break_even_bps", "bps", "higher", "break-even cost a side (none below ten round trips a year)", label="b/e bps"
+    ),
     _account("cost_bps", "bps", "lower", "costs / value traded"),
     _account("trades", "count", "neither", "closed trades"),
     _account("trade_hit_rate", "share", "higher", "share of closed trades with a gain"),
@@ -155,6 +166,22 @@ def equity_returns(equity: ArrayLike, initial: float | None = None) -> FloatArra
     e = np.where(alive, e, 0.0)
     before = np.where(e[:-1] > 0.0, e[:-1], 1.0)
     return np.asarray(np.where(e[:-1] > 0.0, e[1:] / before - 1.0, 0.0))
+
+
+def share_of_equity(amounts: ArrayLike, equity: ArrayLike, initial: float | None = None) -> FloatArray:
+    """Amounts per candle (N,), say costs, over the equity before the candle; 0 where that is lost.
+
+    Parameters
+    ----------
+    amounts, equity : float (N,)
+        Quote units.
+    initial : float, optional
+        Equity before the first candle, which is left out without it: (N - 1,).
+    """
+    value = np.asarray(equity, dtype=np.float64)
+    before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
+    before = np.where(before > 0.0, before, np.nan)
+    return np.nan_to_num(np.asarray(amounts, dtype=np.float64)[len(value) - len(before) :] / before)
 
 
 def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | None = None) -> dict[str, float]:
@@ -296,6 +323,7 @@ def _luck(
     }
     if trials is not None:
         out["deflated_sharpe"] = sharpe.deflated_sharpe(returns, trials)
+        out["sharpe_hurdle"] = sharpe.expected_best_sharpe(trials) * annual
         out["trials"] = float(len(np.asarray(trials)))
     return out
 
@@ -308,16 +336,14 @@ def _trading(
     costs: ArrayLike | None,
     interval_ms: int,
 ) -> dict[str, float]:
-    value = np.asarray(equity, dtype=np.float64)
-    before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
-    before = np.where(before > 0.0, before, np.nan)
-    n = len(returns)
-    share = np.nan_to_num(np.asarray(traded, dtype=np.float64)[-n:] / before)
-    out = {"turnover": float(share.sum() / n * TRADING_YEAR_MS / interval_ms)}
+    share = share_of_equity(traded, equity, initial)
+    turnover = float(share.sum() / len(returns) * TRADING_YEAR_MS / interval_ms)
+    out = {"turnover": turnover}
     if costs is not None:
-        paid = np.nan_to_num(np.asarray(costs, dtype=np.float64)[-n:] / before)
+        paid = share_of_equity(costs, equity, initial)
         out["costs"] = float(paid.sum())
-        out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share)
+        enough = turnover >= 2.0 * MIN_ROUND_TRIPS
+        out["break_even_bps"] = power.break_even_cost_bps(returns + paid, share) if enough else _NAN
         out["cost_bps"] = IN_BPS * float(paid.sum() / share.sum()) if share.sum() > 0.0 else _NAN
     return out
 

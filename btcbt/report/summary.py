@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from btcbt.config import BUY_AND_HOLD
+from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
@@ -205,16 +206,20 @@ def _luck(run: Run) -> Text:
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
     text = Text(
-        f"{good} of {tried} accounts have a Sharpe interval above zero; {0.025 * tried:.1f} expected by chance."
+        f"{good} of {tried} accounts have a Sharpe interval above zero; {MISS_RATE / 2 * tried:.1f} expected by chance."
     )
     names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
     sharpes = {account: run.metrics.get(f"strategy.{account}.sharpe", math.nan) for account in names}
     best = max((account for account in sharpes if math.isfinite(sharpes[account])), key=sharpes.__getitem__, default="")
     get = _getter(run.metrics, f"strategy.{best}")
     if math.isfinite(get("deflated_sharpe")):
-        text.append(
-            f" Deflated Sharpe of the best, {best}: {get('deflated_sharpe'):.2f} ({get('trials'):,.0f} trials)."
-        )
+        text.append(f" Deflated Sharpe of the best, {best}: {get('deflated_sharpe'):.2f} ({get('trials'):,.0f} trials)")
+        if get("sharpe_hurdle") > 0:
+            text.append(
+                f"; the best of {get('trials'):,.0f} lucky ones would show {get('sharpe_hurdle'):+.1f}, "
+                f"{best} shows {get('sharpe'):+.1f}"
+            )
+        text.append(".")
     if get("more_candles_needed") > 0:
         text.append(
             f" If its mean return is real, it is significant at 5 % after {get('more_candles_needed'):,.0f} more "
@@ -233,7 +238,10 @@ def _selection(run: Run) -> list[Text]:
         f"account, {get('buy_and_hold.p_value'):.3f} against buy and hold"
     )
     if math.isfinite(get("overfitting.probability")):
-        text.append(f"; probability of backtest overfitting (PBO) {get('overfitting.probability'):.2f}")
+        text.append(
+            f"; probability of backtest overfitting (PBO) {get('overfitting.probability'):.2f}, that the chosen one "
+            f"loses {get('overfitting.loss_probability'):.2f}"
+        )
     return [text.append(".")]
 
 

@@ -10,7 +10,8 @@ A configuration is identified by the digest of all its inputs, so running it aga
 digest has a version (`VERSION`). A line of an earlier version is still read and counted; only where an account of this
 version has the same scores on the same candles to the last bit, both are taken for one trial. Lines are written
 at once and synced, under a lock where the system has one; the checksum detects truncated or altered lines, which
-are reported in a warning and skipped.
+are reported in a warning and skipped. Several roots, or colleagues, may share a ledger: a run then writes to its own
+file and to the shared one, and counts what is in either.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ VERSION = 2
 """Of trial identities; the same configuration has another one under each version. 2: built-in strategies have short
 names (``threshold`` for ``strategies.threshold:Threshold``), the digest of a user's source covers what it imports."""
 _CHECKSUM_BYTES = 8
+_NUMBERS = ("sharpe", "skew", "kurtosis", "gross_sharpe")
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,11 @@ class Trial:
         Of the returns per candle; the kurtosis of a normal distribution is 3. NaN as `sharpe`.
     version : int
         Of the identity; see `VERSION`.
+    configuration : str
+        Digest of what it is made of without its dates: equal for one configuration on two periods. Empty on lines
+        written before this was recorded.
+    gross_sharpe : float
+        Sharpe ratio per candle before fees and slippage; NaN as `sharpe`, and on such lines.
     """
 
     id: str
@@ -74,6 +81,8 @@ class Trial:
     skew: float
     kurtosis: float
     version: int = VERSION
+    configuration: str = ""
+    gross_sharpe: float = math.nan
 
     @property
     def account(self) -> tuple[object, ...]:
@@ -97,41 +106,52 @@ def stretch_digest(candles: Candles, start: int, end: int) -> str:
 
 
 class Ledger:
-    """The trials in one file, which need not exist yet.
+    """The trials in one file, or in several together; none need exist yet.
 
     Parameters
     ----------
     file : Path
         The ledger's file.
+    *shared : Path
+        Further files, which others write to, too.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *shared: Path) -> None:
         self.file = file
+        self.files = (file, *shared)
 
     def record(self, trials: Iterable[Trial]) -> int:
-        """Add trials that the ledger does not have yet; on return they are on disk.
+        """Add trials to each file that does not have them yet; on return they are on disk.
+
+        A trial is also added where its line lacks what an earlier program did not record.
 
         Returns
         -------
         int
-            Number of new trials.
+            Number of lines added to the first file.
 
         Raises
         ------
         StoreError
-            If the file cannot be written.
+            If a file cannot be written.
         """
         wanted = {trial.id: trial for trial in trials}
         if not wanted:
             return 0
+        added = [self._record(file, wanted.values()) for file in self.files]
+        return added[0]
+
+    def _record(self, path: Path, wanted: Iterable[Trial]) -> int:
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab+") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab+") as file:
                 acquire_lock(file)
                 file.seek(0)
                 content = file.read()
-                known = {trial.id for trial in self._parse(content)}
-                new = [trial for trial in wanted.values() if trial.id not in known]
+                known: dict[str, bool] = {}
+                for trial in _parse(path, content):
+                    known[trial.id] = known.get(trial.id, False) or bool(trial.configuration)
+                new = [one for one in wanted if one.id not in known or (one.configuration and not known[one.id])]
                 if new:
                     # Terminate a line truncated by a crash, so that it does not damage the next.
                     torn = b"\n" if content and not content.endswith(b"\n") else b""
@@ -140,7 +160,7 @@ class Ledger:
                     os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(
-                f"{self.file}: the trial ledger cannot be written ({error.strerror}); free space or fix its permissions"
+                f"{path}: the trial ledger cannot be written ({error.strerror}); free space or fix its permissions"
             ) from None
         return len(new)
 
@@ -154,41 +174,59 @@ class Ledger:
         Raises
         ------
         StoreError
-            If the file exists and cannot be read.
+            If a file exists and cannot be read.
         """
-        try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(
-                f"{self.file}: the trial ledger cannot be read ({error.strerror}); fix its permissions"
-            ) from None
         first: dict[str, Trial] = {}
-        for trial in self._parse(content, warn=True):
-            first.setdefault(trial.id, trial)
+        for path in self.files:
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: the trial ledger cannot be read ({error.strerror}); fix its permissions"
+                ) from None
+            for trial in _parse(path, content, warn=True):
+                if trial.id not in first or (trial.configuration and not first[trial.id].configuration):
+                    first[trial.id] = trial
         return _without_predecessors(first.values())
 
-    def related(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Every trial on the candles of some others: the same ones, or an overlapping period of the same file."""
-        stretches = {trial.stretch for trial in trials}
-        spans = {(trial.candles, trial.start, trial.end) for trial in trials}
-        return [
-            one
-            for one in self.trials()
-            if one.stretch in stretches
-            or any(one.candles == file and one.start < end and start < one.end for file, start, end in spans)
-        ]
+    def related(self, trials: Sequence[Trial], same_market: Callable[[Trial], bool] | None = None) -> list[Trial]:
+        """Every trial on the candles of some others.
 
-    def _parse(self, content: bytes, *, warn: bool = False) -> Iterator[Trial]:
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            trial = _read(line)
-            if trial is not None:
-                yield trial
-            elif warn:
-                log.warning("%s:%d: damaged line of the trial ledger; its trial is not counted", self.file, number)
+        Parameters
+        ----------
+        trials : sequence of Trial
+            The others.
+        same_market : callable, optional
+            Whether a trial that overlaps with them in time, on another file of candles, traded the same market.
+
+        Returns
+        -------
+        list of Trial
+            Those on the very same candles, and those that overlap in time on the same file or the same market.
+        """
+        stretches, files = {trial.stretch for trial in trials}, {trial.candles for trial in trials}
+
+        def is_related(one: Trial) -> bool:
+            if one.stretch in stretches:
+                return True
+            if not any(one.start < trial.end and trial.start < one.end for trial in trials):
+                return False
+            return one.candles in files or (same_market is not None and same_market(one))
+
+        return [one for one in self.trials() if is_related(one)]
+
+
+def _parse(path: Path, content: bytes, *, warn: bool = False) -> Iterator[Trial]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        trial = _read(line)
+        if trial is not None:
+            yield trial
+        elif warn:
+            log.warning("%s:%d: damaged line of the trial ledger; its trial is not counted", path, number)
 
 
 def _without_predecessors(trials: Iterable[Trial]) -> list[Trial]:
@@ -216,10 +254,11 @@ def _read(line: bytes) -> Trial | None:
         tree = record["trial"]
         if record["checksum"] != _checksum(tree):
             return None
-        tree = {"version": 1, **tree}  # lines of the first version do not name it
+        # Lines of the first version do not name it; the other two were added later.
+        tree = {"version": 1, "configuration": "", "gross_sharpe": None, **tree}
         if set(tree) != {field.name for field in fields(Trial)}:
             return None
-        numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in ("sharpe", "skew", "kurtosis")}
+        numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in _NUMBERS}
         return Trial(**{**tree, **numbers})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from scipy import stats
 
 from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics import summarise_returns
-from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns
+from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns, share_of_equity
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.metrics.table import dotted_key
@@ -44,7 +45,7 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
         Headline numbers ``strategy.<account>.<score>`` (see `btcbt.metrics.summarise_returns`); the tables also have
         the total return of each month.
     """
-    sharpes = [trial.sharpe for trial in trials]
+    sharpes = [comparable_sharpe(trial, len(simulation.open_time)) for trial in trials]
     held = simulation.equity[:, simulation.names.index(BUY_AND_HOLD)]
     headline: dict[str, float] = {}
     tables = []
@@ -91,12 +92,17 @@ def account_trials(
     stretch = stretch_digest(candles, start, end)
     trials = []
     for name, content in contents.items():
-        returns = equity_returns(simulation.equity[:, simulation.names.index(name)], simulation.initial_cash)
+        equity = simulation.equity[:, simulation.names.index(name)]
+        orders = simulation.orders[simulation.orders["strategy"] == name]
+        costs = _by_candle(simulation, orders, orders["fee"] + orders["slippage"])
+        returns = equity_returns(equity, simulation.initial_cash)
         sharpe = sharpe_ratio(returns)
         moves = np.isfinite(sharpe)
         trials.append(
             Trial(
                 id=trial_id({**content, "stretch": stretch}),
+                configuration=trial_id({key: value for key, value in content.items() if key != "decisions"}),
+                gross_sharpe=sharpe_ratio(returns + share_of_equity(costs, equity, simulation.initial_cash)),
                 name=name,
                 experiment=experiment,
                 candles=candles.sha256,
@@ -110,6 +116,17 @@ def account_trials(
             )
         )
     return trials
+
+
+def comparable_sharpe(trial: Trial, n: int) -> float:
+    """Sharpe ratio of a trial before costs, as its luck would be in a record of `n` candles.
+
+    The deflated Sharpe ratio takes the spread of trials as that of luck. What costs explain is not luck: a strategy
+    that trades every hour loses for certain. So the spread is taken before costs, where the ledger knows it. A shorter
+    record's ratio is noisier, by the root of the lengths.
+    """
+    sharpe = trial.gross_sharpe if np.isfinite(trial.gross_sharpe) else trial.sharpe
+    return sharpe * min(1.0, math.sqrt(trial.n / n))
 
 
 def _by_candle(simulation: Simulation, orders: pd.DataFrame, amounts: pd.Series[float]) -> FloatArray:

@@ -168,7 +168,8 @@ class Refitter:
             target = self.folder / key
             with _writable(self.folder):
                 found = _find(target, key) or self._make(number, target)
-            self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, found.ranges)
+            ranges = self._with_inherited(found.ranges)
+            self._done[number] = Refit(period.start, period.end, key, str(target), found.weights, ranges)
         return self._done[number]
 
     def forecaster(self, serving: Callable[[int], Refit]) -> Forecaster:
@@ -192,6 +193,13 @@ class Refitter:
             "numerics": REFIT_NUMERICS,
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _with_inherited(self, ranges: tuple[DataRange, ...] | None) -> tuple[DataRange, ...] | None:
+        """Ranges of a refit and of the starting weights as declared now: it may be older than their declaration."""
+        inherited = self.frozen.data_ranges()
+        if ranges is None or inherited is None:
+            return ranges
+        return tuple(dict.fromkeys((*inherited, *ranges)))
 
     def _starting_weights(self, number: int) -> _StartingWeights:
         if self.refit.cumulative and number > 0:

@@ -49,7 +49,7 @@ WHAT = (
 )
 MEANINGS: Mapping[str, str] = {
     "clean": "every candle that the checkpoint declares to have looked at had closed by the origin",
-    "selected-on": "the checkpoint was chosen on candles at or after the origin",
+    "selected-on": "the checkpoint was chosen on candles at or after the origin, or with scores on them in sight",
     "seen": "the checkpoint was fitted on candles at or after the origin, so this is not out of sample",
     "unknown": "the checkpoint does not declare all that it was trained on; it may have seen what it forecasts",
 }

@@ -46,11 +46,16 @@ def test_the_shipped_checkpoint_is_small():
     assert sum(path.stat().st_size for path in NANO.rglob("*") if path.is_file()) <= 6_000_000
 
 
-def test_it_is_clean_from_the_first_origin_of_the_main_experiment():
+def test_it_is_selected_on_the_main_experiment_and_clean_after_it():
     ranges = read_data_ranges(NANO)
-    assert {r.use for r in ranges} == {"pretraining", "selection"}
-    origins = time_ms(START) + 3_600_000 * np.array([-1, 0, 1])
-    assert contamination(origins, ranges).tolist() == ["selected-on", "clean", "clean"]
+    assert {r.use for r in ranges} == {"pretraining", "selection", "looked_at"}
+    assert all(read_data_ranges(NANO / part) == ranges for part in ("model", "tokenizer"))
+    origins = [
+        time_ms(START),
+        time_ms(datetime(2019, 9, 30, 23, tzinfo=UTC)),
+        time_ms(datetime(2019, 10, 1, tzinfo=UTC)),
+    ]
+    assert contamination(np.array(origins), ranges).tolist() == ["selected-on", "selected-on", "clean"]
     assert contamination([time_ms(datetime(2019, 3, 16, tzinfo=UTC))], ranges).tolist() == ["seen"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,21 @@ def test_every_configuration_is_a_trial_and_none_counts_twice(write: Write, invo
     later = run(("start: 2019-06-01", "start: 2019-06-05"), ("end: 2019-06-04", "end: 2019-06-07"))
     assert later["strategy.momentum.trials"] == 3
     assert len(ledger.trials()) == 11
+
+
+def test_neither_another_root_nor_an_end_moved_by_a_day_sheds_trials(
+    write: Write, invoke: Invoke, tmp_path: Path
+) -> None:
+    ledger = f"store:\n  ledger: {tmp_path / 'shared'}\n"
+    assert invoke(write(("store:\n", ledger))).exit_code == 0
+    shutil.rmtree(tmp_path / "runs")
+    result = invoke(
+        write(("store:\n", ledger), ("entry_bps: 10.0", "entry_bps: 15.0"), ("end: 2019-06-04", "end: 2019-06-05"))
+    )
+    assert result.exit_code == 0, result.stderr
+    metrics = json.loads((newest(tmp_path) / "metrics.json").read_text())
+    assert metrics["strategy.momentum.trials"] == 5, "momentum is what it was, and counts once"
+    assert metrics["selection.configurations"] == 5
 
 
 def test_other_origins_and_other_decisions_are_other_trials(

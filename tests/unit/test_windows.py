@@ -189,6 +189,16 @@ def test_selection_is_told_apart_from_fitting_and_the_worse_label_wins() -> None
     assert label(120, ("selection", 0, 200), ("finetuning", 110, 130)) == "seen"
 
 
+def test_a_choice_made_with_scores_in_sight_is_a_selection() -> None:
+    assert label(149, ("fit", 0, 50), ("looked_at", 100, 150)) == "selected-on"
+    assert label(150, ("fit", 0, 50), ("looked_at", 100, 150)) == "clean"
+
+
+def test_a_range_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match="'selection': its end 100 is before its start 150"):
+        DataRange("selection", 150, 100)
+
+
 def test_an_origin_must_suit_the_forecaster_that_looks_back_farthest(make_history: History) -> None:
     candles = make_history(40, missing=[9])
     windows = make_windows(candles, config(13, 25), context=8)

@@ -2,21 +2,34 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from btcbt.candles import make_candles
-from btcbt.config import CalibratedConfig, EwmaVolatilityConfig, RunConfig, WindowsConfig
+from btcbt.config import CalibratedConfig, EwmaVolatilityConfig, RunConfig, WindowsConfig, time_ms
 from btcbt.forecasters import create_forecaster
-from btcbt.forecasters.calibrated import Calibrated
+from btcbt.forecasters.calibrated import LOOKED_AT, Calibrated
 from btcbt.forecasters.ewma_volatility import EwmaVolatility
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.metrics import score_batch
-from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, ForecastBatch, Window
+from btcbt.records import (
+    AMOUNT,
+    CLOSE,
+    HIGH,
+    LOW,
+    OPEN,
+    VOLUME,
+    Candles,
+    DataRange,
+    Float32Array,
+    ForecastBatch,
+    Window,
+)
 from btcbt.storage.forecasts import history_digests, window_digests
-from btcbt.windows import Windows, make_windows
+from btcbt.windows import Windows, contamination, make_windows
 from tests.unit.metrics.whole_panel import scores
 
 CONTEXT, HORIZON, PATHS = 40, 6, 12
@@ -212,7 +225,7 @@ def test_its_identity_holds_its_base_and_its_rates() -> None:
     assert one.identity() == Calibrated(base(), replace(Calibrated(base()).rates, floors=(0.01,))).identity()
     others = [Calibrated(base()), Calibrated(base(PATHS + 1)), Calibrated(base(cls=EwmaVolatility))]
     assert all(one.identity() != other.identity() for other in others)
-    assert one.data_ranges() == ()
+    assert one.data_ranges() == (LOOKED_AT,)
     assert (one.context, one.horizon, one.n_paths, one.seed) == (CONTEXT, HORIZON, PATHS, 5)
 
 
@@ -262,3 +275,17 @@ def test_on_real_hours_coverage_comes_right_and_crps_gets_no_worse(
     assert wrong[1][:, CLOSE].max() < max(2.0, 0.6 * wrong[0][:, CLOSE].max())
     assert wrong[1][:, VOLUME].max() < 2.0
     assert after["crps_bps"][6, CLOSE] < 1.002 * before["crps_bps"][6, CLOSE]
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"), [((), ["selected-on", "selected-on", "clean"]), (None, ["unknown"] * 3)]
+)
+def test_its_own_choices_were_made_with_the_summer_of_2019_in_sight(
+    declared: tuple[DataRange, ...] | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RandomWalk, "data_ranges", lambda _: declared)
+    forecaster = Calibrated(base())
+    origins = np.array([time_ms(datetime(2019, *day, tzinfo=UTC)) for day in ((1, 2), (9, 30), (10, 1))])
+    assert contamination(origins, forecaster.data_ranges()).tolist() == expected
+    (part,) = forecaster.parts(origins)
+    assert contamination(origins, part.ranges).tolist() == expected

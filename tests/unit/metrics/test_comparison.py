@@ -120,6 +120,16 @@ def test_p_values_are_ordered_and_never_zero(rng):
     assert null.p_lower <= null.p_value <= null.p_upper
 
 
+def test_where_nothing_beats_the_benchmark_the_p_value_is_one(rng):
+    """Hansen's statistic is floored at zero; unfloored, a little below the benchmark looked like some evidence."""
+    r = np.column_stack([with_statistic(rng.normal(size=2400), t) for t in (-0.01, -0.5)])
+    test = superior_predictive_ability(r, reps=200)
+    assert (test.p_lower, test.p_value, test.p_upper) == (1.0, 1.0, 1.0)
+    assert test.superior == ()
+    above = np.column_stack([r, with_statistic(rng.normal(size=2400), 0.01)])
+    assert superior_predictive_ability(above, reps=200).p_value < 1.0
+
+
 def test_wrong_or_short_returns(rng):
     assert np.isnan(superior_predictive_ability(rng.normal(size=(100, 2))).p_value)
     with pytest.raises(ValueError, match=r"\(N, K\)"):

@@ -102,6 +102,20 @@ def test_costs_and_turnover_are_shares_of_the_equity_before():
     assert math.isnan(idle["cost_bps"])
 
 
+def test_an_account_that_hardly_trades_has_no_break_even_cost():
+    """Buy and hold over four months showed -243.7 bps: what holding lost, divided by the one trade that began it."""
+    n = 2920
+    equity, traded = np.linspace(100.0, 90.0, n), np.zeros(n)
+    traded[::500] = 99.0  # 6 trades, 9 round trips a year
+    few = summarise_returns(equity, initial=100.0, horizon=1, traded=traded, costs=traded * 1e-3)
+    assert few["turnover"] < 20.0
+    assert math.isnan(few["break_even_bps"])
+    traded[::400] = 99.0
+    enough = summarise_returns(equity, initial=100.0, horizon=1, traded=traded, costs=traded * 1e-3)
+    assert enough["turnover"] > 20.0
+    assert math.isfinite(enough["break_even_bps"])
+
+
 def test_trades_are_counted():
     numbers = summarise_returns([1.0, 1.1], trade_returns=[0.02, -0.01, 0.03, 0.0])
     assert numbers["trades"] == 4.0

@@ -117,7 +117,13 @@ def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> N
 
 
 def test_luck_is_counted_over_all_accounts() -> None:
-    assert "0 of 7 accounts have a Sharpe interval above zero; 0.2 expected by chance." in text(make_run())
+    run = make_run()
+    assert "0 of 7 accounts have a Sharpe interval above zero; 0.2 expected by chance." in text(run)
+    more = [f"more{k}" for k in range(33)]
+    run.manifest["strategies"] |= {name: {} for name in more}
+    run.metrics.update({f"strategy.{name}.sharpe_low": 1.0 for name in more})
+    # A nominal 95 % interval misses in 7 %, half of that above.
+    assert "33 of 40 accounts have a Sharpe interval above zero; 1.4 expected by chance." in text(run)
 
 
 def test_forecasters_indistinguishable_from_the_best_are_named() -> None:
@@ -144,7 +150,9 @@ def test_tests_over_all_configurations_are_shown() -> None:
     said = "Best of all 7 configurations: SPA p 0.900 against a flat account, 0.800 against buy and hold"
     assert f"{said}." in text(run)
     run.metrics["selection.overfitting.probability"] = 0.75
-    assert f"{said}; probability of backtest overfitting (PBO) 0.75." in " ".join(text(run).split())
+    run.metrics["selection.overfitting.loss_probability"] = 0.9
+    probabilities = "probability of backtest overfitting (PBO) 0.75, that the chosen one loses 0.90."
+    assert f"{said}; {probabilities}" in " ".join(text(run).split())
 
 
 def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
@@ -153,6 +161,9 @@ def test_an_edge_that_would_take_longer_to_show_says_how_long() -> None:
     run.metrics.update({f"strategy.volatility_target@kronos.{key}": value for key, value in best.items()})
     shown = " ".join(text(run).split())
     assert "Deflated Sharpe of the best, volatility_target@kronos: 0.40 (7 trials)." in shown
+    run.metrics["strategy.volatility_target@kronos.sharpe_hurdle"] = 5.43
+    hurdle = "0.40 (7 trials); the best of 7 lucky ones would show +5.4, volatility_target@kronos shows -3.0."
+    assert hurdle in " ".join(text(run).split())
     assert "If its mean return is real, it is significant at 5 % after 12,345 more candles." in shown
 
 

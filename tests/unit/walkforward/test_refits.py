@@ -140,6 +140,21 @@ def test_weights_that_saw_later_candles_than_an_origin_make_it_seen_or_selected_
     assert finished.manifest["forecasters"]["monthly"]["labels"] == {"seen": 10, "selected-on": 20, "clean": 18}
 
 
+def test_what_is_declared_of_starting_weights_later_holds_for_stored_refits(checkpoint: Path, tmp_path: Path) -> None:
+    from btcbt.models.kronos.checkpoints.files import write_data_ranges
+
+    start = shutil.copytree(checkpoint, tmp_path / "start")
+    config = experiment(tmp_path / "runs", start)
+    before = refitter(config).fit(0)
+    looked_at = DataRange("looked_at", 0, JUNE + 30 * HOUR)
+    for folder in (start, start / "model", start / "tokenizer"):
+        write_data_ranges(folder, (DataRange("pretraining", 0, JUNE - 100 * HOUR), looked_at))
+    after = refitter(config).fit(0)
+    assert (after.key, after.weights) == (before.key, before.weights)
+    assert before.ranges is not None
+    assert after.ranges == (before.ranges[0], looked_at, *before.ranges[1:])
+
+
 def test_a_corrected_candle_makes_the_refits_that_saw_it_anew_and_no_other(done: tuple[RunConfig, Run]) -> None:
     config, _ = done
     candles = read_candles("bundled:BTCUSD_1h")

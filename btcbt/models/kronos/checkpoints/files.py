@@ -110,6 +110,11 @@ def read_data_ranges(folder: Path) -> tuple[DataRange, ...] | None:
 
     The file holds ``{"ranges": [{"use": ..., "start": ISO time, "end": ISO time}, ...]}``, ends exclusive; ``null``
     instead of the list says that they are unknown.
+
+    Raises
+    ------
+    CheckpointError
+        If an entry is malformed, or ends before it starts.
     """
     path = folder / RANGES_FILE
     if not path.is_file():
@@ -118,6 +123,11 @@ def read_data_ranges(folder: Path) -> tuple[DataRange, ...] | None:
     if entries is None:
         return None
     try:
+        for e in entries:
+            if _iso_ms(e["end"]) < _iso_ms(e["start"]):
+                raise CheckpointError(
+                    f"{path}: the range '{e['use']}' ends {e['end']}, before its start {e['start']}; swap the two"
+                )
         return tuple(DataRange(str(e["use"]), _iso_ms(e["start"]), _iso_ms(e["end"])) for e in entries)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: a range is malformed ({error}); expected use, start and end") from None

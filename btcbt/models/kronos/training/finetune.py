@@ -181,7 +181,7 @@ class _Finetune:
             describe_pair(root)
         if rows:
             write_whole(root / CURVE_FILES[stage], curve_csv(rows).encode())
-        ranges = looked_at(self.config, start.ranges)
+        ranges = ranges_after_fit(self.config, start.ranges)
         digests = ", ".join(
             f"{bare_name(candles.source)} (SHA-256 {candles.sha256[:16]})" for candles in self.histories.values()
         )
@@ -196,8 +196,8 @@ class _Finetune:
             write_model_card(root)
 
 
-def looked_at(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[DataRange, ...]:
-    """What a fit has looked at: the ranges of its starting weights, and its own."""
+def ranges_after_fit(config: FinetuneConfig, before: tuple[DataRange, ...]) -> tuple[DataRange, ...]:
+    """Data ranges of fitted weights: those of the starting weights (whatever their use), and those of the fit."""
     use = "pretraining" if config.start.tokenizer is None and config.start.model is None else "finetuning"
     own = [
         DataRange(use, time_ms(config.train.start), config.train_end_ms),

@@ -181,6 +181,7 @@ def test_data_ranges_round_trip_and_unknown_stays_unknown(tmp_path):
     ranges = (
         DataRange("pretraining", 1_506_816_000_000, 1_554_076_800_000),
         DataRange("selection", 0, 3_600_000),
+        DataRange("looked_at", 3_600_000, 7_200_000),
     )
     write_data_ranges(tmp_path, ranges, "a note")
     assert read_data_ranges(tmp_path) == ranges
@@ -188,6 +189,17 @@ def test_data_ranges_round_trip_and_unknown_stays_unknown(tmp_path):
     (tmp_path / "data_ranges.json").write_text('{"ranges": [{"use": "fit", "start": "x", "end": "y"}]}')
     with pytest.raises(CheckpointError, match="a range is malformed"):
         read_data_ranges(tmp_path)
+
+
+def test_a_declared_range_that_ends_before_it_starts_is_refused_in_one_line(tmp_path):
+    entry = {"use": "fit", "start": "2025-01-01T00:00:00Z", "end": "2024-01-01T00:00:00Z"}
+    (tmp_path / "data_ranges.json").write_text(json.dumps({"ranges": [entry]}))
+    with pytest.raises(CheckpointError) as caught:
+        read_data_ranges(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/data_ranges.json: the range 'fit' ends 2024-01-01T00:00:00Z, before its start "
+        "2025-01-01T00:00:00Z; swap the two"
+    )
 
 
 def test_the_published_fine_tune_is_known_to_have_seen_its_range_and_its_pretraining_is_not():

@@ -15,7 +15,7 @@ from btcbt.config import load_config, time_ms
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.checkpoints.files import NANO, read_data_ranges, weights_digest
-from btcbt.models.kronos.training.finetune import finetune
+from btcbt.models.kronos.training.finetune import finetune, ranges_after_fit
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.models.kronos.training.start import freeze_calendar, load_starting_weights
 
@@ -60,6 +60,12 @@ def test_a_child_has_looked_at_what_its_parents_had(make_history, tmp_path, pair
     assert read_data_ranges(child)[2].end == time_ms(config.train.end)
     again = finetune(history, recipe(start={"model": str(child)}, output=str(tmp_path / "grandchild")), lambda _: None)
     assert uses(again) == uses(child), "the same candles twice are one range"
+
+
+def test_choices_that_a_parent_was_made_by_pass_on_to_its_child():
+    config = recipe(start={"model": "kronos-nano"})
+    ranges = ranges_after_fit(config, load_starting_weights(config).ranges)
+    assert [one.use for one in ranges] == ["pretraining", "selection", "looked_at", "finetuning", "selection"]
 
 
 def test_what_a_parent_does_not_declare_stays_unknown(make_history, tmp_path, pair):
