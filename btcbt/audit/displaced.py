@@ -9,34 +9,33 @@ by the origin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
 
 from btcbt.audit.components import Components
 from btcbt.audit.histories import History, windows_at
 from btcbt.audit.stored_paths import StoredPaths
-from btcbt.audit.trace import Observation, attempt, decide
-from btcbt.records import CHANNELS, Candles
+from btcbt.audit.trace import Observation, attempt, decide, decision_paths, newest_paths
+from btcbt.records import Candles
 
 DISPLACED = "displaced"
 SHIFT_MS = 10_227 * 86_400_000
 
 
 def observe_displaced(
-    history: History, components: Components, stored_paths: StoredPaths, horizon: int
+    history: History, truth: Sequence[Observation], components: Components, stored_paths: StoredPaths, horizon: int
 ) -> list[Observation]:
     """Decisions up to the audited origin on the true candles and paths, with all times shifted by 28 years."""
     true, point = history.candles, history.point
     later = Candles(true.open_time + SHIFT_MS, true.values, true.interval_ms, true.source, f"{true.sha256}:displaced")
-    paths = stored_paths.paths(point.origin, components.forecasters(true, point.origin))
+    stored = stored_paths.paths(point.origin, components.forecasters(true, point.origin))
+    newest = newest_paths(truth, len(point.forecast_origins))
     windows = windows_at(history.windows, point.decision_origins)
     moved = [replace(window, open_time=window.open_time + SHIFT_MS) for window in windows]
-    none = np.empty((len(windows), 0, horizon, len(CHANNELS)), dtype=np.float32)
     found: list[Observation] = []
-    for trader in components.traders(later, tuple(paths)):
-        sampled = none if trader.forecaster is None else paths[trader.forecaster]
+    for trader in components.traders(later, tuple(stored)):
+        sampled = decision_paths(trader, stored, newest, horizon, len(windows))
         ask = partial(decide, trader, moved, sampled, point.holdings)
         found += attempt("strategy", trader.name, ask, history=history, strict=False)
     return [one if one.error else replace(one, times=one.times - SHIFT_MS) for one in found]

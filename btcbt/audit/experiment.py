@@ -300,8 +300,9 @@ class _Audit:
     def _check_displaced(self, point: AuditPoint, components: Components) -> None:
         """Compare the decisions on the true candles with all times shifted; see `btcbt.audit.displaced`."""
         history = self.histories.true(point)
-        got = observe_displaced(history, components, self.stored_paths, self.config.windows.horizon)
-        decided = [one for one in self.truth[point.origin] if one.stage == STRATEGY]
+        truth = self.truth[point.origin]
+        got = observe_displaced(history, truth, components, self.stored_paths, self.config.windows.horizon)
+        decided = [one for one in truth if one.stage == STRATEGY]
         self._compare(decided, got, point, DISPLACED, "fresh")
 
     def _wide(self, drawn: IntArray) -> None:

@@ -101,23 +101,27 @@ def observe(
         made = run("forecast", name, partial(_forecast, name, forecaster, history, strict))
         base = tuple(other for other, one in forecasters.items() if one is forecaster.base)
         found += [replace(one, needs=base) for one in made]
-    # A forecaster that learns online has two observations of paths; the later one holds its own forecasts.
-    paths = {one.component: one.values[-len(windows) :] for one in found if one.field == "paths"}
+    paths = newest_paths(found, len(windows))
     stored = stored_paths.paths(point.origin, forecasters)
     decision_windows = windows_at(history.windows, point.decision_origins)
     decided = []
     for trader in (traders or components).traders(history.candles, tuple(forecasters)):
         if trader.forecaster is None or trader.forecaster in paths:
-            sampled = _joined(trader, stored, paths, config.windows.horizon, len(point.decision_origins))
+            sampled = decision_paths(trader, stored, paths, config.windows.horizon, len(point.decision_origins))
             decided += run("strategy", trader.name, partial(decide, trader, decision_windows, sampled, point.holdings))
     targets = [one for one in decided if one.field == "target"]
     return [*found, *decided, *run("portfolio", "", partial(_accounts, history, config, stages, targets))]
 
 
-def _joined(
+def newest_paths(observations: Iterable[Observation], count: int) -> dict[str, NDArray[Any]]:
+    """The last `count` paths of each forecaster; of one that learns online, its own, which are observed last."""
+    return {one.component: one.values[-count:] for one in observations if one.field == "paths"}
+
+
+def decision_paths(
     trader: Trader,
     stored: Mapping[str, NDArray[Any]],
-    newest_paths: Mapping[str, NDArray[Any]],
+    newest: Mapping[str, NDArray[Any]],
     horizon: int,
     count: int,
 ) -> NDArray[Any]:
@@ -125,7 +129,7 @@ def _joined(
     if trader.forecaster is None:
         return np.empty((count, 0, horizon, len(CHANNELS)), dtype=np.float32)
     paths = np.array(stored[trader.forecaster])
-    last = newest_paths[trader.forecaster][-count:]
+    last = newest[trader.forecaster][-count:]
     paths[-len(last) :] = last
     return paths
 

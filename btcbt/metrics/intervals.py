@@ -195,7 +195,7 @@ def rate_interval(hits: ArrayLike, overlap: int, *, terms: int | None = None, le
 def direction_hits(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
     """1 where a forecast change has the sign of the realised one, 0 where not, NaN where either has none.
 
-    The mean of what is not NaN is `accuracy.directional_accuracy`.
+    The mean of what is not NaN is the share of right signs.
 
     Parameters
     ----------

@@ -272,7 +272,7 @@ def test_honest_parts_beside_leaking_ones_are_not_accused(together):
 @pytest.mark.parametrize("stages", HONEST.values(), ids=HONEST.keys())
 def test_honest_parts_pass(stages, candle_file):
     report = audit_experiment(experiment(candle_file), stages=stages, sample=4, fresh_process=False)
-    assert report.clean, report.findings[:3]
+    assert report.clean, (report.findings[:3], report.notes)
     assert {stage for stage, count in report.comparisons.items() if count} >= {
         "candles",
         "windows",

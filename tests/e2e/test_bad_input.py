@@ -48,7 +48,7 @@ def refused(invoke: Invoke, file: Path) -> str:
         ("horizon: 6", "horizon: -6", "got -6"),
         ("end: 2019-06-04", "end: 2019-06-01", "is not after start"),
         ("kind: random_walk, n", "kind: oracle, n", "'forecasters.random_walk': unknown kind 'oracle'"),
-        ("end: 2019-06-04", "end: 2029-06-04", "span 2017-10-01T00:00Z .. 2019-10-01T00:00Z, but windows.start"),
+        ("end: 2019-06-04", "end: 2029-06-04", "spans 2017-10-01T00:00Z .. 2019-10-01T00:00Z, but windows.start"),
         ("start: 2019-06-01", "start: 2009-06-01", "choose a range inside it"),
         ("context: 60", "context: 90000", "has 90000 contiguous candles before it"),
         ("bundled:BTCUSD_1h", "bundled:DOGEUSD_1h", "DOGEUSD_1h"),

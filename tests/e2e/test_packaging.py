@@ -19,7 +19,7 @@ import pytest
 from btcbt.config import ExecutorConfig
 from btcbt.errors import BtcbtError, ConfigError
 from btcbt.execution.clusters import forecast_shards_on
-from btcbt.models.kronos.training.processes import Ranks
+from btcbt.models.kronos.training.processes import ProcessGroup
 
 Write = Callable[..., Path]
 
@@ -174,7 +174,7 @@ def start_a_cluster(kind: str) -> None:
     [
         ("distributed", "dask", lambda: start_a_cluster("dask")),
         ("ray", "ray", lambda: start_a_cluster("ray")),
-        ("accelerate", "train", lambda: Ranks("cpu")),
+        ("accelerate", "train", lambda: ProcessGroup("cpu")),
     ],
 )
 def test_where_a_package_is_missing_one_line_names_the_extra(

@@ -188,7 +188,7 @@ def test_the_store_commands_work_at_a_url(write: Write, tmp_path: Path, s3: fs.S
     [
         (
             "s3://nowhere/btc",
-            "store.root s3://nowhere/btc: there is no bucket 'nowhere'; create it or correct the name",
+            "store.root s3://nowhere/btc: bucket 'nowhere' does not exist; create it or correct the name",
         ),
         ("s3://who:hunter2@bucket/btc", "'store.root': a URL without user, password or key is expected"),
     ],

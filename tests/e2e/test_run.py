@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import signal
 import subprocess
 import sys
@@ -124,7 +123,7 @@ def test_the_manifest_says_where_the_numbers_came_from(write: Write) -> None:
     assert ewma["identity"]["decay"] == 0.97
     assert ewma["provenance"]["forecaster"] == "ewma_volatility"
     assert manifest["seed"] == 3
-    assert re.fullmatch(r"[0-9a-f]{64}", manifest["strategies"]["momentum"]["source_sha256"])
+    assert manifest["strategies"]["momentum"]["source_sha256"] == ""  # it ships with the package, which has a version
     assert manifest["strategies"]["momentum"]["forecaster"] is None
     assert manifest["strategies"]["threshold@ewma"]["params"] == {"entry_bps": 10.0}
     assert {"numpy", "torch", "vectorbt", "python"} <= set(manifest["packages"])
@@ -235,7 +234,7 @@ def test_ctrl_c_ends_the_shard_in_hand_and_says_how_to_go_on(write: Write, tmp_p
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "stopping after the shard in hand" in err
+    assert "stopping after the current shard" in err
     assert f"interrupted; finished shards are kept; resume with: python -m btcbt run {file}" in err
     assert "Traceback" not in err
     assert out == ""

@@ -20,7 +20,7 @@ def test_plain_progress_says_what_was_stored_and_how_fast_it_went(monkeypatch: p
         advance(45)
         advance(25)
     assert out.getvalue().splitlines() == [
-        "forecast x: 20 of 100 origins are stored already",
+        "forecast x: 20 of 100 origins already stored",
         "forecast x: 75 of 100 origins, 5.0/s, 5 s left",
         "forecast x: 100 origins in 20.0 s (4/s)",
     ]
@@ -30,7 +30,7 @@ def test_plain_progress_of_what_is_all_stored_says_only_that() -> None:
     out = io.StringIO()
     with progress.PlainProgress(Console(file=out, width=200)).stage("forecast x", 5, done=5):
         pass
-    assert out.getvalue() == "forecast x: 5 of 5 origins are stored already\n"
+    assert out.getvalue() == "forecast x: 5 of 5 origins already stored\n"
 
 
 def test_bars_show_the_stage_the_count_and_the_rate() -> None:

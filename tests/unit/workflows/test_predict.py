@@ -292,7 +292,7 @@ def test_a_missing_checkpoint_or_file_is_refused(history, checkpoint, tmp_path):
     broken = tmp_path / "broken.csv"
     broken.write_text("not,a,candle\n1,2\n")
     assert "broken.csv" in refused(broken, "--checkpoint", checkpoint)
-    assert "ending '.txt'" in refused(tmp_path / "x.txt", "--checkpoint", checkpoint)
+    assert "unknown extension '.txt'" in refused(tmp_path / "x.txt", "--checkpoint", checkpoint)
 
 
 def test_a_gap_inside_the_newest_candles_is_named_and_a_smaller_context_avoids_it(make_history, small, tmp_path):
