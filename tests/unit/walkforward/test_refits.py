@@ -429,7 +429,7 @@ def test_a_lock_that_a_killed_process_left_is_known_to_be_temporary(checkpoint: 
     from btcbt.files import TEMPORARY
 
     target = tmp_path / refitter(experiment(tmp_path, checkpoint)).key(0)
-    with refits._alone(target):
+    with refits._locked(target):
         (lock,) = (path.name for path in tmp_path.iterdir())
     assert TEMPORARY.fullmatch(lock)
     assert not list(tmp_path.iterdir())
