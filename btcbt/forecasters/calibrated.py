@@ -22,6 +22,7 @@ from btcbt.records import (
     Float32Array,
     FloatArray,
     ForecastBatch,
+    PathKind,
     Window,
 )
 
@@ -55,6 +56,7 @@ class Calibrated(Postprocessor):
     """
 
     kind: ClassVar[str] = "calibrated"
+    paths_are: PathKind = "dependent"  # each is moved and scaled by how all of them lie
 
     def __init__(self, base: Forecaster, rates: Rates | None = None) -> None:
         super().__init__(base)

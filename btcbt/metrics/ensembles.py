@@ -16,21 +16,23 @@ much the plain estimator may have added to a dependent ensemble's score; more pa
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from btcbt.metrics import distribution
-from btcbt.records import FloatArray
-
-PathKind = Literal["independent", "dependent"]
-"""How the paths of one origin were made: each drawn on its own, or in any way with regard to each other."""
+from btcbt.records import FloatArray, PathKind
 
 _CHUNK_BYTES = 2**25
 
 
-def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> FloatArray:
+def estimator(kind: PathKind) -> str:
+    """Name of the estimator of CRPS and energy score that is right for the kind of paths."""
+    return "fair" if _checked(kind) == "independent" else "plain"
+
+
+def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind, *, is_sorted: bool = False) -> FloatArray:
     """Continuous ranked probability score by the estimator that is right for the kind of paths.
 
     ``E|X - y| - E|X - X'| / 2`` (Gneiting and Raftery, 2007, equation 21): the second mean over pairs of distinct paths
@@ -44,12 +46,14 @@ def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> FloatArray:
     outcome : float (...)
         What happened.
     kind : {"independent", "dependent"}
+    is_sorted : bool
+        The samples are in increasing order already.
 
     Returns
     -------
     float64 (...)
     """
-    fair = distribution.crps(samples, outcome)
+    fair = distribution.crps(samples, outcome, is_sorted=is_sorted)
     if _checked(kind) == "independent":
         return fair
     return np.asarray(fair + finite_ensemble_cost(samples))

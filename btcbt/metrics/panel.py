@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from btcbt.metrics import distribution
+from btcbt.metrics import distribution, ensembles
 from btcbt.metrics.volatility import realised_variance
 from btcbt.randomness import uniforms
 from btcbt.records import (
@@ -38,6 +38,7 @@ from btcbt.records import (
     Float32Array,
     FloatArray,
     IntArray,
+    PathKind,
 )
 
 SCORED = CHANNELS[:5]
@@ -171,6 +172,7 @@ def score_batch(
     *,
     interval_ms: int = 3_600_000,
     labels: ArrayLike | None = None,
+    paths_are: PathKind = "independent",
 ) -> LossPanel:
     """Score the forecasts of some origins.
 
@@ -188,6 +190,8 @@ def score_batch(
         Candle length.
     labels : str or int (B,), optional
         Contamination label of each origin.
+    paths_are : {"independent", "dependent"}
+        How the paths of an origin were made: chooses the estimator of CRPS and energy score (`ensembles`).
 
     Returns
     -------
@@ -201,7 +205,7 @@ def score_batch(
     parts = []
     for start in range(0, len(origins), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows])
+        scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows], paths_are)
         parts.append(LossPanel(interval_ms=interval_ms, n_paths=paths.shape[1], labels=texts[rows], **scores))
     return LossPanel.concatenate(parts)
 
@@ -216,7 +220,9 @@ def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context
         raise ValueError(f"context {context.shape} is not (B={n}, T >= 2, 6)")
 
 
-def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> dict[str, Any]:
+def _score_chunk(
+    origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray, paths_are: PathKind
+) -> dict[str, Any]:
     """Scores of a few origins, as the arrays of a panel."""
     horizon = paths.shape[2]
     n_scored = len(SCORED)
@@ -240,6 +246,7 @@ def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, c
     covered = np.stack([distribution.interval_coverage(samples, outcome, v) for v in distribution.LEVELS], -1)
     close_paths = np.asarray(paths[..., CLOSE], dtype=np.float64)
     logs = _log_returns(close_paths, last_close[:, None])
+    realised_logs = _log_returns(outcome[..., CLOSE], last_close)
     return {
         "origins": np.asarray(origins, dtype=np.int64),
         "outcome": outcome,
@@ -249,12 +256,12 @@ def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, c
         "past_volatility": past_volatility(context[:, :, CLOSE]),
         "mean": samples.mean(axis=-1).astype(np.float32),
         "mean_bps": scaled.mean(axis=-1).astype(np.float32),
-        "crps": distribution.crps(samples, outcome, is_sorted=True).astype(np.float32),
-        "crps_bps": distribution.crps(scaled, scaled_outcome, is_sorted=True).astype(np.float32),
+        "crps": ensembles.crps(samples, outcome, paths_are, is_sorted=True).astype(np.float32),
+        "crps_bps": ensembles.crps(scaled, scaled_outcome, paths_are, is_sorted=True).astype(np.float32),
         "pit": distribution.probability_integral_transform(samples, outcome, jitter).astype(np.float32),
         "quantiles": distribution.sample_quantiles(samples).astype(np.float32),
         "covered": covered.astype(np.float32),
-        "energy_bps": distribution.energy_score(logs, _log_returns(outcome[..., CLOSE], last_close)),
+        "energy_bps": ensembles.energy_score(logs, realised_logs, paths_are),
         "variance": realised_variance(close_paths, last_close[:, None]).mean(axis=1),
         "realised": realised_variance(outcome[..., CLOSE], last_close),
         "insane": _count_insane(paths),

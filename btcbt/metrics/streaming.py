@@ -22,7 +22,7 @@ from btcbt.metrics.forecast_scores import MEANS, TESTS, Batch, Mean, Series
 from btcbt.metrics.pairs import hln_rows, pair_rows
 from btcbt.metrics.panel import SCORED, LossPanel
 from btcbt.metrics.score import ALL, POOLED, Row
-from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray
+from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray, PathKind
 
 REGIMES = ("low", "middle", "high")
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
@@ -45,6 +45,8 @@ class ScoreStream:
         As in `LossPanel`.
     scratch : Path
         Folder for the scratch file, 48 bytes for each origin, step and channel; it goes with the stream.
+    paths_are : {"independent", "dependent"}
+        As in `score_batch`.
 
     Raises
     ------
@@ -62,10 +64,11 @@ class ScoreStream:
         n_paths: int,
         interval_ms: int,
         scratch: Path,
+        paths_are: PathKind = "independent",
     ) -> None:
         if len(origins) == 0:
             raise ValueError("a panel without origins has no scores")
-        self.origins, self.horizon, self.n_paths = origins, horizon, n_paths
+        self.origins, self.horizon, self.n_paths, self._paths_are = origins, horizon, n_paths, paths_are
         gaps = np.diff(origins)
         self._stride = max(1, int(gaps.min()) // interval_ms) if len(gaps) else 1
         regimes, self._thresholds = volatility_regimes(past_volatility)
@@ -166,6 +169,7 @@ class ScoreStream:
         if self._done != len(self):
             raise ValueError(f"{self._done} of {len(self)} origins have been added")
         yield Row(ALL, POOLED, ALL, "origins", float(len(self)))
+        yield Row(ALL, POOLED, ALL, "paths_dependent", float(self._paths_are == "dependent"))
         for score in MEANS:
             yield from self._mean_rows(score, 0, range(1, self.horizon + 1))
         yield from self._test_rows()

@@ -100,6 +100,7 @@ def _stream(windows: Windows, volatility: FloatArray, member: Member, scratch: P
         n_paths=member.forecaster.n_paths,
         interval_ms=windows.candles.interval_ms,
         scratch=scratch,
+        paths_are=member.forecaster.paths_are,
     )
 
 
@@ -150,6 +151,7 @@ def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> 
                 windows.contexts(rows),
                 interval_ms=windows.candles.interval_ms,
                 labels=member.labels[rows],
+                paths_are=member.forecaster.paths_are,
             )
         advance(len(batch))
 

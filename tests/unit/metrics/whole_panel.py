@@ -42,7 +42,7 @@ def summarise(panel: LossPanel, reference: LossPanel | None = None, *, splits: b
     """
     if len(panel) == 0:
         raise ValueError("a panel without origins has no scores")
-    out = {"origins": float(len(panel)), **_flatten(scores(panel), panel.horizon)}
+    out = {"origins": float(len(panel)), "paths_dependent": 0.0, **_flatten(scores(panel), panel.horizon)}
     out.update(_flatten(_tests(panel), panel.horizon))
     for level in distribution.LEVELS:
         out[f"coverage{level}_attainable"] = distribution.attainable_level(panel.n_paths, level)
