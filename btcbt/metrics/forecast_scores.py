@@ -425,6 +425,18 @@ TESTS: tuple[SeriesTest, ...] = (
 
 OTHERS: tuple[Score, ...] = (
     Score(name="origins", unit="count", formula="origins that were scored", per=GROUPED, headline="all"),
+    *(
+        Score(
+            name=f"{name}_{end}",
+            unit=unit,
+            formula=f"{words} end of the 95 % interval of {name} of the close, overlap and regimes allowed for",
+            source="Wilson (1927), JASA 22, at the effective number of origins",
+            per=("step",),
+            relative=1e-6,
+        )
+        for name, unit in (("direction", "share"), ("coverage90", "%"))
+        for end, words in (("low", "lower"), ("high", "upper"))
+    ),
     Score(
         name="paths_dependent",
         formula="1 if paths are not drawn independently: CRPS and energy score are then the plain ones, else 0: fair",

@@ -16,6 +16,7 @@ from btcbt.metrics import LossPanel, ScoreStream, against, confidence_sets, scor
 from btcbt.metrics.panel import past_volatility
 from btcbt.metrics.score import Row
 from btcbt.metrics.table import dotted_key, is_headline
+from btcbt.metrics.versus import Losses, versus
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray
 from btcbt.storage.runs import score_table
@@ -39,7 +40,9 @@ class Scores:
     tables: tuple[pa.Table, ...]
 
 
-def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress) -> Scores:
+def score_forecasts(
+    windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress, opponent: str | None = None
+) -> Scores:
     """Score every member's forecasts where the outcome is known; the first is what the others are compared with.
 
     Parameters
@@ -52,6 +55,8 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
         Folder of scratch files, which are gone when this returns; see `btcbt.metrics.ScoreStream`.
     progress : Progress
         Who is told how far it is.
+    opponent : str, optional
+        The member that all are compared with in the table of `btcbt.metrics.versus`; the first if left out.
 
     Returns
     -------
@@ -75,6 +80,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
     volatility, symbol, first = _volatility(windows), windows.candles.source, members[0].name
     reference: ScoreStream | None = None
     losses: dict[str, dict[tuple[str, int], tuple[int, FloatArray]]] = {}
+    compared: dict[str, dict[tuple[str, int], Losses]] = {}
     tables: list[pa.Table] = []
     with ExitStack() as stack, progress.stage("score", len(windows) * len(members)) as advance:
         for member in members:
@@ -82,12 +88,14 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
             _fill(stream, windows, member, advance)
             rows = stream.rows() if reference is None else chain(stream.rows(), stream.comparison(reference, first))
             tables.append(score_table(member.name, symbol, _noted(rows, member.name, first, windows, headline)))
-            losses[member.name] = stream.losses()
+            losses[member.name], compared[member.name] = stream.losses(), stream.compared()
+            overlap = stream.overlap(windows.horizon)
             if reference is None:
                 reference = stream
             else:
                 stream.close()
     tables += _pairs(windows, members, losses, headline)
+    tables += _versus(windows, versus(compared, opponent or first, overlap), headline)
     return Scores(headline, tuple(tables))
 
 
@@ -133,6 +141,15 @@ def _pairs(
     for name, rows in found.items():
         new = [row for row in rows if row.group != first or row.metric.endswith((".difference", ".low", ".high"))]
         yield score_table(name, windows.candles.source, new)
+
+
+def _versus(windows: Windows, rows: Iterable[tuple[str, Row]], headline: dict[str, float]) -> Iterator[pa.Table]:
+    """The table of all forecasters beside the opponent."""
+    found: dict[str, list[Row]] = {}
+    for name, row in rows:
+        found.setdefault(name, []).extend(_noted([row], name, None, windows, headline))
+    for name, own in found.items():
+        yield score_table(name, windows.candles.source, own)
 
 
 def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> Iterator[LossPanel]:

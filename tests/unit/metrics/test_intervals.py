@@ -6,10 +6,10 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from btcbt.metrics.accuracy import directional_accuracy
 from btcbt.metrics.inference import mean_test, regime_cosine_terms
 from btcbt.metrics.intervals import _wilson, direction_hits, loss_difference, rate_interval, smallest_detectable
 from tests.unit.metrics.designs import flipped, overlapping, switching, t_rejections
+from tests.unit.metrics.whole_panel import directional_accuracy
 
 
 def test_the_difference_and_its_interval_are_those_of_the_mean_test(rng):
