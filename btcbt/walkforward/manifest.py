@@ -104,6 +104,7 @@ def make_manifest(
         "forecasters": {
             member.name: _describe(member) | describe_refits(member.forecaster, origins) for member in members
         },
+        "opponent": config.opponent or members[0].name,
         "strategies": {
             trader.name: {
                 "use": trader.use,

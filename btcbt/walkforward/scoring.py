@@ -118,8 +118,8 @@ def _noted(
     """Pass rows on and keep those that are headline numbers; the key of a comparison with `reference` is ``versus``."""
     for row in rows:
         if is_headline(row, windows.horizon):
-            versus = reference is not None and row.group == f"against={reference}"
-            headline[dotted_key(name, row, reference=versus)] = row.value
+            is_reference = reference is not None and row.group == f"against={reference}"
+            headline[dotted_key(name, row, reference=is_reference)] = row.value
         yield row
 
 
