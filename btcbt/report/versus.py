@@ -39,8 +39,8 @@ class Difference(NamedTuple):
 
     @property
     def worse(self) -> bool:
-        """Whether it is worse than the opponent, at `SIZE`."""
-        return self.adjusted_p <= SIZE and self.difference > 0.0
+        """Whether its own 95 % interval lies above zero: an edge has to survive the adjustment, a warning has not."""
+        return self.low > 0.0
 
 
 def opponent_of(run: Run) -> str:
@@ -91,7 +91,7 @@ def _verdict(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Text:
         known = [(at, one) for at, one in places.items() if at != _at(horizon) and (one.better or one.worse)]
         for at, one in known:
             word = "better" if one.better else "worse"
-            sentences.append(f"{main} is {abs(one.difference):.1f} % {word} {_when(run, at)} ({_adjusted(one)}).")
+            sentences.append(f"{main} is {abs(one.difference):.1f} % {word} {_when(run, at)} ({_interval(one)}).")
     else:
         lows = [places[_at(horizon)].low for places in table.values() if math.isfinite(places[_at(horizon)].low)]
         if lows and not any(places[_at(horizon)].better for places in table.values()):
@@ -115,16 +115,17 @@ def _of_last(name: str, opponent: str, one: Difference, when: str) -> str:
     """The sentence on the last step."""
     if not math.isfinite(one.low):
         return f"Too few origins to say anything of {name} {when}."
-    interval = f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, {_adjusted(one)}"
-    by = f"{abs(one.difference):.1f} % {'below' if one.difference < 0 else 'above'} that of {opponent} ({interval})"
+    side = "below" if one.difference < 0.0 else "above"
+    by = f"{abs(one.difference):.1f} % {side} that of {opponent} ({_interval(one)})"
     if one.better:
         return f"An edge {when}: the CRPS of {name} is {by}."
     edge = f"No edge larger than {-one.low:.1f} % {when}" if one.low < 0 else f"No edge {when}"
     return f"{edge}: the CRPS of {name} is {by}; one of {one.detectable:.1f} % would have shown (80 % power)."
 
 
-def _adjusted(one: Difference) -> str:
-    return "adjusted p < 0.001" if one.adjusted_p < 0.001 else f"adjusted p {one.adjusted_p:.3f}"
+def _interval(one: Difference) -> str:
+    p = "p < 0.001" if one.adjusted_p < 0.001 else f"p {one.adjusted_p:.3f}"
+    return f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted {p}"
 
 
 def _when(run: Run, at: str) -> str:
@@ -158,7 +159,7 @@ def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
         for at, one in places.items():
             cells += [_coloured(one), _p(one.adjusted_p)]
             if at != PATH:
-                cells.append(_number(one.detectable, ".1f"))
+                cells.append(_number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
         shown.add_row(name, *cells, style="bold" if name == primary(run) else "")
     shown.caption = _caption(run, table)
     return shown

@@ -226,7 +226,7 @@ def test_without_an_edge_the_verdict_says_how_large_one_could_be_and_names_what_
     assert (
         "No edge larger than 3.5 % at 24 h: the CRPS of kronos is 0.4 % above that of ewma_volatility (95 % interval "
         "-3.5 .. +4.3 %, adjusted p 0.900); one of 5.1 % would have shown (80 % power). kronos is 18.5 % worse at 1 h "
-        "(adjusted p < 0.001). No other forecaster beats ewma_volatility."
+        "(95 % interval +14.0 .. +23.0 %, adjusted p < 0.001). No other forecaster beats ewma_volatility."
     ) in shown
     assert "kronos +18.5 .000 5.1 +0.4 .900 5.1 +0.4 .900 5.1 +0.4 .900" in shown
     assert "adjusted for 8 comparisons (Romano-Wolf)" in shown
@@ -255,7 +255,14 @@ def test_forecasters_scored_as_ensembles_are_named() -> None:
 
 
 def test_the_table_beside_the_opponent_fits_eighty_columns() -> None:
-    shown = text(compared(h1={"difference_pct": -18.5, "detectable_pct": 10.5}), 80)
+    shown = text(compared(h1={"difference_pct": -18.5, "detectable_pct": 11.6}), 80)
     assert "…" not in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
     line = next(line for line in shown.splitlines() if line.startswith("kronos") and "-18.5" in line)
-    assert " ".join(line.split()) == "kronos -18.5 .900 10.5 +0.4 .900 5.1 +0.4 .900 5.1 +0.4 .900"
+    assert " ".join(line.split()) == "kronos -18.5 .900 12 +0.4 .900 5.1 +0.4 .900 5.1 +0.4 .900"
+
+
+def test_a_forecaster_that_is_worse_is_named_even_if_the_adjusted_test_is_unsure() -> None:
+    worse = {"difference_pct": 19.3, "low_pct": 8.0, "high_pct": 30.6, "adjusted_p": 0.118}
+    shown = " ".join(text(compared(h1=worse)).split())
+    assert "kronos is 19.3 % worse at 1 h (95 % interval +8.0 .. +30.6 %, adjusted p 0.118)." in shown
