@@ -2,8 +2,8 @@
 
 `ScoreStream` takes the panels of one forecaster batch by batch. Means are kept as running sums for each group, step
 and channel. Tests need whole series; those lie in a scratch file, one after another, and are read one at a time. What
-stays in memory grows by some 110 bytes an origin. What is computed is in `btcbt.metrics.forecast_scores`; the tests hold a
-second version that takes all panels at once.
+stays in memory grows by 110 bytes an origin. What is computed is in `btcbt.metrics.forecast_scores`; the tests hold
+a second version that takes all panels at once.
 """
 
 from __future__ import annotations
