@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ YEAR_MS = YEAR_DAYS * DAY_MS
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+PathKind = Literal["independent", "dependent"]
+"""How the paths of one origin were made: each drawn on its own, or in any way with regard to each other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -173,6 +173,9 @@ class RunConfig(Section):
     candles: CandlesConfig
     windows: WindowsConfig
     forecasters: dict[Name, ForecasterConfig] = Field(default_factory=dict)
+    opponent: Name | None = None
+    """The forecaster that all are compared with, the strongest simple one, chosen before any score is seen; the random
+    walk if left out, which stays in the table in any case."""
     strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
     portfolio: PortfolioConfig = PortfolioConfig()
     store: StoreConfig = StoreConfig()
@@ -192,6 +195,7 @@ class RunConfig(Section):
         walk = self.forecasters.get(RANDOM_WALK)
         if walk is not None and walk.kind != RANDOM_WALK:
             raise ValueError(f"the forecaster named '{RANDOM_WALK}' is of kind '{walk.kind}'; rename it")
+        self._check_opponent()
         for name, strategy in self.strategies.items():
             unknown = set(strategy.forecasters or ()) - set(self.forecasters)
             if unknown:
@@ -208,6 +212,15 @@ class RunConfig(Section):
             except ValueError as error:
                 raise ValueError(f"forecaster '{name}': {error}") from None
         return self
+
+    def _check_opponent(self) -> None:
+        known = set(self.forecasters)
+        if all(one.kind != RANDOM_WALK for one in self.forecasters.values()):
+            known.add(RANDOM_WALK)  # it is added
+        if self.opponent is not None and self.opponent not in known:
+            raise ValueError(
+                f"opponent '{self.opponent}' is not among the forecasters {sorted(known)}; name one of them"
+            )
 
     def _check_refit(self, name: str, refit: RefitConfig) -> None:
         candle = interval_ms(self.candles.interval)

@@ -15,7 +15,7 @@ from btcbt.errors import ForecasterError
 from btcbt.forecasters.candle_paths import candles_from_closes
 from btcbt.loading import Params, source_sha256
 from btcbt.randomness import uniforms
-from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArray, Refit, Window
+from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArray, PathKind, Refit, Window
 
 
 class Part(NamedTuple):
@@ -60,6 +60,8 @@ class Forecaster(ABC):
             def data_ranges(self):
                 return ()  # nothing is fitted outside of the window
 
+            paths_are = "independent"  # each path is drawn on its own
+
     and an experiment names it: ``forecasters: {mine: {use: "my_forecasters:Mine", params: {volatility: 0.02}}}``.
 
     Parameters
@@ -90,6 +92,12 @@ class Forecaster(ABC):
     version: int = 1
     """Increase it whenever equal windows, parameters and seed give different paths for a reason that neither source nor
     parameters show, such as a replaced file of weights."""
+    paths_are: PathKind = "dependent"
+    """How the S paths of an origin are made: ``independent`` if each is drawn on its own from one distribution, as with
+    `uniforms`, ``dependent`` if in any way with regard to each other (systematic sampling, quantiles, paths moved or
+    scaled around their own median, a shuffle). It chooses the estimator of CRPS and energy score
+    (`btcbt.metrics.ensembles`). What is not declared is taken as dependent, which is right for any paths and favours
+    none: the plain estimator adds about 3 % to the score of 30 independent ones."""
     single_threaded: bool = False
     """True if a forecast is slow and runs best on one core: the work is then spread over processes."""
 

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from btcbt.config import WindowsConfig
 from btcbt.forecasters.base import Forecaster, origins_of
-from btcbt.records import CLOSE, DataRange, Float32Array, FloatArray, ForecastBatch, Window
+from btcbt.records import CLOSE, DataRange, Float32Array, FloatArray, ForecastBatch, PathKind, Window
 
 _PATH_STEPS_PER_BATCH = 64 * 30 * 24  # keeps temporary arrays in the cache, at some MB
 SMALLEST_UNIFORM = 2.0**-54
@@ -33,6 +33,7 @@ class Baseline(Forecaster):
     """
 
     kind: ClassVar[str]
+    paths_are: PathKind = "independent"
 
     def __init__(self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)

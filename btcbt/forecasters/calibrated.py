@@ -25,6 +25,7 @@ from btcbt.records import (
     FloatArray,
     ForecastBatch,
     IntArray,
+    PathKind,
     Window,
 )
 
@@ -59,6 +60,7 @@ class Calibrated(Postprocessor):
     """
 
     kind: ClassVar[str] = "calibrated"
+    paths_are: PathKind = "dependent"  # each is moved and scaled by how all of them lie
 
     def __init__(self, base: Forecaster, rates: Rates | None = None) -> None:
         super().__init__(base)

@@ -23,7 +23,7 @@ from btcbt.config import WindowsConfig, interval_ms, time_ms, time_text
 from btcbt.errors import CandleError, ConfigError
 from btcbt.forecasters.base import Forecaster, Part
 from btcbt.randomness import uniforms
-from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
+from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, PathKind, Window
 
 State = TypeVar("State")
 
@@ -57,6 +57,8 @@ class FittedModel(ABC, Generic[State]):
     """Two pure functions: candles to a state, and a state with windows to paths."""
 
     kind: ClassVar[str]
+    paths_are: ClassVar[PathKind] = "independent"
+    """As of `Forecaster`."""
     version: ClassVar[int] = 1
     """Increased whenever the same candles, windows and seed give different numbers than before."""
 
@@ -200,6 +202,7 @@ class Fitted(Forecaster, Generic[State]):
                 f"forecaster of kind '{model.kind}': windows.context is {context}, expected {model.needed_context} or "
                 "more; lengthen windows.context"
             )
+        self.paths_are = model.paths_are
         self.model, self.periods, self.schedule, self.until = model, tuple(periods), schedule, until
         self._batch_size = batch_size or max(1, min(64, _PATH_STEPS_PER_BATCH // (n_paths * horizon)))
         self._keys: dict[int, str] = {}

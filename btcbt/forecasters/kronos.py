@@ -120,6 +120,7 @@ class KronosForecaster(Forecaster):
     ) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
         self.keep, self.clip, self.sampling = keep, clip, sampling
+        self.paths_are = "dependent" if sampling == "systematic" else "independent"
         self.checkpoint, self.device, self.dtype, self.max_context = checkpoint, device, dtype, max_context
         self.single_threaded = device.type == "cpu"  # two processes of one thread beat one of two
         self._batch_size = batch_size

@@ -69,6 +69,7 @@ class Refitted(Forecaster):
         super().__init__(context=base.context, horizon=base.horizon, n_paths=base.n_paths, seed=base.seed)
         self.frozen, self.serving, self.schedule = base, serving, dict(schedule)
         self.single_threaded = base.single_threaded
+        self.paths_are = base.paths_are
         self._load = load
         self._loaded: dict[str, Forecaster] = {}
 

@@ -16,21 +16,21 @@ much the plain estimator may have added to a dependent ensemble's score; more pa
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from btcbt.metrics import distribution
-from btcbt.records import FloatArray
-
-PathKind = Literal["independent", "dependent"]
-"""How the paths of one origin were made: each drawn on its own, or in any way with regard to each other."""
-
-_CHUNK_BYTES = 2**25
+from btcbt.records import FloatArray, PathKind
 
 
-def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> FloatArray:
+def estimator(kind: PathKind) -> str:
+    """Name of the estimator of CRPS and energy score that is right for the kind of paths."""
+    return "fair" if _checked(kind) == "independent" else "plain"
+
+
+def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind, *, is_sorted: bool = False) -> FloatArray:
     """Continuous ranked probability score by the estimator that is right for the kind of paths.
 
     ``E|X - y| - E|X - X'| / 2`` (Gneiting and Raftery, 2007, equation 21): the second mean over pairs of distinct paths
@@ -44,12 +44,14 @@ def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> FloatArray:
     outcome : float (...)
         What happened.
     kind : {"independent", "dependent"}
+    is_sorted : bool
+        The samples are in increasing order already.
 
     Returns
     -------
     float64 (...)
     """
-    fair = distribution.crps(samples, outcome)
+    fair = distribution.crps(samples, outcome, is_sorted=is_sorted)
     if _checked(kind) == "independent":
         return fair
     return np.asarray(fair + finite_ensemble_cost(samples))
@@ -71,13 +73,12 @@ def energy_score(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> Floa
     -------
     float64 (B,)
     """
+    fair = distribution.energy_score(samples, outcome)
     if _checked(kind) == "independent":
-        return distribution.energy_score(samples, outcome)
-    from scoringrules import es_ensemble
-
-    samples, outcome = np.asarray(samples, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
-    score = es_ensemble(outcome, samples, estimator="nrg", backend=distribution._backend())
-    return np.where(np.isnan(outcome).any(axis=-1) | np.isnan(samples).any(axis=(1, 2)), np.nan, score)
+        return fair
+    # All S^2 pairs instead of the S (S - 1) distinct ones.
+    n = np.shape(samples)[1]
+    return np.asarray(fair + distribution.summed_distances(samples).sum(axis=1) / (2.0 * n**2 * max(n - 1, 1)))
 
 
 def finite_ensemble_cost(samples: ArrayLike) -> FloatArray:
@@ -103,71 +104,73 @@ def finite_ensemble_cost(samples: ArrayLike) -> FloatArray:
     return np.asarray(pairs / (n**2 * (n - 1.0)))
 
 
-def crps_noise(samples: ArrayLike, outcome: ArrayLike) -> FloatArray:
-    """Variance of the fair CRPS of each origin that comes from having drawn S independent paths: a jackknife over
-    paths.
+def crps_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> FloatArray:
+    """One draw of the error of the fair CRPS of each origin that comes from having S independent paths.
 
-    ``(S - 1) / S`` times the sum of squared deviations of the S scores with one path left out (Efron and Stein, 1981:
-    upwards biased, by a share of the order 1 / S). Only for independent paths; for dependent ones, forecast with
-    several seeds. NaN where anything is NaN, or with fewer than three paths.
+    ``sum_k r_k (c_k - mean c) sqrt((S - 1) / S)`` with c_k the score without path k and random signs r_k: its variance
+    is the jackknife's (Efron and Stein, 1981: upwards biased, by a share of the order 1 / S). Forecasters that draw
+    path k from the same uniform numbers have errors in common; given the same signs, so have their draws, and the
+    difference of two draws varies as the difference of two scores does (`path_noise_share`). Only for independent
+    paths; for dependent ones, forecast with several seeds. NaN where anything is NaN, or with fewer than three paths.
 
     Parameters
     ----------
     samples : float (..., S)
+        Not sorted: path k is last index k.
     outcome : float (...)
+    signs : float (..., S)
+        1 or -1 with equal probability; the same for all forecasters.
 
     Returns
     -------
     float64 (...)
-        In the squared unit of the outcome.
+        In the unit of the outcome.
     """
-    x = np.sort(np.asarray(samples, dtype=np.float64), axis=-1)
-    y, n = np.asarray(outcome, dtype=np.float64), x.shape[-1]
+    x, y = np.asarray(samples, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
+    order = np.argsort(x, axis=-1)
+    x, n = np.take_along_axis(x, order, axis=-1), x.shape[-1]
     if n < 3:
         return np.full(y.shape, np.nan)
     total = np.cumsum(x, axis=-1)
     rank = np.arange(n)
     # Sum over j of |x_i - x_j|, from sorted x.
     distance = (2.0 * rank - n + 2.0) * x - 2.0 * total + total[..., -1:]
-    return _jackknife(np.abs(x - y[..., None]), distance)
+    sorted_signs = np.take_along_axis(np.broadcast_to(signs, x.shape), order, axis=-1)
+    return _jackknife(np.abs(x - y[..., None]), distance, sorted_signs)
 
 
-def energy_noise(samples: ArrayLike, outcome: ArrayLike) -> FloatArray:
-    """Variance of the fair energy score of each origin that comes from having drawn S independent paths, as
-    `crps_noise`.
+def energy_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> FloatArray:
+    """One draw of the error of the fair energy score of each origin that comes from having S paths, as `crps_noise`.
 
     Parameters
     ----------
     samples : float (B, S, D)
     outcome : float (B, D)
+    signs : float (B, S)
 
     Returns
     -------
     float64 (B,)
     """
     x, y = np.asarray(samples, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
-    n = x.shape[1]
+    signs, n = np.asarray(signs, dtype=np.float64), x.shape[1]
     if n < 3:
         return np.full(len(x), np.nan)
-    out = np.empty(len(x))
-    step = max(1, _CHUNK_BYTES // (8 * n * n * x.shape[2]))
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
-        between = np.linalg.norm(x[rows, :, None, :] - x[rows, None, :, :], axis=-1).sum(axis=-1)
-        out[rows] = _jackknife(np.linalg.norm(x[rows] - y[rows, None, :], axis=-1), between)
-    return out
+    to_outcome = np.linalg.norm(x - y[:, None, :], axis=-1)
+    return _jackknife(to_outcome, distribution.summed_distances(x), signs)
 
 
 def path_noise_share(noise: ArrayLike, reference_noise: ArrayLike, standard_error: float) -> float:
     """Share of the variance of a mean loss difference that is Monte-Carlo noise of the paths.
 
-    ``sum (v_i + w_i) / n^2`` over the squared standard error: paths of different origins and forecasters are drawn
-    independently. Above 10 %, more paths would sharpen the comparison. NaN origins are left out.
+    ``sum (v_i - w_i)^2 / n^2`` over the squared standard error: paths of different origins are drawn independently,
+    those of two forecasters at one origin may share random numbers. Above 10 %, more paths would sharpen the
+    comparison. Known to ``sqrt(2 / n)`` of itself. NaN origins are left out.
 
     Parameters
     ----------
     noise, reference_noise : float (n,)
-        Of `crps_noise` or `energy_noise`, per origin; zeros for a closed form.
+        Of `crps_noise` or `energy_noise` with the same signs, per origin; zeros for a closed form.
     standard_error : float
         Of the mean difference (`inference.MeanTest.standard_error`).
 
@@ -176,11 +179,11 @@ def path_noise_share(noise: ArrayLike, reference_noise: ArrayLike, standard_erro
     float
         In [0, 1] but for estimation error; NaN without origins or a positive standard error.
     """
-    both = np.asarray(noise, dtype=np.float64) + np.asarray(reference_noise, dtype=np.float64)
+    both = np.asarray(noise, dtype=np.float64) - np.asarray(reference_noise, dtype=np.float64)
     both = both[np.isfinite(both)]
     if len(both) == 0 or not standard_error > 0.0:
         return float("nan")
-    return float(both.mean() / len(both) / standard_error**2)
+    return float(np.mean(both**2) / len(both) / standard_error**2)
 
 
 def _checked(kind: str) -> str:
@@ -189,10 +192,11 @@ def _checked(kind: str) -> str:
     return kind
 
 
-def _jackknife(to_outcome: FloatArray, between: FloatArray) -> FloatArray:
-    """Jackknife variance of a fair score from each path's distance to the outcome, and summed to the others."""
+def _jackknife(to_outcome: FloatArray, between: FloatArray, signs: FloatArray) -> FloatArray:
+    """A draw of a fair score's noise from each path's distance to the outcome, and summed to the others."""
     n = to_outcome.shape[-1]
     first = (to_outcome.sum(axis=-1, keepdims=True) - to_outcome) / (n - 1.0)
     pairs = between.sum(axis=-1, keepdims=True) - 2.0 * between
     without = first - pairs / (2.0 * (n - 1.0) * (n - 2.0))
-    return np.asarray((n - 1.0) * without.var(axis=-1))
+    deviation = without - without.mean(axis=-1, keepdims=True)
+    return np.asarray(np.sqrt((n - 1.0) / n) * np.sum(signs * deviation, axis=-1))

@@ -274,7 +274,7 @@ MEANS: tuple[Mean, ...] = (
         lambda b: b.panel.crps.astype(np.float64),
         label="CRPS",
         unit="channel",
-        formula="E|X - x| - E|X - X'| / 2, over distinct paths X, X'",
+        formula="E|X - x| - E|X - X'| / 2; X, X' distinct if paths are independent (fair), any two if not (plain)",
         source=f"{_FAIR}21",
         headline="close",
     ),
@@ -363,7 +363,7 @@ MEANS: tuple[Mean, ...] = (
         lambda b: b.panel.energy_bps,
         label="energy score",
         unit="bps",
-        formula="E|X - x| - E|X - X'| / 2 of the vector of the close's log returns at all steps",
+        formula="as CRPS, of the vector of the close's log returns at all steps",
         source=f"{_FAIR}22",
         per=GROUPED,
     ),
@@ -425,6 +425,24 @@ TESTS: tuple[SeriesTest, ...] = (
 
 OTHERS: tuple[Score, ...] = (
     Score(name="origins", unit="count", formula="origins that were scored", per=GROUPED, headline="all"),
+    *(
+        Score(
+            name=f"{name}_{end}",
+            unit=unit,
+            formula=f"{words} end of the 95 % interval of {name} of the close, overlap and regimes allowed for",
+            source="Wilson (1927), JASA 22, at the effective number of origins",
+            per=("step",),
+            relative=1e-6,
+        )
+        for name, unit in (("direction", "share"), ("coverage90", "%"))
+        for end, words in (("low", "lower"), ("high", "upper"))
+    ),
+    Score(
+        name="paths_dependent",
+        formula="1 if paths are not drawn independently: CRPS and energy score are then the plain ones, else 0: fair",
+        source="Ferro (2014), QJRMS 140",
+        headline="all",
+    ),
     *(
         Score(
             name=f"coverage{level}_attainable",

@@ -37,6 +37,8 @@ class LossDifference:
         Two-sided, of no difference.
     smallest_detectable : float
         The size of a difference that a test on this record would have found with the stated power; positive.
+    standard_error : float
+        Of the difference.
     relative_to : float
         Mean reference loss at the same origins: divide by it for percent.
     terms : int
@@ -50,6 +52,7 @@ class LossDifference:
     high: float
     p_value: float
     smallest_detectable: float
+    standard_error: float
     relative_to: float
     terms: int
     n: int
@@ -93,7 +96,7 @@ def loss_difference(
     low, high = test.interval(level) if terms else (_NAN, _NAN)
     detectable = smallest_detectable(test.standard_error, terms, size=1.0 - level, power=power)
     base = float(b[both].mean()) if n else _NAN
-    return LossDifference(test.mean, low, high, test.p_value, detectable, base, terms, n)
+    return LossDifference(test.mean, low, high, test.p_value, detectable, test.standard_error, base, terms, n)
 
 
 def smallest_detectable(standard_error: float, degrees: float, *, size: float = 0.05, power: float = 0.8) -> float:
@@ -195,7 +198,7 @@ def rate_interval(hits: ArrayLike, overlap: int, *, terms: int | None = None, le
 def direction_hits(forecast: ArrayLike, outcome: ArrayLike) -> FloatArray:
     """1 where a forecast change has the sign of the realised one, 0 where not, NaN where either has none.
 
-    The mean of what is not NaN is the share of right signs.
+    The mean of what is not NaN is the score ``direction``.
 
     Parameters
     ----------

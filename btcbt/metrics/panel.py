@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from btcbt.metrics import distribution
+from btcbt.metrics import distribution, ensembles
+from btcbt.metrics.score import comparison_steps
 from btcbt.metrics.volatility import realised_variance
 from btcbt.randomness import uniforms
 from btcbt.records import (
@@ -38,6 +39,7 @@ from btcbt.records import (
     Float32Array,
     FloatArray,
     IntArray,
+    PathKind,
 )
 
 SCORED = CHANNELS[:5]
@@ -46,7 +48,8 @@ SANITY = ("not_finite", "not_positive", "high_too_low", "low_too_high", "negativ
 """Ways in which a sampled candle can be invalid; `LossPanel.insane` counts each."""
 
 _CHUNK = 256  # origins scored at once: bounds the float64 copies at about 10 kB x paths each
-_JITTER_SEED = 2**62 + 1957  # so that the randomised PIT is independent of any forecaster's random numbers
+# Key the randomised PIT and the signs of path noise apart from any forecaster's own seed.
+_JITTER_SEED, _SIGN_SEED = 2**62 + 1957, 2**62 + 1981
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +77,11 @@ class LossPanel:
         Coverage of the central intervals of `distribution.LEVELS`, 0 to 1.
     energy_bps : float64 (B,)
         Energy score of the close path as a vector of H log returns from the origin.
+    crps_noise : float64 (B, K)
+        A draw of the error of the close's ``crps_bps`` at the K steps of `score.comparison_steps` that comes from the
+        number of paths (`ensembles.crps_noise`); NaN for dependent paths, of which it is not known.
+    energy_noise : float64 (B,)
+        The same of `energy_bps`.
     variance, realised : float64 (B, H)
         Forecast and realised variance of the close from the origin to each step.
     insane : int64 (B, 5)
@@ -98,6 +106,8 @@ class LossPanel:
     quantiles: Float32Array
     covered: Float32Array
     energy_bps: FloatArray
+    crps_noise: FloatArray
+    energy_noise: FloatArray
     variance: FloatArray
     realised: FloatArray
     insane: IntArray
@@ -164,6 +174,7 @@ def score_batch(
     *,
     interval_ms: int = 3_600_000,
     labels: ArrayLike | None = None,
+    paths_are: PathKind = "independent",
 ) -> LossPanel:
     """Score the forecasts of some origins.
 
@@ -181,6 +192,8 @@ def score_batch(
         Candle length.
     labels : str or int (B,), optional
         Contamination label of each origin.
+    paths_are : {"independent", "dependent"}
+        How the paths of an origin were made: chooses the estimator of CRPS and energy score (`ensembles`).
 
     Returns
     -------
@@ -194,7 +207,7 @@ def score_batch(
     parts = []
     for start in range(0, len(origins), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows])
+        scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows], paths_are)
         parts.append(LossPanel(interval_ms=interval_ms, n_paths=paths.shape[1], labels=texts[rows], **scores))
     return LossPanel.concatenate(parts)
 
@@ -209,7 +222,9 @@ def _check(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context
         raise ValueError(f"context {context.shape} is not (B={n}, T >= 2, 6)")
 
 
-def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray) -> dict[str, Any]:
+def _score_chunk(
+    origins: IntArray, paths: Float32Array, outcomes: FloatArray, context: FloatArray, paths_are: PathKind
+) -> dict[str, Any]:
     """Scores of some origins, as the arrays of a panel."""
     horizon = paths.shape[2]
     n_scored = len(SCORED)
@@ -233,6 +248,7 @@ def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, c
     covered = np.stack([distribution.interval_coverage(samples, outcome, v) for v in distribution.LEVELS], -1)
     close_paths = np.asarray(paths[..., CLOSE], dtype=np.float64)
     logs = _log_returns(close_paths, last_close[:, None])
+    realised_logs = _log_returns(outcome[..., CLOSE], last_close)
     return {
         "origins": np.asarray(origins, dtype=np.int64),
         "outcome": outcome,
@@ -242,16 +258,39 @@ def _score_chunk(origins: IntArray, paths: Float32Array, outcomes: FloatArray, c
         "past_volatility": past_volatility(context[:, :, CLOSE]),
         "mean": samples.mean(axis=-1).astype(np.float32),
         "mean_bps": scaled.mean(axis=-1).astype(np.float32),
-        "crps": distribution.crps(samples, outcome, is_sorted=True).astype(np.float32),
-        "crps_bps": distribution.crps(scaled, scaled_outcome, is_sorted=True).astype(np.float32),
+        "crps": ensembles.crps(samples, outcome, paths_are, is_sorted=True).astype(np.float32),
+        "crps_bps": ensembles.crps(scaled, scaled_outcome, paths_are, is_sorted=True).astype(np.float32),
         "pit": distribution.probability_integral_transform(samples, outcome, jitter).astype(np.float32),
         "quantiles": distribution.sample_quantiles(samples).astype(np.float32),
         "covered": covered.astype(np.float32),
-        "energy_bps": distribution.energy_score(logs, _log_returns(outcome[..., CLOSE], last_close)),
+        "energy_bps": ensembles.energy_score(logs, realised_logs, paths_are),
+        **_path_noise(origins, logs, realised_logs, paths_are),
         "variance": realised_variance(close_paths, last_close[:, None]).mean(axis=1),
         "realised": realised_variance(outcome[..., CLOSE], last_close),
         "insane": _count_insane(paths),
     }
+
+
+def _path_noise(
+    origins: IntArray, logs: FloatArray, realised: FloatArray, paths_are: PathKind
+) -> dict[str, FloatArray]:
+    """A draw of the noise of the close's losses that few paths make, from log returns (B, S, H) and (B, H)."""
+    steps = np.array(comparison_steps(logs.shape[2])) - 1
+    if paths_are == "dependent":
+        return {"crps_noise": np.full((len(logs), len(steps)), np.nan), "energy_noise": np.full(len(logs), np.nan)}
+    signs = _path_signs(origins, logs.shape[1])
+    closes = np.moveaxis(logs[:, :, steps], 1, -1)
+    return {
+        "crps_noise": ensembles.crps_noise(closes, realised[:, steps], signs[:, None]),
+        "energy_noise": ensembles.energy_noise(logs, realised, signs),
+    }
+
+
+def _path_signs(origins: IntArray, n_paths: int) -> FloatArray:
+    """1 or -1 for each path of each origin, (B, S); path k has the same whatever S is."""
+    steps = 32  # of the keyed numbers, two to a step: few keys are several times faster than one for each path
+    numbers = uniforms(_SIGN_SEED, origins, -(-n_paths // (2 * steps)), steps).reshape(len(origins), -1)
+    return np.where(numbers[:, :n_paths] < 0.5, -1.0, 1.0)
 
 
 def _scale_free(values: FloatArray, last_close: FloatArray, mean_volume: FloatArray) -> FloatArray:

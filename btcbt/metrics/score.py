@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 Better = Literal["lower", "higher", "neither"] | float
 """Which values are better: lower ones, higher ones, those closest to a number, or neither."""
-Family = Literal["forecast", "against", "confidence_set", "strategy", "selection", "placebo", "origins"]
-"""Subject of a score; the first part of its dotted key (``against`` follows a forecaster's name)."""
+Family = Literal["forecast", "against", "opponent", "confidence_set", "strategy", "selection", "placebo", "origins"]
+"""Subject of a score; the first part of its dotted key (``against`` and ``opponent`` follow a forecaster's name)."""
 Breakdown = Literal["channel", "step", "month", "regime", "label"]
 
 ALL = "all"
@@ -22,6 +22,8 @@ ACCOUNT = "account"
 """The channel of an account's scores, whose "forecaster" is the account's name."""
 POOLED = 0
 """The step of a score of all steps together, or of none."""
+MIDDLE_STEP = 6
+"""A step between the first and the last at which forecasters are compared, too."""
 
 GROUPED: tuple[Breakdown, ...] = ("month", "regime", "label")
 EVERYWHERE: tuple[Breakdown, ...] = ("channel", "step", *GROUPED)
@@ -93,7 +95,8 @@ class Row(NamedTuple):
     step : int
         1 .. H, or `POOLED`.
     group : str
-        `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk`` (a comparison with it).
+        `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk``, ``opponent=har`` (a
+        comparison with it).
     metric : str
         Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
     value : float
@@ -105,3 +108,8 @@ class Row(NamedTuple):
     group: str
     metric: str
     value: float
+
+
+def comparison_steps(horizon: int) -> list[int]:
+    """Steps at which forecasters are compared: 1, 6 and the last."""
+    return sorted({1, min(MIDDLE_STEP, horizon), horizon})

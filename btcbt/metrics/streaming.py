@@ -2,7 +2,7 @@
 
 `ScoreStream` takes the panels of one forecaster batch by batch. Means are kept as running sums for each group, step
 and channel. Tests need whole series; those are written to a temporary file and read one at a time. Memory grows by
-some 50 bytes per origin. The scores are defined in `btcbt.metrics.forecast_scores`; the tests hold a second version
+110 bytes per origin. The scores are defined in `btcbt.metrics.forecast_scores`; the tests hold a second version
 that takes all panels at once.
 """
 
@@ -19,10 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from btcbt.metrics import distribution, volatility
 from btcbt.metrics.forecast_scores import MEANS, TESTS, Mean, PanelStatistics, Series
+from btcbt.metrics.intervals import direction_hits, rate_interval
 from btcbt.metrics.pairs import hln_rows, pair_rows
 from btcbt.metrics.panel import SCORED, LossPanel
-from btcbt.metrics.score import ALL, POOLED, Row
-from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray
+from btcbt.metrics.score import ALL, POOLED, Row, comparison_steps
+from btcbt.metrics.versus import Losses
+from btcbt.records import CHANNELS, CLOSE, FloatArray, IntArray, PathKind
 
 REGIMES = ("low", "middle", "high")
 SERIES = ("pit", "crps_bps", "abs_bps", "median_change", "mean_change", "change")
@@ -45,6 +47,8 @@ class ScoreStream:
         As in `LossPanel`.
     scratch : Path
         Folder for the temporary file, 48 bytes for each origin, step and channel; deleted with the stream.
+    paths_are : {"independent", "dependent"}
+        As in `score_batch`.
 
     Raises
     ------
@@ -62,16 +66,18 @@ class ScoreStream:
         n_paths: int,
         interval_ms: int,
         scratch: Path,
+        paths_are: PathKind = "independent",
     ) -> None:
         if len(origins) == 0:
             raise ValueError("a panel without origins has no scores")
-        self.origins, self.horizon, self.n_paths = origins, horizon, n_paths
+        self.origins, self.horizon, self.n_paths, self._paths_are = origins, horizon, n_paths, paths_are
         gaps = np.diff(origins)
         self._stride = max(1, int(gaps.min()) // interval_ms) if len(gaps) else 1
         regimes, self._thresholds = volatility_regimes(past_volatility)
         self._names, self._groups = _groups(origins, regimes, labels)
         self._sums: dict[tuple[str, str], tuple[FloatArray, FloatArray]] = {}
-        self._energy, self._variance, self._realised = (np.empty(len(origins)) for _ in range(3))
+        self._energy, self._energy_noise, self._variance, self._realised = (np.empty(len(origins)) for _ in range(4))
+        self._noise, self._inside = (np.empty((len(origins), len(comparison_steps(horizon)))) for _ in range(2))
         self._done = 0
         scratch.mkdir(parents=True, exist_ok=True)
         # Unnamed where the system allows it, so that a killed process leaves no file.
@@ -114,7 +120,10 @@ class ScoreStream:
             self._add_up((score.name, "of"), score.of(batch), groups)
             if score.over is not None:
                 self._add_up((score.name, "over"), score.over(batch), groups)
-        self._energy[rows] = panel.energy_bps
+        self._energy[rows], self._energy_noise[rows] = panel.energy_bps, panel.energy_noise
+        self._noise[rows] = panel.crps_noise
+        steps = np.array(comparison_steps(self.horizon)) - 1
+        self._inside[rows] = panel.covered[:, steps, CLOSE, distribution.LEVELS.index(90)]
         self._variance[rows], self._realised[rows] = panel.variance[:, -1], panel.realised[:, -1]
         self._write(rows.start, {"pit": panel.pit, "crps_bps": panel.crps_bps, **batch.changes})
         self._done = rows.stop
@@ -155,6 +164,12 @@ class ScoreStream:
         crps = {("crps_bps", h): (self.overlap(h), self.series("crps_bps", h, CLOSE)) for h in ends}
         return {**crps, ("energy_bps", POOLED): (self.overlap(self.horizon), self._energy)}
 
+    def compared(self) -> dict[tuple[str, int], Losses]:
+        """What forecasters are compared with the opponent by, by loss and step; see `versus`."""
+        steps = enumerate(comparison_steps(self.horizon))
+        crps = {("crps_bps", h): Losses(self.series("crps_bps", h, CLOSE), self._noise[:, k]) for k, h in steps}
+        return {**crps, ("energy_bps", POOLED): Losses(self._energy, self._energy_noise)}
+
     def rows(self) -> Iterator[Row]:
         """Yield every score; with many months there are tens of thousands.
 
@@ -166,9 +181,11 @@ class ScoreStream:
         if self._done != len(self):
             raise ValueError(f"{self._done} of {len(self)} origins have been added")
         yield Row(ALL, POOLED, ALL, "origins", float(len(self)))
+        yield Row(ALL, POOLED, ALL, "paths_dependent", float(self._paths_are == "dependent"))
         for score in MEANS:
             yield from self._mean_rows(score, 0, range(1, self.horizon + 1))
         yield from self._test_rows()
+        yield from self._rate_rows()
         for level in distribution.LEVELS:
             attainable = distribution.attainable_level(self.n_paths, level)
             yield Row(ALL, POOLED, ALL, f"coverage{level}_attainable", attainable)
@@ -245,6 +262,19 @@ class ScoreStream:
             series = Series(lambda name, step=step, c=c: self.series(name, step, c), self.overlap(step))  # type: ignore[misc]
             for test in TESTS:
                 yield Row(SCORED[c], step, ALL, test.name, test.of(series))
+
+    def _rate_rows(self) -> Iterator[Row]:
+        """Intervals of coverage and direction of the close; regimes are those of the longest overlap at every step."""
+        overlap = self.overlap(self.horizon)
+        for k, step in enumerate(comparison_steps(self.horizon)):
+            changes = (self.series(name, step, CLOSE) for name in ("median_change", "change"))
+            for name, hits, unit in (
+                ("direction", direction_hits(*changes), 1.0),
+                ("coverage90", self._inside[:, k], 100.0),
+            ):
+                rate = rate_interval(hits, overlap)
+                yield Row(CHANNELS[CLOSE], step, ALL, f"{name}_low", unit * rate.low)
+                yield Row(CHANNELS[CLOSE], step, ALL, f"{name}_high", unit * rate.high)
 
     def _count(self, group: int) -> int:
         return sum(int(np.count_nonzero(column == group)) for column in self._groups)

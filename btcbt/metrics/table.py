@@ -5,6 +5,7 @@ computed, so that a new score touches one file (and its test):
 
 - a score of forecasts: an entry in `btcbt.metrics.forecast_scores`, formula included;
 - a score of accounts: `btcbt.metrics.returns`; a statistic of pairs of forecasters: `btcbt.metrics.pairs`;
+- a statistic of forecasters beside the opponent: `btcbt.metrics.versus`;
 - a test over all configurations, or a score of placebo runs: here.
 
 Dotted keys (``metrics.json``, baselines)::
@@ -15,6 +16,7 @@ Dotted keys (``metrics.json``, baselines)::
     forecast.<forecaster>.<group>.<score>...             group by_month.2019-06, by_volatility.high, by_label.clean
     forecast.<forecaster>.against.<other>.<loss>.<channel>.<step>.<statistic>
     forecast.<forecaster>.versus. ...                    the same against the random walk, at more steps
+    forecast.<forecaster>.opponent.<loss>.<channel>.<step>.<statistic>   against the opponent of the experiment
     confidence_set.<loss>.<channel>.<step>.<forecaster>
     strategy.<account>.<score>, placebo.<account>.<score>, selection.<score>, origins.<score>
 
@@ -31,7 +33,8 @@ from btcbt.metrics.forecast_scores import FORECAST_SCORES
 from btcbt.metrics.pairs import CONFIDENCE_SET, LOSSES, PAIR_SCORES
 from btcbt.metrics.placebos import KINDS
 from btcbt.metrics.returns import ACCOUNT_SCORES
-from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Family, Row, Score
+from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Family, Row, Score, comparison_steps
+from btcbt.metrics.versus import OPPONENT, OPPONENT_SCORES
 
 SELECTION_SCORES: tuple[Score, ...] = (
     Score(name="configurations", family="selection", unit="count", formula="configurations tested together"),
@@ -116,15 +119,14 @@ TABLE: tuple[Score, ...] = (
     *ORIGIN_SCORES,
     *FORECAST_SCORES,
     *PAIR_SCORES,
+    *OPPONENT_SCORES,
     *ACCOUNT_SCORES,
     *SELECTION_SCORES,
     *PLACEBO_SCORES,
 )
 _BY_NAME: dict[tuple[str, str], Score] = {(score.family, score.name): score for score in TABLE}
 _GROUPS = {"month": "by_month", "regime": "by_volatility", "label": "by_label"}
-_AGAINST = "against="
-MIDDLE_STEP = 6
-"""A step between the first and the last whose scores are headline numbers as well."""
+_AGAINST, _OPPONENT = "against=", f"{OPPONENT}="
 
 
 def score(family: Family, name: str) -> Score:
@@ -140,7 +142,7 @@ def score(family: Family, name: str) -> Score:
 
 def headline_steps(horizon: int) -> list[int]:
     """The steps whose scores are headline numbers: 1, 6, the last, and all pooled."""
-    return sorted({1, min(MIDDLE_STEP, horizon), horizon, POOLED})
+    return [POOLED, *comparison_steps(horizon)]
 
 
 def is_headline(row: Row, horizon: int) -> bool:
@@ -149,7 +151,7 @@ def is_headline(row: Row, horizon: int) -> bool:
         return row.group == ALL
     if row.step not in headline_steps(horizon):
         return False
-    if row.group.startswith(_AGAINST):
+    if row.group.startswith((_AGAINST, _OPPONENT)):
         return row.channel in ("close", ALL)
     if row.group != ALL:
         return False
@@ -177,9 +179,10 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
     loss, _, statistic = row.metric.rpartition(".")
     if statistic == CONFIDENCE_SET:
         return f"{CONFIDENCE_SET}.{_scope(loss, row)}.{name}"
-    if row.group.startswith(_AGAINST):
+    if row.group.startswith((_AGAINST, _OPPONENT)):
         where = f"{_scope(loss, row)}.{statistic}" if loss else row.metric
-        return f"forecast.{name}." + ("versus." if reference else f"against.{value}.") + where
+        whom = f"against.{value}" if kind == "against" else OPPONENT
+        return f"forecast.{name}.{'versus' if reference else whom}.{where}"
     if row.metric == "up_to_bps":
         return f"forecast.{name}.{_GROUPS[kind]}.{value}_{row.metric}"
     group = "" if row.group == ALL else f"{_GROUPS[kind]}.{value}."
@@ -211,6 +214,8 @@ def _find(family: str, parts: list[str]) -> Score | None:
     """The score of the part of a key after the name."""
     if family == "forecast" and parts[0] in ("versus", "against"):
         return _BY_NAME.get(("against", parts[-1]))
+    if family == "forecast" and parts[0] == OPPONENT:
+        return _BY_NAME.get((OPPONENT, parts[-1]))
     if parts[0] in _GROUPS.values():
         parts = parts[1:] if parts[-1].endswith("_up_to_bps") else parts[2:]
     if family == "forecast" and parts:

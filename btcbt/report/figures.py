@@ -29,7 +29,7 @@ BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
 """Central intervals of a fan, widest first, with their opacity."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 """Colour-blind safe (Okabe and Ito, 2008), in order of use."""
-BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
+BASELINES = ("random_walk", "drift", "ewma_volatility", "garch", "har", "gjr_garch", "boosted_quantiles")
 INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
 
 

@@ -16,6 +16,7 @@ from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
+from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
 NONE = "–"
@@ -27,8 +28,8 @@ def summary(run: Run) -> RenderableType:
     """Summary of a stored run, for a rich console."""
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
-        parts += ["", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
-    parts += [*_remarks(run), _labels(run)]
+        parts += ["", *versus_parts(run), "", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
+    parts += [*estimators(run), *_remarks(run), _labels(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
@@ -68,7 +69,7 @@ def _forecast_table(run: Run) -> Table:
     crps, mae, sign, inside = (score("forecast", name) for name in ("crps_bps", "mae_bps", "direction", "coverage90"))
     table = _table(f"Forecast errors of the close, 1 and {horizon} candles ahead, in {crps.unit}: {crps.direction}")
     table.add_column("forecaster", no_wrap=True)
-    headings = (f"{crps.heading} 1", f"{crps.heading} {horizon}", "vs RW", score("against", "dm_p").heading)
+    headings = (f"{crps.heading} 1", f"{crps.heading} {horizon}", "vs RW")
     for column in (*headings, f"{mae.heading} {horizon}", sign.heading, inside.heading):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("data")
@@ -79,18 +80,17 @@ def _forecast_table(run: Run) -> Table:
             name,
             _number(get("crps_bps.close.h1"), ".1f"),
             _number(get(f"crps_bps.close.{last}"), ".1f"),
-            _number(0.0 - 100 * get(f"{reference}.skill"), "+.2f", "%"),
-            _number(get(f"{reference}.dm_p"), ".3f"),
+            _number(0.0 - 100 * get(f"{reference}.skill"), "+.1f", "%"),
             _number(get(f"mae_bps.close.{last}"), ".1f"),
-            _number(100 * get(f"direction.close.{last}"), ".1f", "%"),
-            _number(get(f"coverage90.close.{last}"), ".1f", "%"),
+            _rate(get, "direction", last, 100.0),
+            _rate(get, "coverage90", last, 1.0),
             _label(entry["labels"]),
             style="bold" if name == primary(run) else "",
         )
     table.caption = (
-        f"vs RW: {crps.heading} at step {horizon} relative to the random walk's, p: Diebold-Mariano, two-sided; "
-        f"{sign.heading}: share of correct signs; {inside.heading}: share of outcomes inside the 90 % interval "
-        f"({inside.direction}); data: contamination label of the origins"
+        f"vs RW: {crps.heading} at step {horizon} relative to the random walk's; {sign.heading}: share of right signs, "
+        f"%; {inside.heading}: share of outcomes inside the 90 % interval ({inside.direction}), both with 95 % "
+        "intervals that allow for overlap; data: contamination label of the origins"
     )
     return table
 
@@ -292,6 +292,13 @@ def _accounts(run: Run) -> list[str]:
 
 def _getter(metrics: Mapping[str, float], prefix: str) -> Any:
     return lambda key: metrics.get(f"{prefix}.{key}", math.nan)
+
+
+def _rate(get: Any, name: str, step: str, unit: float) -> str:
+    """A share with its interval, percent."""
+    low, high = (_number(unit * get(f"{name}_{end}.{step}"), ".0f") for end in ("low", "high"))
+    share = unit * get(f"{name}.close.{step}")
+    return _number(share, ".1f") if NONE in (low, high) else f"{share:.0f} ({low}-{high})"
 
 
 def _number(value: float, form: str, unit: str = "") -> str:

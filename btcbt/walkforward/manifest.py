@@ -13,6 +13,7 @@ import numpy as np
 
 from btcbt.config import RunConfig, time_text
 from btcbt.loading import source_sha256
+from btcbt.metrics.ensembles import estimator
 from btcbt.records import Float32Array
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.verdicts import stamp, stored_verdict
@@ -103,6 +104,7 @@ def make_manifest(
         "forecasters": {
             member.name: _describe(member) | describe_refits(member.forecaster, origins) for member in members
         },
+        "opponent": config.opponent or members[0].name,
         "strategies": {
             trader.name: {
                 "use": trader.use,
@@ -147,6 +149,8 @@ def _describe(member: Member) -> dict[str, Any]:
         "context": member.forecaster.context,
         "digests": member.column,
         "n_paths": member.forecaster.n_paths,
+        "paths_are": member.forecaster.paths_are,
+        "scored_by": estimator(member.forecaster.paths_are),
         "identity": dict(member.forecaster.identity()),
         "traded": member.configured,
         "labels": dict(Counter(str(label) for label in member.labels)),

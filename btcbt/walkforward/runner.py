@@ -115,7 +115,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
                 base = None if member.base is None else members[member.base]
                 members[name] = forecast_missing(member, base, config, progress)
         with clock("score"):
-            scores = score_forecasts(windows, list(members.values()), config.store.folder, progress)
+            scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
         with clock("decide"):

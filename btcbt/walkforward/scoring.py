@@ -16,6 +16,7 @@ from btcbt.metrics import LossPanel, ScoreStream, against, confidence_sets, scor
 from btcbt.metrics.panel import past_volatility
 from btcbt.metrics.score import Row
 from btcbt.metrics.table import dotted_key, is_headline
+from btcbt.metrics.versus import Losses, versus
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray
 from btcbt.storage.runs import score_table
@@ -39,7 +40,9 @@ class Scores:
     tables: tuple[pa.Table, ...]
 
 
-def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress) -> Scores:
+def score_forecasts(
+    windows: Windows, members: Sequence[Member], scratch: Path, progress: Progress, opponent: str | None = None
+) -> Scores:
     """Score the forecasts of every member at origins with a known outcome; the first member is the benchmark.
 
     Parameters
@@ -52,6 +55,8 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
         Folder for temporary files, deleted on return; see `btcbt.metrics.ScoreStream`.
     progress : Progress
         Receives the progress.
+    opponent : str, optional
+        The member that all are compared with in the table of `btcbt.metrics.versus`; the first if left out.
 
     Returns
     -------
@@ -75,6 +80,7 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
     volatility, symbol, first = _volatility(windows), windows.candles.source, members[0].name
     reference: ScoreStream | None = None
     losses: dict[str, dict[tuple[str, int], tuple[int, FloatArray]]] = {}
+    compared: dict[str, dict[tuple[str, int], Losses]] = {}
     tables: list[pa.Table] = []
     with ExitStack() as stack, progress.stage("score", len(windows) * len(members)) as advance:
         for member in members:
@@ -82,12 +88,14 @@ def score_forecasts(windows: Windows, members: Sequence[Member], scratch: Path, 
             _fill(stream, windows, member, advance)
             rows = stream.rows() if reference is None else chain(stream.rows(), stream.comparison(reference, first))
             tables.append(score_table(member.name, symbol, _noted(rows, member.name, first, windows, headline)))
-            losses[member.name] = stream.losses()
+            losses[member.name], compared[member.name] = stream.losses(), stream.compared()
+            overlap = stream.overlap(windows.horizon)
             if reference is None:
                 reference = stream
             else:
                 stream.close()
     tables += _pairs(windows, members, losses, headline)
+    tables += _versus(windows, versus(compared, opponent or first, overlap), headline)
     return Scores(headline, tuple(tables))
 
 
@@ -100,6 +108,7 @@ def _stream(windows: Windows, volatility: FloatArray, member: Member, scratch: P
         n_paths=member.forecaster.n_paths,
         interval_ms=windows.candles.interval_ms,
         scratch=scratch,
+        paths_are=member.forecaster.paths_are,
     )
 
 
@@ -109,8 +118,8 @@ def _noted(
     """Yield rows unchanged and collect the headline numbers; comparisons with `reference` get the key ``versus``."""
     for row in rows:
         if is_headline(row, windows.horizon):
-            versus = reference is not None and row.group == f"against={reference}"
-            headline[dotted_key(name, row, reference=versus)] = row.value
+            is_reference = reference is not None and row.group == f"against={reference}"
+            headline[dotted_key(name, row, reference=is_reference)] = row.value
         yield row
 
 
@@ -134,6 +143,15 @@ def _pairs(
         yield score_table(name, windows.candles.source, new)
 
 
+def _versus(windows: Windows, rows: Iterable[tuple[str, Row]], headline: dict[str, float]) -> Iterator[pa.Table]:
+    """The table of all forecasters beside the opponent."""
+    found: dict[str, list[Row]] = {}
+    for name, row in rows:
+        found.setdefault(name, []).extend(_noted([row], name, None, windows, headline))
+    for name, own in found.items():
+        yield score_table(name, windows.candles.source, own)
+
+
 def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> Iterator[LossPanel]:
     """Scored panels of each batch of stored forecasts that has an origin with a known outcome."""
     start = 0
@@ -150,6 +168,7 @@ def panels(windows: Windows, member: Member, advance: Callable[[int], None]) -> 
                 windows.contexts(rows),
                 interval_ms=windows.candles.interval_ms,
                 labels=member.labels[rows],
+                paths_are=member.forecaster.paths_are,
             )
         advance(len(batch))
 

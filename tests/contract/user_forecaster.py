@@ -15,6 +15,7 @@ class RecentReturns(Forecaster):
     """Bootstrap of the newest returns of the window."""
 
     Params = RecentReturnsParams
+    paths_are = "independent"
 
     def forecast(self, windows):
         closes = self.history(windows)[:, -self.params.recent - 1 :, CLOSE]

@@ -309,3 +309,21 @@ def test_the_values_of_a_key_that_is_there_twice_are_not_repeated(tmp_path: Path
     with pytest.raises(ConfigError, match='duplicate key "root"') as caught:
         load_config(file)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("named", "accepted"), [(None, True), ("random_walk", True), ("garch", True), ("har", False)])
+def test_the_opponent_is_one_of_the_forecasters_or_the_random_walk_that_is_added(
+    named: str | None, accepted: bool
+) -> None:
+    tree = {
+        "name": "m",
+        "candles": {"path": "bundled:BTCUSD_1h"},
+        "windows": {"context": 48, "horizon": 6, "start": "2019-06-01", "end": "2019-06-08"},
+        "forecasters": {"garch": {"kind": "garch"}},
+        "opponent": named,
+    }
+    if accepted:
+        assert RunConfig.model_validate(tree).opponent == named
+    else:
+        with pytest.raises(ValueError, match=r"opponent 'har' is not among the forecasters \['garch', 'random_walk'\]"):
+            RunConfig.model_validate(tree)

@@ -75,47 +75,62 @@ def test_one_path_scores_its_distance_and_nan_scores_nan(rng):
     assert ensembles.energy_score([[[3.0, 4.0]]], [[0.0, 0.0]], "dependent") == pytest.approx([5.0])
     samples = rng.normal(size=(2, 5))
     samples[0, 1] = np.nan
-    for score in (ensembles.crps(samples, [0.0, np.nan], "dependent"), ensembles.crps_noise(samples, [0.0, np.nan])):
+    for score in (
+        ensembles.crps(samples, [0.0, np.nan], "dependent"),
+        ensembles.crps_noise(samples, [0.0, np.nan], 1.0),
+    ):
         assert np.isnan(score).all()
     assert np.isnan(ensembles.energy_score(samples[:, :, None], [[0.0], [np.nan]], "dependent")).all()
     with pytest.raises(ValueError, match="'paired'"):
         ensembles.crps(samples, [0.0, 0.0], "paired")
 
 
-def test_the_noise_is_the_jackknife_of_scores_with_one_path_left_out(rng):
+def test_the_noise_is_a_signed_sum_of_scores_with_one_path_left_out(rng):
     samples, outcome = rng.normal(size=(5, 8)), rng.normal(size=5)
-    left_out = np.stack([distribution.crps(np.delete(samples, i, axis=1), outcome) for i in range(8)])
-    expected = 7.0 * left_out.var(axis=0)
-    assert ensembles.crps_noise(samples, outcome) == pytest.approx(expected)
+    signs = rng.choice([-1.0, 1.0], size=(5, 8))
+    left_out = np.stack([distribution.crps(np.delete(samples, i, axis=1), outcome) for i in range(8)], axis=1)
+    expected = np.sqrt(7 / 8) * np.sum(signs * (left_out - left_out.mean(axis=1, keepdims=True)), axis=1)
+    assert ensembles.crps_noise(samples, outcome, signs) == pytest.approx(expected)
     paths, path = rng.normal(size=(5, 8, 3)), rng.normal(size=(5, 3))
-    left_out = np.stack([distribution.energy_score(np.delete(paths, i, axis=1), path) for i in range(8)])
-    assert ensembles.energy_noise(paths, path) == pytest.approx(7.0 * left_out.var(axis=0))
-    assert np.isnan(ensembles.crps_noise(samples[:, :2], outcome)).all()
+    left_out = np.stack([distribution.energy_score(np.delete(paths, i, axis=1), path) for i in range(8)], axis=1)
+    expected = np.sqrt(7 / 8) * np.sum(signs * (left_out - left_out.mean(axis=1, keepdims=True)), axis=1)
+    assert ensembles.energy_noise(paths, path, signs) == pytest.approx(expected)
+    assert np.isnan(ensembles.crps_noise(samples[:, :2], outcome, signs[:, :2])).all()
 
 
 @pytest.mark.parametrize("dims", [1, 6])
-def test_the_noise_of_a_mean_is_what_many_seeds_show(rng, dims):
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_the_noise_of_a_mean_difference_is_what_many_seeds_show_with_shared_numbers_or_not(rng, dims, shared):
+    """Two forecasters of one law, the second with 20 of the paths; their numbers are correlated by `shared`."""
     outcome = rng.normal(size=(60, dims))
 
     def draw():
-        return rng.normal(size=(60, N_PATHS, dims))
+        first = rng.normal(size=(60, N_PATHS, dims))
+        return first, shared * first[:, :20] + np.sqrt(1 - shared**2) * rng.normal(size=(60, 20, dims))
 
-    if dims == 1:
-        means = [distribution.crps(draw()[..., 0], outcome[:, 0]).mean() for _ in range(1500)]
-        noise = np.mean([ensembles.crps_noise(draw()[..., 0], outcome[:, 0]) for _ in range(30)], axis=0)
-    else:
-        means = [distribution.energy_score(draw(), outcome).mean() for _ in range(600)]
-        noise = np.mean([ensembles.energy_noise(draw(), outcome) for _ in range(30)], axis=0)
-    truth = np.var(means, ddof=1)
-    assert noise.mean() / 60 == pytest.approx(truth, rel=0.2)
-    share = ensembles.path_noise_share(noise, np.zeros(60), 2.0 * np.sqrt(truth))
-    assert share == pytest.approx(0.25, rel=0.2)
+    def score(paths):
+        return (
+            distribution.crps(paths[..., 0], outcome[:, 0]) if dims == 1 else distribution.energy_score(paths, outcome)
+        )
+
+    def noise(paths, signs):
+        if dims == 1:
+            return ensembles.crps_noise(paths[..., 0], outcome[:, 0], signs)
+        return ensembles.energy_noise(paths, outcome, signs)
+
+    pairs = (draw() for _ in range(800))
+    truth = np.var([score(a).mean() - score(b).mean() for a, b in pairs], ddof=1)
+    shares = []
+    for _ in range(60):
+        signs, (a, b) = rng.choice([-1.0, 1.0], size=(60, N_PATHS)), draw()
+        shares.append(ensembles.path_noise_share(noise(a, signs), noise(b, signs[:, :20]), 2.0 * np.sqrt(truth)))
+    assert 0.85 * 0.25 < np.mean(shares) < 1.3 * 0.25  # biased upwards, the more the fewer the paths
 
 
 def test_the_noise_share_needs_origins_and_a_standard_error():
     assert np.isnan(ensembles.path_noise_share([np.nan], [1.0], 1.0))
     assert np.isnan(ensembles.path_noise_share([1.0], [1.0], 0.0))
-    assert ensembles.path_noise_share([1.0, np.nan, 3.0], [0.0, 1.0, 0.0], 2.0) == pytest.approx(0.25)
+    assert ensembles.path_noise_share([1.0, np.nan, -3.0], [0.0, 1.0, 0.0], 2.0) == pytest.approx(0.625)
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)

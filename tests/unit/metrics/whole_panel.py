@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from btcbt.metrics import accuracy, distribution, volatility
 from btcbt.metrics.accuracy import Axis, nan_mean
 from btcbt.metrics.inference import diebold_mariano
+from btcbt.metrics.intervals import rate_interval
 from btcbt.metrics.panel import SANITY, SCORED, LossPanel
 from btcbt.metrics.streaming import REGIMES, volatility_regimes
 from btcbt.records import CLOSE, FloatArray
@@ -42,10 +43,11 @@ def summarise(panel: LossPanel, reference: LossPanel | None = None, *, splits: b
     """
     if len(panel) == 0:
         raise ValueError("a panel without origins has no scores")
-    out = {"origins": float(len(panel)), **_flatten(scores(panel), panel.horizon)}
+    out = {"origins": float(len(panel)), "paths_dependent": 0.0, **_flatten(scores(panel), panel.horizon)}
     out.update(_flatten(_tests(panel), panel.horizon))
     for level in distribution.LEVELS:
         out[f"coverage{level}_attainable"] = distribution.attainable_level(panel.n_paths, level)
+    out.update(_rates(panel))
     if splits:
         ends = {1, panel.horizon}
         thresholds, groups = _splits(panel)
@@ -301,3 +303,21 @@ def _paired_errors(forecast: ArrayLike, outcome: ArrayLike, naive: ArrayLike) ->
 def _directions(forecast: ArrayLike, outcome: ArrayLike) -> tuple[FloatArray, FloatArray]:
     signs = np.sign(np.asarray(forecast, dtype=np.float64)), np.sign(np.asarray(outcome, dtype=np.float64))
     return np.where(signs[0] == 0.0, np.nan, signs[0]), np.where(signs[1] == 0.0, np.nan, signs[1])
+
+
+def _rates(panel: LossPanel) -> dict[str, float]:
+    """Intervals of the close's direction and coverage at the steps where forecasters are compared."""
+    overlap, change = (
+        panel.overlap(panel.horizon),
+        panel.to_bps(np.broadcast_to(panel.naive[:, None], panel.outcome.shape)),
+    )
+    median = np.sign(panel.to_bps(panel.quantiles[..., distribution.MEDIAN]) - change)[..., CLOSE]
+    moved = np.sign(panel.to_bps(panel.outcome) - change)[..., CLOSE]
+    right = np.where((median == 0) | (moved == 0) | np.isnan(median + moved), np.nan, median == moved)
+    out = {}
+    for step in {1, min(6, panel.horizon), panel.horizon}:
+        sign, inside = right[:, step - 1], panel.covered[:, step - 1, CLOSE, distribution.LEVELS.index(90)]
+        for name, hits, unit in (("direction", sign, 1.0), ("coverage90", inside, 100.0)):
+            rate = rate_interval(hits, overlap)
+            out[f"{name}_low.h{step}"], out[f"{name}_high.h{step}"] = unit * rate.low, unit * rate.high
+    return out

@@ -86,14 +86,13 @@ def test_forecast_errors_stand_beside_the_random_walk() -> None:
         "random_walk",
         "31.5",
         "181.5",
-        "+0.00%",
-        "0.000",
+        "+0.0%",
         "251.5",
-        "51.5%",
-        "88.5%",
+        "51.5",
+        "88.5",
         "clean",
     ]
-    assert row(shown, "kronos") == ["kronos", "33.5", "183.5", "-2.46%", "0.082", "253.5", "53.5%", "90.5%", "clean"]
+    assert row(shown, "kronos") == ["kronos", "33.5", "183.5", "-2.5%", "253.5", "53.5", "90.5", "clean"]
 
 
 def test_results_stand_beside_buy_and_hold_on_the_forecaster_that_matters() -> None:
@@ -216,3 +215,72 @@ def test_numbers_that_do_not_exist_are_dashes() -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_no_terminal_cuts_a_number(width: int) -> None:
     assert "…" not in text(make_run(), width)
+
+
+def compared(**of_kronos: dict[str, float]) -> Run:
+    """A run with the table beside the opponent, in which places of kronos have other numbers than no difference."""
+    run = make_run(opponent="ewma_volatility")
+    for name in ("random_walk", "kronos"):
+        for at in ("crps_bps.close.h1", "crps_bps.close.h6", "crps_bps.close.h24", "energy_bps"):
+            nothing = {
+                "difference_pct": 0.4,
+                "low_pct": -3.5,
+                "high_pct": 4.3,
+                "detectable_pct": 5.1,
+                "adjusted_p": 0.9,
+            }
+            changed = of_kronos.get(at.rpartition(".")[2], {}) if name == "kronos" else {}
+            numbers = nothing | {"path_noise": 0.02} | changed
+            run.metrics.update({f"forecast.{name}.opponent.{at}.{key}": value for key, value in numbers.items()})
+        run.metrics.update(
+            {f"forecast.{name}.opponent.{key}": n for key, n in (("comparisons", 8), ("romano_wolf", 1))}
+        )
+    return run
+
+
+def test_without_an_edge_the_verdict_says_how_large_one_could_be_and_names_what_is_worse() -> None:
+    worse = {"difference_pct": 18.5, "low_pct": 14.0, "high_pct": 23.0, "adjusted_p": 0.0002}
+    shown = " ".join(text(compared(h1=worse)).split())
+    assert (
+        "No edge larger than 3.5 % at 24 h: the CRPS of kronos is 0.4 % above that of ewma_volatility (95 % interval "
+        "-3.5 .. +4.3 %, adjusted p 0.900); one of 5.1 % would have shown (80 % power). kronos is 18.5 % worse at 1 h "
+        "(95 % interval +14.0 .. +23.0 %, adjusted p < 0.001). No other forecaster beats ewma_volatility."
+    ) in shown
+    assert "kronos +18.5 .000 5.1 +0.4 .900 5.1 +0.4 .900 5.1 +0.4 .900" in shown
+    assert "adjusted for 8 comparisons (Romano-Wolf)" in shown
+
+
+def test_an_edge_is_called_one_only_after_adjusting() -> None:
+    better = {"difference_pct": -4.0, "low_pct": -6.0, "high_pct": -2.0, "adjusted_p": 0.01}
+    assert "An edge at 24 h: the CRPS of kronos is 4.0 % below" in " ".join(text(compared(h24=better)).split())
+    unsure = better | {"adjusted_p": 0.06}
+    assert "No edge larger than 6.0 % at 24 h: the CRPS of kronos" in " ".join(text(compared(h24=unsure)).split())
+
+
+def test_much_path_noise_is_warned_of() -> None:
+    assert "Path noise" not in text(compared(h6={"path_noise": 0.09}))
+    shown = " ".join(text(compared(h6={"path_noise": 0.34}, energy_bps={"path_noise": 0.2})).split())
+    assert (
+        "Path noise is more than 10% of a difference's variance in 2 comparisons, most (34%) of kronos at 6 h" in shown
+    )
+
+
+def test_forecasters_scored_as_ensembles_are_named() -> None:
+    run = make_run()
+    assert "plain CRPS" not in text(run)
+    run.manifest["forecasters"]["kronos"]["paths_are"] = "dependent"
+    assert "Scored by the plain CRPS, as paths that depend on each other: kronos." in " ".join(text(run).split())
+
+
+def test_the_table_beside_the_opponent_fits_eighty_columns() -> None:
+    shown = text(compared(h1={"difference_pct": -18.5, "detectable_pct": 11.6}), 80)
+    assert "…" not in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+    line = next(line for line in shown.splitlines() if line.startswith("kronos") and "-18.5" in line)
+    assert " ".join(line.split()) == "kronos -18.5 .900 12 +0.4 .900 5.1 +0.4 .900 5.1 +0.4 .900"
+
+
+def test_a_forecaster_that_is_worse_is_named_even_if_the_adjusted_test_is_unsure() -> None:
+    worse = {"difference_pct": 19.3, "low_pct": 8.0, "high_pct": 30.6, "adjusted_p": 0.118}
+    shown = " ".join(text(compared(h1=worse)).split())
+    assert "kronos is 19.3 % worse at 1 h (95 % interval +8.0 .. +30.6 %, adjusted p 0.118)." in shown

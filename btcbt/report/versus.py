@@ -1,0 +1,208 @@
+"""Forecasters beside the opponent in the terminal: a verdict in a sentence, and the table that it is read from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from btcbt.metrics.score import comparison_steps
+from btcbt.metrics.versus import MUCH_NOISE, OPPONENT
+from btcbt.report.figures import primary
+from btcbt.storage.runs import Run
+
+NONE = "–"
+SIZE = 0.05
+"""Of the tests, all comparisons of the table together."""
+PATH = "energy_bps"
+"""Place of the whole path, whose loss is the energy score."""
+
+
+class Difference(NamedTuple):
+    """What is known of one forecaster at one place, in percent of the opponent's loss."""
+
+    difference: float
+    low: float
+    high: float
+    detectable: float
+    adjusted_p: float
+    path_noise: float
+
+    @property
+    def better(self) -> bool:
+        """Whether it is better than the opponent, at `SIZE`."""
+        return self.adjusted_p <= SIZE and self.difference < 0.0
+
+    @property
+    def worse(self) -> bool:
+        """Whether its own 95 % interval lies above zero: an edge has to survive the adjustment, a warning has not."""
+        return self.low > 0.0
+
+
+def opponent_of(run: Run) -> str:
+    """The forecaster that the others are compared with."""
+    named: str | None = run.manifest.get("opponent")
+    return named or next(iter(run.manifest["forecasters"]))
+
+
+def versus_parts(run: Run) -> list[Text | Table]:
+    """Verdict, table and what to know of it; nothing where nothing is compared."""
+    table = {name: _places(run, name) for name in run.manifest["forecasters"] if name != opponent_of(run)}
+    if not any(math.isfinite(one.difference) for places in table.values() for one in places.values()):
+        return []
+    return [_verdict(run, table), _table(run, table), *_noise(run, table)]
+
+
+def estimators(run: Run) -> list[Text]:
+    """Which forecasters are scored as ensembles, because their paths depend on each other."""
+    plain = [name for name, entry in run.manifest["forecasters"].items() if entry.get("paths_are") == "dependent"]
+    if not plain:
+        return []
+    which = ", ".join(plain)
+    return [Text(f"Scored by the plain CRPS, as paths that depend on each other: {which}. All others: the fair CRPS.")]
+
+
+def _places(run: Run, name: str) -> dict[str, Difference]:
+    """By place in the keys: ``crps_bps.close.h1``, ..., ``energy_bps``."""
+    steps = comparison_steps(run.config.windows.horizon)
+    return {at: _difference(run.metrics, f"forecast.{name}.{OPPONENT}.{at}") for at in [*map(_at, steps), PATH]}
+
+
+def _at(step: int) -> str:
+    return f"crps_bps.close.h{step}"
+
+
+def _difference(metrics: Mapping[str, float], prefix: str) -> Difference:
+    names = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p", "path_noise")
+    return Difference(*(metrics.get(f"{prefix}.{name}", math.nan) for name in names))
+
+
+def _verdict(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Text:
+    """Say what the table says: of the forecaster that the run is about, then of all others."""
+    opponent, main, horizon = opponent_of(run), primary(run), run.config.windows.horizon
+    sentences = []
+    if main in table:
+        places = table[main]
+        sentences.append(_of_last(main, opponent, places[_at(horizon)], _when(run, _at(horizon))))
+        known = [(at, one) for at, one in places.items() if at != _at(horizon) and (one.better or one.worse)]
+        for at, one in known:
+            word = "better" if one.better else "worse"
+            sentences.append(f"{main} is {abs(one.difference):.1f} % {word} {_when(run, at)} ({_interval(one)}).")
+    else:
+        lows = [places[_at(horizon)].low for places in table.values() if math.isfinite(places[_at(horizon)].low)]
+        if lows and not any(places[_at(horizon)].better for places in table.values()):
+            sentences.append(
+                f"No edge over {opponent} larger than {max(-min(lows), 0):.1f} % {_when(run, _at(horizon))}."
+            )
+    others = [
+        f"{name} {_when(run, at)}"
+        for name, places in table.items()
+        if name != main
+        for at, one in places.items()
+        if one.better
+    ]
+    if len(table) > (main in table):
+        who = "No other forecaster" if main in table else "No forecaster"
+        sentences.append(f"Better than {opponent}: {', '.join(others)}." if others else f"{who} beats {opponent}.")
+    return Text(" ".join(sentences), style="bold")
+
+
+def _of_last(name: str, opponent: str, one: Difference, when: str) -> str:
+    """The sentence on the last step."""
+    if not math.isfinite(one.low):
+        return f"Too few origins to say anything of {name} {when}."
+    side = "below" if one.difference < 0.0 else "above"
+    by = f"{abs(one.difference):.1f} % {side} that of {opponent} ({_interval(one)})"
+    if one.better:
+        return f"An edge {when}: the CRPS of {name} is {by}."
+    edge = f"No edge larger than {-one.low:.1f} % {when}" if one.low < 0 else f"No edge {when}"
+    return f"{edge}: the CRPS of {name} is {by}; one of {one.detectable:.1f} % would have shown (80 % power)."
+
+
+def _interval(one: Difference) -> str:
+    p = "p < 0.001" if one.adjusted_p < 0.001 else f"p {one.adjusted_p:.3f}"
+    return f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted {p}"
+
+
+def _when(run: Run, at: str) -> str:
+    if at == PATH:
+        return "over the whole path"
+    step = at.rpartition(".h")[2]
+    return f"at {step} h" if run.config.candles.interval == "1h" else f"at step {step}"
+
+
+def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
+    steps = comparison_steps(run.config.windows.horizon)
+    shown = Table(
+        title=f"CRPS beside {opponent_of(run)}, {', '.join(map(str, steps))} candles ahead and over the whole path",
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        caption_style="dim",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    shown.add_column("forecaster", no_wrap=True)
+    for step in steps:
+        for heading in (f"{step} %", "p", "min"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("path", "p"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for name, places in table.items():
+        cells: list[str | Text] = []
+        for at, one in places.items():
+            cells += [_coloured(one), _p(one.adjusted_p)]
+            if at != PATH:
+                cells.append(_number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
+        shown.add_row(name, *cells, style="bold" if name == primary(run) else "")
+    shown.caption = _caption(run, table)
+    return shown
+
+
+def _caption(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> str:
+    get = f"forecast.{next(iter(table))}.{OPPONENT}"
+    count = run.metrics.get(f"{get}.comparisons", math.nan)
+    method = "Romano-Wolf" if run.metrics.get(f"{get}.romano_wolf") else "Holm"
+    return (
+        f"%: loss relative to the opponent's, negative is better; p: two-sided, adjusted for {_number(count, ',.0f')} "
+        f"comparisons ({method}); min: smallest difference, in %, that these origins would have shown (80 % power at "
+        f"{SIZE:.0%}); path: energy score of all closes"
+    )
+
+
+def _coloured(one: Difference) -> Text:
+    style = "green" if one.better else "red" if one.worse else ""
+    return Text(_number(one.difference, "+.1f"), style=style)
+
+
+def _noise(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator[Text]:
+    """Warn where few paths blur a comparison."""
+    noisy = {
+        (name, at): one.path_noise
+        for name, places in table.items()
+        for at, one in places.items()
+        if one.path_noise > MUCH_NOISE
+    }
+    if noisy:
+        name, at = max(noisy, key=noisy.__getitem__)
+        yield Text(
+            f"Path noise is more than {MUCH_NOISE:.0%} of a difference's variance in {len(noisy)} comparisons, most "
+            f"({min(noisy[name, at], 1.0):.0%}) of {name} {_when(run, at)}: raise n_paths.",
+            style="yellow",
+        )
+
+
+def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}" if math.isfinite(value) else NONE
