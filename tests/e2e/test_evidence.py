@@ -161,7 +161,7 @@ def test_placebos_rank_every_strategy_that_uses_a_forecast(write: Write, invoke:
         assert run.metrics[f"placebo.{name}.p_value"] * 7 == pytest.approx(
             round(run.metrics[f"placebo.{name}.p_value"] * 7)
         )
-    assert "placebo runs that do at least as well" in " ".join(result.stdout.split())
+    assert "runs on forecasts without information" in " ".join(result.stdout.split())
 
 
 def test_a_run_too_short_for_placebos_says_so(write: Write, invoke: Invoke, tmp_path: Path) -> None:
