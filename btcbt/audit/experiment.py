@@ -30,7 +30,7 @@ from btcbt.audit.stored_paths import StoredPaths
 from btcbt.audit.trace import DRAWN, PAST, Observation, compare, newest, observe, observe_past
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.config import RunConfig, load_config, time_text
-from btcbt.errors import CandleError
+from btcbt.errors import BtcbtError, CandleError
 from btcbt.files import file_digest
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.base import Part
@@ -330,6 +330,9 @@ class _Audit:
     def _history(self, point: AuditPoint, change: str) -> History | None:
         try:
             return self.histories.changed(point, change)
+        except BtcbtError as error:  # a history that is too short for the range, say: there is nothing to judge
+            self.notes.append(f"no changed history '{change}' at some origins: {error}")
+            return None
         except Exception as error:  # noqa: BLE001 - code of the user, on a history that it was not written for
             self._unjudged("the preparation of candles", f"raised on a changed history '{change}'", error)
             return None

@@ -1,6 +1,6 @@
 """Return, risk and significance of an equity curve.
 
-Returns are simple, per candle, net of everything that the equity is net of. A year has 365 days of trading;
+Returns are simple, per candle, net of everything that the equity is net of. A year has 365.25 days of trading;
 the risk-free rate is zero. Equity may not be NaN (a `ValueError`). Equity of zero or less is ruin: the
 return is -100 % there and zero afterwards. Undefined scores (the Sharpe ratio of an account that never traded)
 are NaN.
@@ -15,10 +15,8 @@ from btcbt.metrics import power, sharpe
 from btcbt.metrics.accuracy import nan_mean
 from btcbt.metrics.inference import mean_test
 from btcbt.metrics.score import Better, Score
-from btcbt.records import IN_BPS, FloatArray, IntArray
+from btcbt.records import IN_BPS, YEAR_MS, FloatArray, IntArray
 
-TRADING_YEAR_MS = 365 * 86_400_000
-"""The year to which ratios, returns and turnover are annualised."""
 MIN_ROUND_TRIPS = 10.0
 """A year; an account that trades less has no break-even cost: almost all of its result is that of holding."""
 _NAN = float("nan")
@@ -283,7 +281,7 @@ def summarise_returns(
 
 
 def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:
-    per_year = TRADING_YEAR_MS / interval_ms
+    per_year = YEAR_MS / interval_ms
     total, deepest = sharpe.compound(returns), float(drawdown(returns).max())
     with np.errstate(over="ignore"):
         annual = float(np.expm1(np.log1p(total) * per_year / len(returns))) if total > -1.0 else -1.0
@@ -309,7 +307,7 @@ def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:
 def _luck(
     returns: FloatArray, interval_ms: int, horizon: int, trials: ArrayLike | None, reps: int, seed: int
 ) -> dict[str, float]:
-    annual = float(np.sqrt(TRADING_YEAR_MS / interval_ms))
+    annual = float(np.sqrt(YEAR_MS / interval_ms))
     interval = sharpe.bootstrap_interval(returns, horizon, reps=reps, seed=seed)
     out = {
         "sharpe_low": interval["sharpe"][0] * annual,
@@ -337,7 +335,7 @@ def _trading(
     interval_ms: int,
 ) -> dict[str, float]:
     share = share_of_equity(traded, equity, initial)
-    turnover = float(share.sum() / len(returns) * TRADING_YEAR_MS / interval_ms)
+    turnover = float(share.sum() / len(returns) * YEAR_MS / interval_ms)
     out = {"turnover": turnover}
     if costs is not None:
         paid = share_of_equity(costs, equity, initial)
@@ -361,7 +359,7 @@ def _trades(trades: FloatArray) -> dict[str, float]:
 def _against(returns: FloatArray, benchmark: FloatArray, interval_ms: int) -> dict[str, float]:
     if benchmark.shape != returns.shape:
         raise ValueError(f"benchmark has {len(benchmark)} returns, not {len(returns)}")
-    per_year = TRADING_YEAR_MS / interval_ms
+    per_year = YEAR_MS / interval_ms
     excess = returns - benchmark
     variance = float(benchmark.var())
     beta = float(np.mean((returns - returns.mean()) * (benchmark - benchmark.mean())) / variance) if variance else _NAN

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from ruamel.yaml import YAML
 from typer.main import get_command
 
@@ -41,6 +42,7 @@ def snippets(language: str) -> list[str]:
 def execute(code: str) -> dict[str, object]:
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README's own lines
+    pyplot.close("all")  # they show a figure
     return names
 
 

@@ -92,7 +92,7 @@ def test_the_wheel_requires_no_test_cluster_or_training_package(wheel: Path) -> 
     always = names([line for line in required if "extra ==" not in line])
     assert always == names(PROJECT["dependencies"])
     assert not always & (NOT_IN_A_RUN - {"transformers"})
-    assert set(metadata.get_all("Provides-Extra") or []) == {*EXTRAS, "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {*EXTRAS, "boost", "dev"}
     assert metadata["Author"] == "btcbt developers"
 
 

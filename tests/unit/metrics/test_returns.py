@@ -22,8 +22,8 @@ def test_an_account_worked_out_by_hand():
     assert numbers["active"] == 0.75
     assert numbers["best_candle"] == pytest.approx(0.2)
     assert numbers["worst_candle"] == pytest.approx(-0.1)
-    assert numbers["sortino"] == pytest.approx(0.05 / math.sqrt(0.01 / 4) * math.sqrt(8760))
-    assert numbers["annual_return"] == pytest.approx(1.188 ** (8760 / 4) - 1)
+    assert numbers["sortino"] == pytest.approx(0.05 / math.sqrt(0.01 / 4) * math.sqrt(8766))
+    assert numbers["annual_return"] == pytest.approx(1.188 ** (8766 / 4) - 1)
     assert numbers["calmar"] == pytest.approx(numbers["annual_return"] / 0.1)
 
 
@@ -31,8 +31,8 @@ def test_annual_numbers_equal_those_of_pandas(rng):
     equity = pd.Series(1e4 * np.cumprod(1 + rng.normal(2e-5, 0.005, 3000)))
     numbers = summarise_returns(equity, horizon=24, reps=20)
     r = equity.pct_change().dropna()
-    assert numbers["annual_volatility"] == pytest.approx(r.std() * math.sqrt(8760))
-    assert numbers["sharpe"] == pytest.approx(r.mean() / r.std() * math.sqrt(8760))
+    assert numbers["annual_volatility"] == pytest.approx(r.std() * math.sqrt(8766))
+    assert numbers["sharpe"] == pytest.approx(r.mean() / r.std() * math.sqrt(8766))
     assert numbers["sharpe_per_candle"] == pytest.approx(r.mean() / r.std())
     assert numbers["max_drawdown"] == pytest.approx(-(equity / equity.cummax() - 1).min())
     four_hours = summarise_returns(equity, horizon=24, reps=20, interval_ms=4 * HOUR_MS)
@@ -92,7 +92,7 @@ def test_months_multiply_to_the_whole(rng):
 
 def test_costs_and_turnover_are_shares_of_the_equity_before():
     numbers = summarise_returns([99.0, 99.0, 97.0], initial=100.0, horizon=1, traded=[100, 0, 99], costs=[1, 0, 2])
-    assert numbers["turnover"] == pytest.approx(2.0 / 3 * 8760)
+    assert numbers["turnover"] == pytest.approx(2.0 / 3 * 8766)
     assert numbers["costs"] == pytest.approx(0.01 + 2 / 99)
     assert numbers["cost_bps"] == pytest.approx(1e4 * (0.01 + 2 / 99) / 2)
     # Before costs the account neither gains nor loses, so nothing is left to pay them with.
@@ -132,11 +132,11 @@ def test_a_benchmark_gives_beta_alpha_and_the_excess(rng):
     )
     slope, intercept = np.polyfit(b, r, 1)
     assert numbers["beta"] == pytest.approx(slope)
-    assert numbers["alpha"] == pytest.approx(intercept * 8760)
+    assert numbers["alpha"] == pytest.approx(intercept * 8766)
     assert numbers["benchmark.total_return"] == pytest.approx(np.prod(1 + b) - 1)
     assert numbers["excess.total_return"] == pytest.approx(np.prod(1 + r) - np.prod(1 + b))
     excess = r - b
-    expected = excess.mean() / excess.std(ddof=1) * math.sqrt(8760)
+    expected = excess.mean() / excess.std(ddof=1) * math.sqrt(8766)
     assert numbers["excess.information_ratio"] == pytest.approx(expected)
     assert 0.0 < numbers["deflated_sharpe"] < numbers["probabilistic_sharpe"]
     assert numbers["trials"] == 3.0

@@ -35,7 +35,7 @@ def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: 
     )
     assert numbers["strategy.flip.trials"] == 2
     gross = sharpe.expected_best_sharpe([trial.gross_sharpe for trial in trials])
-    assert numbers["strategy.flip.sharpe_hurdle"] == pytest.approx(gross * np.sqrt(8760))
+    assert numbers["strategy.flip.sharpe_hurdle"] == pytest.approx(gross * np.sqrt(8766))
     (month,) = [row for row in scores.tables[0].to_pylist() if row["group"].startswith("month=")]
     assert (month["forecaster"], month["symbol"], month["channel"]) == ("flip", "X", "account")
     assert (month["metric"], month["value"]) == ("total_return", pytest.approx(total))
@@ -83,7 +83,7 @@ def test_a_trial_knows_its_sharpe_ratio_before_costs(make_history: Callable[...,
 def test_a_large_edge_passes_although_costs_spread_the_sharpe_ratios_of_the_trials(rng: np.random.Generator) -> None:
     """A true annual Sharpe ratio of 8 among 33 trials that costs ruin more or less: it used not to pass."""
     n = 2900
-    returns = 8.0 / np.sqrt(8760) + rng.standard_normal(n)
+    returns = 8.0 / np.sqrt(8766) + rng.standard_normal(n)
     luck, paid = rng.standard_normal(33) / np.sqrt(n), np.linspace(0.0, 0.2, 33)
     trials = [trial(sharpe=one - cost, gross_sharpe=one, n=n) for one, cost in zip(luck, paid, strict=True)]
     assert sharpe.deflated_sharpe(returns, [one.sharpe for one in trials]) < 0.5
