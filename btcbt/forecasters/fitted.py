@@ -21,7 +21,7 @@ import numpy as np
 
 from btcbt.config import WindowsConfig, interval_ms, time_ms, time_text
 from btcbt.errors import CandleError, ConfigError
-from btcbt.forecasters.base import Forecaster, Part
+from btcbt.forecasters.base import Forecaster, Part, origins_of
 from btcbt.randomness import uniforms
 from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, PathKind, Window
 
@@ -270,7 +270,7 @@ class Fitted(Forecaster, Generic[State]):
         ValueError
             If a window does not have `context` candles, or no period serves it.
         """
-        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        origins = origins_of(windows)
         paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
         provenance = {"forecaster": self.model.kind}
         for rows, number in self._groups(origins):
@@ -345,13 +345,8 @@ class Fitted(Forecaster, Generic[State]):
         return self._states[number]
 
     def _inputs(self, windows: Sequence[Window]) -> Inputs:
-        values = np.empty((len(windows), self.context, 6), dtype=np.float64)
-        open_time = np.empty((len(windows), self.context), dtype=np.int64)
-        for row, window in enumerate(windows):
-            if window.values.shape != values.shape[1:]:
-                raise ValueError(f"a window has values {window.values.shape}; expected {values.shape[1:]}")
-            values[row], open_time[row] = window.values, window.open_time
-        return Inputs(values, open_time, windows[0].interval_ms)
+        open_time = np.stack([window.open_time for window in windows])
+        return Inputs(self.history(windows), open_time, windows[0].interval_ms)
 
     def _groups(self, origins: IntArray) -> Iterator[tuple[IntArray, int]]:
         """Rows of the origins that each period serves, and its number."""

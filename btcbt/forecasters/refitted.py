@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from btcbt.config import time_text
-from btcbt.forecasters.base import Forecaster, Part
+from btcbt.forecasters.base import Forecaster, Part, origins_of
 from btcbt.records import DataRange, ForecastBatch, IntArray, Refit, Window
 
 _KEPT = 2  # sets of weights in memory: a batch may span two periods
@@ -75,7 +75,7 @@ class Refitted(Forecaster):
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
         """Sample the H candles after each window, each with the weights of its period."""
-        origins = np.array([window.origin for window in windows], dtype=np.int64)
+        origins = origins_of(windows)
         if not len(windows):
             return self.frozen.forecast(windows)
         paths = np.empty((len(windows), self.n_paths, self.horizon, 6), dtype=np.float32)
