@@ -31,7 +31,7 @@ from btcbt.walkforward.decisions import decide_targets
 from btcbt.walkforward.forecasters import Serving, load_forecasters
 from btcbt.walkforward.forecasting import forecast_missing, try_out
 from btcbt.walkforward.interrupts import Interrupted
-from btcbt.walkforward.manifest import make_manifest, run_digest
+from btcbt.walkforward.manifest import make_manifest, run_digest, wall_seconds
 from btcbt.walkforward.members import Member, make_members
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
@@ -180,18 +180,14 @@ def _write(
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
-
-        def write_manifest() -> None:
-            content = make_manifest(
-                config, digest, windows, list(members.values()), traders, clock.seconds, clock.started
-            )
-            runs.write_json(folder / "manifest.json", content)
-
-        write_manifest()
+        manifest = make_manifest(config, digest, windows, list(members.values()), traders, clock.seconds, clock.started)
+        runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):
             draw_figures(load_run(folder, metrics=dict(scores.headline)))
-        write_manifest()  # again, with the time of the figures
+        # Again, with the time of the figures; the audit's decisions are not asked for twice.
+        manifest["seconds"] = wall_seconds(clock.seconds, clock.started)
+        runs.write_json(folder / "manifest.json", manifest)
     runs.point_latest(target)
     return load_run(target, metrics=dict(scores.headline))
 
