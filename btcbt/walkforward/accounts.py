@@ -90,10 +90,12 @@ def account_trials(
     """
     start, end = int(simulation.open_time[0]), int(simulation.open_time[-1]) + simulation.interval_ms
     stretch = stretch_digest(candles, start, end)
+    columns = {name: k for k, name in enumerate(simulation.names)}
+    orders_of = dict(tuple(simulation.orders.groupby("strategy")))
     trials = []
     for name, content in contents.items():
-        equity = simulation.equity[:, simulation.names.index(name)]
-        orders = simulation.orders[simulation.orders["strategy"] == name]
+        equity = simulation.equity[:, columns[name]]
+        orders = orders_of.get(name, simulation.orders[:0])
         costs = _by_candle(simulation, orders, orders["fee"] + orders["slippage"])
         returns = equity_returns(equity, simulation.initial_cash)
         sharpe = sharpe_ratio(returns)

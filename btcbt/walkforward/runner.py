@@ -7,35 +7,27 @@ the result does not depend on where a run was interrupted.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from btcbt.config import BUY_AND_HOLD, STORE_FOLDER, RunConfig, load_config, time_text
-from btcbt.errors import CandleError, StoreError
-from btcbt.files import in_use
+from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
+from btcbt.errors import CandleError
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import FloatArray
 from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
-from btcbt.storage.remote import RemoteFolder, open_remote
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.decisions import decide_targets
-from btcbt.walkforward.forecasters import Serving, load_forecasters
-from btcbt.walkforward.forecasting import forecast_missing, try_out
+from btcbt.walkforward.forecasted import Clock, forecasted
 from btcbt.walkforward.interrupts import Interrupted
 from btcbt.walkforward.manifest import make_manifest, run_digest, wall_seconds
-from btcbt.walkforward.members import Member, make_members
+from btcbt.walkforward.members import Member
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
-from btcbt.walkforward.refits import make_refits
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
@@ -44,23 +36,6 @@ from btcbt.walkforward.trials import record_trials
 from btcbt.windows import Windows
 
 __all__ = ["Interrupted", "run"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Clock:
-    """Wall seconds of each stage, and when the run began (UTC)."""
-
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
 def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
@@ -90,30 +65,13 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
 
 
 def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
-    with clock("read candles"):
-        candles = stages.prepared(stages.raw(config.candles))
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
-    remote = _open_remote(config)
-    with clock("load forecasters"):
-        stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
-        loaded = load_forecasters(config, candles, stages.plan)
-        for refitter in loaded.refitters.values():
-            refitter.check()
-        windows = stages.windows(candles, config.windows, loaded.context)
-    _require_a_fill(windows, traders)
 
-    with _store_in_use(config.store.folder / STORE_FOLDER):
-        serving: dict[str, Serving] = {}
-        for name, refitter in loaded.refitters.items():
-            with clock(f"refit {name}"):
-                serving[name] = make_refits(name, refitter, windows.origins, progress)
-        members = make_members(config, loaded, serving, windows, remote, stages.label)
-        try_out(members.values())
-        for name, member in members.items():
-            with clock(f"forecast {name}"):
-                base = None if member.base is None else members[member.base]
-                members[name] = forecast_missing(member, base, config, progress)
+    def check(windows: Windows) -> None:
+        _require_a_fill(windows, traders)
+
+    with forecasted(config, stages, clock, progress, check) as (windows, members):
         with clock("score"):
             scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
@@ -125,7 +83,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             with clock("simulate"):
                 simulation = _simulate(config, stages, windows, traders, targets, progress)
                 tried, returns = record_trials(config, windows, traders, members, targets, simulation)
-                accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
+                accounts = score_accounts(simulation, windows.horizon, tried, windows.candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
@@ -202,11 +160,6 @@ def _write_origins(folder: Path, windows: Windows, members: Mapping[str, Member]
         member.store.link_into(folder / "forecasts" / member.name, member.plan)
 
 
-def _open_remote(config: RunConfig) -> RemoteFolder | None:
-    url = config.store.url
-    return None if url is None else open_remote(url).child(STORE_FOLDER)
-
-
 def _require_a_fill(windows: Windows, traders: list[Trader]) -> None:
     candles = windows.candles
     if traders and windows.origins[0] > candles.open_time[-1]:
@@ -214,16 +167,3 @@ def _require_a_fill(windows: Windows, traders: list[Trader]) -> None:
             f"candles {candles.source}: no candle follows the first origin, "
             f"{time_text(int(windows.origins[0]))}, so nothing trades; move windows.start back"
         )
-
-
-@contextmanager
-def _store_in_use(folder: Path) -> Iterator[None]:
-    """Prevent ``btcbt store gc`` from deleting what this run uses."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be written ({error.strerror}); make room or choose another store.root, and run again"
-        ) from None
-    with in_use(folder):
-        yield
