@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from btcbt.config.experiment import RunConfig
 from btcbt.config.types import Duration, Name, Place, Section
@@ -56,6 +56,14 @@ class RangeConfig(Section):
         return float(rng.uniform(self.low, self.high))
 
 
+Choices = Annotated[
+    Annotated[list[Value], Field(min_length=1, max_length=10_000), Tag("values")]
+    | Annotated[RangeConfig, Tag("range")],
+    Discriminator(lambda value: "values" if isinstance(value, list) else "range"),
+]
+"""What a key may be: a list of values, or a range."""
+
+
 class RandomConfig(Section):
     """A random search instead of the whole grid."""
 
@@ -88,7 +96,7 @@ class SweepConfig(Section):
 
     name: Name
     experiment: Place
-    over: dict[str, Annotated[list[Value], Field(min_length=1, max_length=10_000)] | RangeConfig] = Field(min_length=1)
+    over: dict[str, Choices] = Field(min_length=1)
     search: Literal["grid"] | RandomConfig = "grid"
     strategies: tuple[str, ...] | None = Field(None, strict=False)
     forecasters: tuple[str, ...] | None = Field(None, strict=False)

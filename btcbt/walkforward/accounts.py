@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics import summarise_returns
 from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns, share_of_equity
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
-from btcbt.metrics.sharpe import sharpe_ratio
+from btcbt.metrics.sharpe import moments, sharpe_ratio
 from btcbt.metrics.table import dotted_key
 from btcbt.portfolio import Simulation
 from btcbt.records import Candles, FloatArray
@@ -99,7 +98,7 @@ def account_trials(
         costs = _by_candle(simulation, orders, orders["fee"] + orders["slippage"])
         returns = equity_returns(equity, simulation.initial_cash)
         sharpe = sharpe_ratio(returns)
-        moves = np.isfinite(sharpe)
+        shape = moments(returns) if np.isfinite(sharpe) else (float("nan"), float("nan"))
         trials.append(
             Trial(
                 id=trial_id({**content, "stretch": stretch}),
@@ -113,8 +112,8 @@ def account_trials(
                 end=end,
                 sharpe=sharpe,
                 n=len(returns),
-                skew=float(stats.skew(returns)) if moves else float("nan"),
-                kurtosis=float(stats.kurtosis(returns, fisher=False)) if moves else float("nan"),
+                skew=shape[0],
+                kurtosis=shape[1],
             )
         )
     return trials

@@ -90,7 +90,7 @@ class Sweep:
     config : SweepConfig
     table : DataFrame
         One row a configuration: ``name``, ``strategy``, ``forecaster``, the swept keys, ``total_return``, ``sharpe``
-        (annualised), ``max_drawdown``, ``turnover``, ``orders``, ``deflated_sharpe``.
+        (annualised), ``max_drawdown``, ``turnover`` (a year), ``orders``, ``deflated_sharpe``.
     numbers : mapping of str to float
         ``selection.*`` as in a run; ``nested.sharpe``, ``nested.total_return``, with ``_low`` and ``_high`` of their
         95 % intervals, of the account that was chosen on the past; ``hindsight.*`` of the best one over its hours.
@@ -311,7 +311,9 @@ def record(returns: FloatArray, by: str) -> FloatArray:
     """Sharpe ratio per candle or total return of each account (K,); 0 for one that never moved."""
     if by == "total_return":
         return np.asarray(np.expm1(np.log1p(np.maximum(returns, 1e-12 - 1.0)).sum(axis=0)))
-    return np.nan_to_num([sharpe_ratio(column) for column in returns.T])
+    spread = returns.std(axis=0, ddof=1)
+    moves = spread > 1e-12 * np.abs(returns).max(axis=0, initial=1e-300)
+    return np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=moves)
 
 
 def _nested_account(
@@ -365,7 +367,7 @@ def _table(
             "total_return": compound(series),
             "sharpe": sharpe_ratio(series) * year,
             "max_drawdown": float(drawdown(series).max(initial=0.0)),
-            "turnover": float(accounts.turnover[column]),
+            "turnover": float(accounts.turnover[column]) * year**2 / len(series),
             "orders": int(count.get(one.name, 0)),
             "deflated_sharpe": deflated_sharpe(series, sharpes),
         }
