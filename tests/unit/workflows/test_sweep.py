@@ -87,7 +87,7 @@ def test_an_account_of_a_sweep_is_that_of_a_run_with_these_parameters(done, insi
         assert row[name] == pytest.approx(whole.metrics[f"strategy.threshold@walk.{name}"], rel=within), name
     assert row["orders"] == (whole.orders()["strategy"] == "threshold@walk").sum()
     # Every configuration of the sweep is a trial of a later run on these hours; the one in common counts once.
-    assert whole.metrics["selection.configurations"] == len(done.table) + 1 + 1  # the user's own; buy and hold
+    assert whole.metrics["selection.configurations"] == len(done.table) + 1  # the user's own
 
 
 def test_a_sweep_has_a_row_for_every_configuration_and_heat_maps(done):
