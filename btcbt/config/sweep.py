@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from btcbt.config.changes import Assignment, Value, configured
 from btcbt.config.experiment import RunConfig
 from btcbt.config.types import Duration, Name, Place, Section
 from btcbt.config.yaml import load_config, plain, read_yaml
 from btcbt.errors import ConfigError
-from btcbt.messages import first_problem, short
 
 MAX_CONFIGURATIONS = 20_000
 SWEPT = ("strategies", "forecasters", "portfolio")
 """Sections whose keys a sweep may vary. Candles and windows are the question, not an answer to be chosen."""
 
 LIMITS = ("portfolio.max_long", "portfolio.max_short")
-
-Value = bool | int | float | str | None
-Assignment = Mapping[str, Value]
-"""Values by dotted key, such as ``strategies.threshold.params.entry_bps``."""
 
 
 class RangeConfig(Section):
@@ -157,50 +153,6 @@ def load_sweep(path: str | Path) -> tuple[SweepConfig, list[tuple[Assignment, Ru
             has = f"it has {sorted(known)}"
             raise ConfigError(f"{path}: {section}: '{min(unknown)}' is not in {sweep.experiment}; {has}")
     return sweep, [(one, configured(path, tree, one)) for one in sweep.assignments()]
-
-
-def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment) -> RunConfig:
-    """An experiment with some of its keys changed.
-
-    Parameters
-    ----------
-    where : str or path
-        Name of the source of the changes in messages.
-    tree : mapping
-        The experiment as plain values.
-    assignment : mapping
-        Values by dotted key.
-
-    Raises
-    ------
-    ConfigError
-        If a key names nothing in the experiment, or the result is invalid.
-    """
-    changed: Any = dict(tree)
-    for key, value in assignment.items():
-        changed = _with(changed, key, value, f"{where}: '{key}'")
-    try:
-        return RunConfig.model_validate(changed)
-    except ValidationError as error:
-        problem = first_problem(error)
-        what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())
-        at = ".".join(map(str, problem.loc))
-        raise ConfigError(f"{where}: with {what}: '{at}': {problem.text}{problem.more}") from None
-
-
-def _with(tree: Any, key: str, value: Value, where: str) -> Any:
-    """A copy of a tree of mappings with one value replaced or added; names may contain dots."""
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where} names nothing in the experiment; correct its spelling")
-    head = max((name for name in tree if key.startswith(f"{name}.")), key=len, default=None)
-    if head is not None:
-        return {**tree, head: _with(tree[head], key[len(head) + 1 :], value, where)}
-    if "." in key:
-        first = key.partition(".")[0]
-        if first not in ("params", "portfolio"):
-            raise ConfigError(f"{where}: there is no '{first}' in the experiment; it has {sorted(map(str, tree))}")
-        return {**tree, first: _with({}, key.partition(".")[2], value, where)}
-    return {**tree, key: value}
 
 
 def _number(value: float) -> int | float:

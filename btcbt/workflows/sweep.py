@@ -21,7 +21,8 @@ import joblib
 import numpy as np
 
 from btcbt.config import BUY_AND_HOLD, ForecasterConfig, PortfolioConfig, RunConfig, interval_ms, time_text
-from btcbt.config.sweep import Assignment, SelectionConfig, SweepConfig, load_sweep, varied
+from btcbt.config.changes import Assignment
+from btcbt.config.sweep import SelectionConfig, SweepConfig, load_sweep, varied
 from btcbt.errors import ConfigError
 from btcbt.metrics.returns import drawdown
 from btcbt.metrics.sharpe import bootstrap_interval, compound, deflated_sharpe, sharpe_ratio
@@ -313,7 +314,7 @@ def record(returns: FloatArray, by: str) -> FloatArray:
         return np.asarray(np.expm1(np.log1p(np.maximum(returns, 1e-12 - 1.0)).sum(axis=0)))
     spread = returns.std(axis=0, ddof=1)
     moves = spread > 1e-12 * np.abs(returns).max(axis=0, initial=1e-300)
-    return np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=moves)
+    return np.asarray(np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=moves))
 
 
 def _nested_account(
