@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,7 @@ def account_trials(
     """
     start, end = int(simulation.open_time[0]), int(simulation.open_time[-1]) + simulation.interval_ms
     stretch = stretch_digest(candles, start, end)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     trials = []
     for name, content in contents.items():
         equity = simulation.equity[:, simulation.names.index(name)]
@@ -113,6 +115,7 @@ def account_trials(
                 n=len(returns),
                 skew=float(stats.skew(returns)) if moves else float("nan"),
                 kurtosis=float(stats.kurtosis(returns, fisher=False)) if moves else float("nan"),
+                recorded=now,
             )
         )
     return trials

@@ -30,12 +30,14 @@ from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.decisions import decide_targets
 from btcbt.walkforward.forecasters import Serving, load_forecasters
 from btcbt.walkforward.forecasting import forecast_missing, try_out
+from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
 from btcbt.walkforward.manifest import make_manifest, run_digest, wall_seconds
 from btcbt.walkforward.members import Member, make_members
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.refits import make_refits
+from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
@@ -89,11 +91,13 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
     return _walk(experiment, Stages(), Clock(), progress or Progress())
 
 
-def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(config.candles))
+        candles = stages.prepared(stages.raw(study.candles))
+    config = until_now(study, candles)
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
+    check_accounts(config, traders)
     remote = _open_remote(config)
     with clock("load forecasters"):
         stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
@@ -102,6 +106,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             refitter.check()
         windows = stages.windows(candles, config.windows, loaded.context)
     _require_a_fill(windows, traders)
+    registered = standing(study, candles, loaded.frozen, traders)
 
     with _store_in_use(config.store.folder / STORE_FOLDER):
         serving: dict[str, Serving] = {}
@@ -132,7 +137,13 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             release_memory()
             with clock("placebos"):
                 numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
+        if study.hypotheses:
+            with clock("test hypotheses"):
+                evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
+            numbers |= evidence.headline
+            tables += evidence.tables
+        scores = Scores(numbers, tuple(tables))
+        return _write(study, windows, members, traders, targets, simulation, scores, clock, registered)
 
 
 def _simulate(
@@ -163,6 +174,7 @@ def _write(
     simulation: Simulation | None,
     scores: Scores,
     clock: Clock,
+    registered: Standing,
 ) -> Run:
     """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
@@ -180,7 +192,8 @@ def _write(
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
-        manifest = make_manifest(config, digest, windows, list(members.values()), traders, clock.seconds, clock.started)
+        made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
+        manifest = make_manifest(config, digest, windows, *made_by)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):
