@@ -59,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog="Example: btcbt run experiments/walkforward.yaml")(run_command)
-app.command("register", epilog="Example: btcbt register experiments/registered.yaml")(register_command)
+app.command("register", epilog="Example: btcbt register study.yaml")(register_command)
 app.command("audit", epilog="Example: btcbt audit experiments/walkforward.yaml")(audit_command)
 app.command("check", epilog="Example: btcbt check runs/walkforward --baseline baseline.json")(check_command)
 app.command("predict", epilog="Example: btcbt predict bundled:BTCUSD_1h --horizon 24")(predict_command)
