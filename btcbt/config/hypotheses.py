@@ -6,9 +6,11 @@ account, so that an audit stays about the run when one is added. The digest of a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from btcbt.config.types import Name, Section
 
@@ -46,6 +48,16 @@ class AccountHypothesis(Section):
         return self.strategy if self.forecaster is None else f"{self.strategy}@{self.forecaster}"
 
 
-HypothesisConfig = Annotated[ForecastHypothesis | AccountHypothesis, Field(discriminator="kind")]
 HYPOTHESIS_KINDS = ("forecast", "account")
 """Names of union branches that pydantic puts into the location of an error, as `forecasters.BRANCHES`."""
+
+
+def _known_kind(value: object) -> object:
+    if isinstance(value, Mapping) and value.get("kind") not in HYPOTHESIS_KINDS:
+        raise PydanticCustomError("hypothesis", "give 'kind', forecast or account")
+    return value
+
+
+HypothesisConfig = Annotated[
+    Annotated[ForecastHypothesis | AccountHypothesis, Field(discriminator="kind")], BeforeValidator(_known_kind)
+]

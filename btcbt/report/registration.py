@@ -19,9 +19,10 @@ SHOWN = 6
 def registered_text(registration: Registration, others: Sequence[Registration], *, new: bool) -> str:
     """What `btcbt register` says."""
     name, windows = registration.study["name"], registration.study["configuration"]["windows"]
+    count = len(registration.study["hypotheses"])
     lines = [
         f"{name}: {'registered' if new else 'already registered'} {_day(registration.registered)}, "
-        f"{registration.digest}; {len(registration.study['hypotheses'])} hypotheses, window "
+        f"{registration.digest}; {count} {'hypothesis' if count == 1 else 'hypotheses'}, window "
         f"{windows['start']} .. {windows['end']}"
     ]
     if others:
@@ -60,6 +61,9 @@ def _evidence(run: Run) -> list[str]:
             key: run.metrics.get(f"{HYPOTHESIS}.{name}.{key}", math.nan)
             for key in ("e_value", "highest_e_value", "rejects", "difference", "low", "high", "hours")
         }
+        if not numbers["hours"] > 0:
+            lines.append(f"{name} ({claim(run, one)}): no hours yet")
+            continue
         verdict = ("yes" if numbers["rejects"] else "no") if as_registered else "does not count"
         interval = "none yet"
         if math.isfinite(numbers["low"]):

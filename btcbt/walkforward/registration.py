@@ -72,13 +72,12 @@ def until_now(config: RunConfig, candles: Candles) -> RunConfig:
     if not config.hypotheses or not len(candles):
         return config
     close = int(candles.open_time[-1]) + candles.interval_ms
-    # The last origin may be the last close itself, as in `btcbt.windows`.
-    stop = close + candles.interval_ms
-    if time_ms(config.windows.start) >= stop:
+    if time_ms(config.windows.start) >= close:
         raise CandleError(
             f"candles {candles.source}: they end {time_text(close)}, before the window of the study "
             f"({time_text(config.windows.start)} .. {time_text(config.windows.end)}); run it once it has candles"
         )
+    stop = close + candles.interval_ms  # the last origin may be the last close itself, as in `btcbt.windows`
     if time_ms(config.windows.end) <= stop:
         return config
     end = datetime.fromtimestamp(stop / 1000, UTC)

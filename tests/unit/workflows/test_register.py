@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,11 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def until(tmp_path: Path) -> Until:
-    """Write the bundled candles up to a day, as the file of the study."""
+    """Write the bundled candles up to a time, as the file of the study."""
     whole = read_candles("bundled:BTCUSD_1h")
 
     def write(day: str, *, name: str = "candles", times: float = 1.0) -> Path:
-        file, end = tmp_path / f"{name}.parquet", time_ms(datetime.fromisoformat(f"{day}T00:00+00:00"))
+        file, end = tmp_path / f"{name}.parquet", time_ms(datetime.fromisoformat(day).replace(tzinfo=UTC))
         rows = slice(*np.searchsorted(whole.open_time, (FIRST, end)))
         part = make_candles(whole.open_time[rows], whole.values[rows] * times, interval="1h", source=name)
         write_candles(part, file)
@@ -101,12 +101,14 @@ def e_values(done: Run) -> np.ndarray:
 def test_a_study_is_registered_before_its_hours_and_new_candles_continue_its_evidence(
     tmp_path: Path, until: Until
 ) -> None:
-    until("2019-05-28")
+    until("2019-06-01")
     config = study(tmp_path)
     made = register(config)
     assert made.new
     with pytest.raises(CandleError, match=r"before the window of the study .* run it once it has candles"):
         run(config)
+    until("2019-06-01T03:00")
+    assert "step 4): no hours yet" in words(run(config)), "the first origin has no outcome yet"
     until("2019-06-04")
     first = run(config)
     until("2019-06-09")
@@ -127,7 +129,7 @@ def test_a_study_is_registered_before_its_hours_and_new_candles_continue_its_evi
 
     text = words(second)
     day = made.registration.registered[:10]
-    assert f"registered {day}, {made.registration.digest}, when candles ended 2019-05-28T00:00Z" in text
+    assert f"registered {day}, {made.registration.digest}, when candles ended 2019-06-01T00:00Z" in text
     assert "edge (ewma beats random_walk by more than 0.01 bps, crps_bps, step 4): e-value " in text
     assert "of 60), rejects at 5%: no; difference" in text
     assert "profit (momentum earns more than buy_and_hold): rejects at 5%: no" in text
@@ -268,7 +270,7 @@ def test_nothing_is_registered_without_hypotheses_or_for_an_unknown_account(tmp_
         ({"metric": "mae"}, "Input should be 'crps_bps' or 'energy_bps'"),
         ({"metric": "energy_bps"}, "'edge': energy_bps is of the whole path; remove 'step'"),
         ({"threshold_bps": -1.0}, "greater than or equal to 0"),
-        ({"kind": "guess"}, "'forecast', 'account'"),
+        ({"kind": "guess"}, "give 'kind', forecast or account"),
         ({"colour": 1}, "Extra inputs are not permitted"),
     ],
 )
