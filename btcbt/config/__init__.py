@@ -4,6 +4,7 @@ from btcbt.config.experiment import (
     BUY_AND_HOLD,
     LEDGER_FILE,
     REFITS_FOLDER,
+    REGISTRATIONS_FOLDER,
     STORE_FOLDER,
     CandlesConfig,
     ExecutorConfig,
@@ -36,11 +37,13 @@ from btcbt.config.forecasters import (
     UserForecasterConfig,
     UserPostprocessorConfig,
 )
+from btcbt.config.hypotheses import HYPOTHESIS_KINDS, AccountHypothesis, ForecastHypothesis, HypothesisConfig
 from btcbt.config.types import Interval, Name, Place, Section, Time, Use, interval_ms, is_url, time_ms, time_text
 from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
+    "HYPOTHESIS_KINDS",
     "KINDS",
     "LEDGER_FILE",
     "MAX_BATCH",
@@ -48,8 +51,10 @@ __all__ = [
     "MAX_FILE_BYTES",
     "RANDOM_WALK",
     "REFITS_FOLDER",
+    "REGISTRATIONS_FOLDER",
     "STORE_FOLDER",
     "USER",
+    "AccountHypothesis",
     "AnchoredKronosConfig",
     "BoostedQuantilesConfig",
     "CalibratedConfig",
@@ -59,9 +64,11 @@ __all__ = [
     "ExecutorConfig",
     "FitConfig",
     "FittedConfig",
+    "ForecastHypothesis",
     "ForecasterConfig",
     "ForecasterSection",
     "GarchConfig",
+    "HypothesisConfig",
     "Interval",
     "KronosConfig",
     "Name",

@@ -17,6 +17,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from btcbt.config.experiment import RunConfig
 from btcbt.config.forecasters import BRANCHES
+from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem, short
@@ -144,7 +145,7 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
             line = node.lc.item(key)[0] + 1
             node = node[key]
-        elif not missing or key in BRANCHES:
+        elif not missing or key in (*BRANCHES, *HYPOTHESIS_KINDS):
             continue  # the branch of a union: part of pydantic's location, not of the file
         where.append(str(key))
     return where, line, node

@@ -16,6 +16,7 @@ from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
+from btcbt.report.registration import registration_parts
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
@@ -29,7 +30,7 @@ def summary(run: Run) -> RenderableType:
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
         parts += ["", *versus_parts(run), "", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
-    parts += [*estimators(run), *_remarks(run), _labels(run)]
+    parts += [*estimators(run), *_remarks(run), _labels(run), *registration_parts(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +92,7 @@ def account_trials(
     stretch = stretch_digest(candles, start, end)
     columns = {name: k for k, name in enumerate(simulation.names)}
     orders_of = dict(tuple(simulation.orders.groupby("strategy")))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     trials = []
     for name, content in contents.items():
         equity = simulation.equity[:, columns[name]]
@@ -114,6 +116,7 @@ def account_trials(
                 n=len(returns),
                 skew=shape[0],
                 kurtosis=shape[1],
+                recorded=now,
             )
         )
     return trials

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,8 +13,9 @@ from btcbt.config import STORE_FOLDER, RunConfig
 from btcbt.errors import StoreError
 from btcbt.files import in_use
 from btcbt.progress import Progress
+from btcbt.records import Candles
 from btcbt.storage.remote import RemoteFolder, open_remote
-from btcbt.walkforward.forecasters import Serving, load_forecasters
+from btcbt.walkforward.forecasters import Loaded, Serving, load_forecasters
 from btcbt.walkforward.forecasting import forecast_missing, try_out
 from btcbt.walkforward.members import Member, make_members
 from btcbt.walkforward.refits import make_refits
@@ -39,41 +40,34 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
-@contextmanager
-def forecasted(
-    config: RunConfig,
-    stages: Stages,
-    clock: Clock,
-    progress: Progress,
-    check: Callable[[Windows], None] | None = None,
-) -> Iterator[tuple[Windows, dict[str, Member]]]:
-    """The origins of an experiment and its forecasters, with every forecast stored.
-
-    In the block, ``btcbt store gc`` deletes nothing that they use.
-
-    Parameters
-    ----------
-    config : RunConfig
-        The experiment.
-    stages : Stages
-    clock : Clock
-        Receives the time of each stage.
-    progress : Progress
-    check : callable, optional
-        Called with the origins before the first forecast is computed.
-    """
-    with clock("read candles"):
-        candles = stages.prepared(stages.raw(config.candles))
-    remote = _open_remote(config)
+def load(config: RunConfig, candles: Candles, stages: Stages, clock: Clock) -> tuple[Loaded, Windows]:
+    """The forecasters of an experiment before any refit, and the origins that suit all of them."""
     with clock("load forecasters"):
         stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
         loaded = load_forecasters(config, candles, stages.plan)
         for refitter in loaded.refitters.values():
             refitter.check()
-        windows = stages.windows(candles, config.windows, loaded.context)
-    if check is not None:
-        check(windows)
+        return loaded, stages.windows(candles, config.windows, loaded.context)
 
+
+@contextmanager
+def forecasted(
+    config: RunConfig, loaded: Loaded, windows: Windows, stages: Stages, clock: Clock, progress: Progress
+) -> Iterator[dict[str, Member]]:
+    """The forecasters with every forecast stored; in the block, ``btcbt store gc`` deletes nothing that they use.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The experiment.
+    loaded, windows
+        From `load`.
+    stages : Stages
+    clock : Clock
+        Receives the time of each stage.
+    progress : Progress
+    """
+    remote = _open_remote(config)
     with _store_in_use(config.store.folder / STORE_FOLDER):
         serving: dict[str, Serving] = {}
         for name, refitter in loaded.refitters.items():
@@ -85,7 +79,7 @@ def forecasted(
             with clock(f"forecast {name}"):
                 base = None if member.base is None else members[member.base]
                 members[name] = forecast_missing(member, base, config, progress)
-        yield windows, members
+        yield members
 
 
 def _open_remote(config: RunConfig) -> RemoteFolder | None:

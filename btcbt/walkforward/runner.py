@@ -22,12 +22,14 @@ from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.decisions import decide_targets
-from btcbt.walkforward.forecasted import Clock, forecasted
+from btcbt.walkforward.forecasted import Clock, forecasted, load
+from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
 from btcbt.walkforward.manifest import make_manifest, run_digest, wall_seconds
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
+from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
@@ -64,14 +66,18 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
     return _walk(experiment, Stages(), Clock(), progress or Progress())
 
 
-def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+    with clock("read candles"):
+        candles = stages.prepared(stages.raw(study.candles))
+    config = until_now(study, candles)
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
+    check_accounts(config, traders)
+    loaded, windows = load(config, candles, stages, clock)
+    _require_a_fill(windows, traders)
+    registered = standing(study, candles, loaded.frozen, traders)
 
-    def check(windows: Windows) -> None:
-        _require_a_fill(windows, traders)
-
-    with forecasted(config, stages, clock, progress, check) as (windows, members):
+    with forecasted(config, loaded, windows, stages, clock, progress) as members:
         with clock("score"):
             scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
@@ -90,7 +96,13 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             release_memory()
             with clock("placebos"):
                 numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
+        if study.hypotheses:
+            with clock("test hypotheses"):
+                evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
+            numbers |= evidence.headline
+            tables += evidence.tables
+        scores = Scores(numbers, tuple(tables))
+        return _write(study, windows, members, traders, targets, simulation, scores, clock, registered)
 
 
 def _simulate(
@@ -121,6 +133,7 @@ def _write(
     simulation: Simulation | None,
     scores: Scores,
     clock: Clock,
+    registered: Standing,
 ) -> Run:
     """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
@@ -138,7 +151,8 @@ def _write(
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
-        manifest = make_manifest(config, digest, windows, list(members.values()), traders, clock.seconds, clock.started)
+        made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
+        manifest = make_manifest(config, digest, windows, *made_by)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):

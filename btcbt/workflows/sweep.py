@@ -33,11 +33,12 @@ from btcbt.report.sweep import draw_sweep
 from btcbt.storage import runs
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.accounts import account_trials, comparable_sharpe
-from btcbt.walkforward.forecasted import Clock, forecasted
+from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.manifest import DIGEST_LENGTH
 from btcbt.walkforward.many_decisions import Stream, decide_parameters
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
+from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.trials import count_trials, trial_content
@@ -122,8 +123,12 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
     progress = progress or Progress()
     sweep, experiments = load_sweep(path)
     merged, configurations = merge(path, sweep, experiments)
-    clock = Clock()
-    with forecasted(merged, Stages(), clock, progress) as (windows, members):
+    stages, clock = Stages(), Clock()
+    with clock("read candles"):
+        candles = stages.prepared(stages.raw(merged.candles))
+    merged = until_now(merged, candles)
+    loaded, windows = load(merged, candles, stages, clock)
+    with forecasted(merged, loaded, windows, stages, clock, progress) as members:
         targets = decide(configurations, windows, members, merged.executor.workers or int(joblib.cpu_count()), progress)
         accounts = _simulate(configurations, windows, targets, progress)
         with progress.stage("count trials", len(configurations), unit="accounts") as advance:
@@ -189,6 +194,7 @@ def merge(
         "strategies": {},
         "opponent": None,
         "placebos": 0,
+        "hypotheses": {},
     }
     return experiments[0][1].model_copy(update=update), list(found.values())
 
