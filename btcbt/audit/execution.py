@@ -83,6 +83,7 @@ def check_fills(
         Fills compared, and the first one in a wrong candle or at a wrong price.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    candles = candles.observed
     end = int(np.searchsorted(windows.origins, candles.open_time[-1], side="right"))
     begin = int(rng.integers(max(end - _FILLS, 0) + 1)) if end else 0
     origins = windows.origins[begin : min(begin + _FILLS, end)]

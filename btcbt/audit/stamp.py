@@ -16,7 +16,6 @@ from btcbt.walkforward.provenance import git_commit
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.stamp import Decision, decisions_of_run, outdated
 from btcbt.walkforward.traders import make_traders
-from btcbt.windows import Windows
 
 
 def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, str | None]:
@@ -44,12 +43,12 @@ def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, st
 
 def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     stages = Stages()
-    candles = stages.prepared(stages.raw(config.candles))
+    candles = stages.prepared(stages.raw(config.candles), config.candles)
     context = max(entry["context"] for entry in run.manifest["forecasters"].values())
     windows = stages.windows(candles, config.windows, context)
     stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}
     try:
-        decided = list(_decisions(run, report, windows))
+        decided = list(_decisions(run, report, candles.interval_ms))
     except KeyError as error:
         raise StoreError(f"{run.directory}: its table of targets lacks {error}; run the experiment again") from None
     return outdated(
@@ -57,8 +56,9 @@ def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     )
 
 
-def _decisions(run: Run, report: AuditReport, windows: Windows) -> Iterator[Decision]:
+def _decisions(run: Run, report: AuditReport, interval_ms: int) -> Iterator[Decision]:
     targets, asked = run.targets(), np.array(report.origins, dtype=np.int64)
     for name in dict.fromkeys(one["trader"] for one in report.decisions):
-        values = targets[name].to_numpy(dtype=np.float64)
-        yield from decisions_of_run(name, windows.origins, values, windows.candles.interval_ms, asked)
+        values = targets[name].dropna()
+        origins = np.asarray(values.index.as_unit("ms").asi8, dtype=np.int64)
+        yield from decisions_of_run(name, origins, values.to_numpy(dtype=np.float64), interval_ms, asked)

@@ -69,7 +69,7 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
         previous = forecast.origin
         own = isolated(forecast)
         for position in positions:
-            position.decide(own)
+            position.decide(own if position.strategy.context is None else isolated(own, position.strategy.context))
     return np.array([position.targets for position in positions], dtype=np.float64)
 
 
@@ -78,13 +78,18 @@ def decide_from(
 ) -> FloatArray:
     """Run a strategy at each origin with a given holding instead of its own; otherwise as `decide_all`."""
     asked = zip(forecasts, holdings, strict=True)
-    return np.array([_ask(strategy, name, isolated(one), holding) for one, holding in asked], dtype=np.float64)
+    context = strategy.context
+    return np.array([_ask(strategy, name, isolated(one, context), holding) for one, holding in asked], dtype=np.float64)
 
 
-def isolated(forecast: Forecast) -> Forecast:
-    """A copy of a forecast: through a view, a strategy could reach the candles after the origin."""
+def isolated(forecast: Forecast, context: int | None = None) -> Forecast:
+    """A copy of a forecast: through a view, a strategy could reach the candles after the origin.
+
+    Its window has the newest `context` candles, or all.
+    """
     window = forecast.window
-    times, values, paths = window.open_time.copy(), window.values.copy(), forecast.paths.copy()
+    rows = slice(None) if context is None else slice(-context, None)
+    times, values, paths = window.open_time[rows].copy(), window.values[rows].copy(), forecast.paths.copy()
     for one in (times, values, paths):
         one.setflags(write=False)
     return Forecast(Window(times, values, window.interval_ms), paths)
@@ -129,9 +134,9 @@ def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -
 
 
 def decide_targets(
-    traders: Sequence[Trader], members: Mapping[str, Member], windows: Windows, progress: Progress
+    traders: Sequence[Trader], members: Mapping[str, Member], windows: Windows, decided: Windows, progress: Progress
 ) -> FloatArray:
-    """Decisions of every trader at every origin.
+    """Decisions of every trader at every origin at which it has the candles that it needs.
 
     Parameters
     ----------
@@ -140,22 +145,34 @@ def decide_targets(
     members : mapping
         The forecasters that they trade on, with their forecasts stored.
     windows : Windows
-        M origins.
+        The origins with forecasts.
+    decided : Windows
+        M origins, those with forecasts among them; see `btcbt.windows.decision_windows`.
     progress : Progress
         Receives the progress.
 
     Returns
     -------
     float64 (M, K)
-        Targets.
+        Targets; NaN where a trader does not decide.
     """
-    targets = np.empty((len(windows), len(traders)), dtype=np.float64)
-    with progress.stage("decide", targets.size, unit="decisions") as advance, running(STRATEGY):
-        for column, trader in enumerate(traders):
+    targets = np.full((len(decided), len(traders)), np.nan, dtype=np.float64)
+    own = [_own_windows(trader, windows, decided) for trader in traders]
+    count = sum(len(one) for one in own)
+    with progress.stage("decide", count, unit="decisions") as advance, running(STRATEGY):
+        for column, (trader, asked) in enumerate(zip(traders, own, strict=True)):
             member = None if trader.forecaster is None else members[trader.forecaster]
-            forecasts = _forecasts(member, windows, advance)
-            targets[:, column] = decide_all(trader.strategy, forecasts, name=trader.name)
+            rows = np.searchsorted(decided.origins, asked.origins)
+            forecasts = _forecasts(member, asked, advance)
+            targets[rows, column] = decide_all(trader.strategy, forecasts, name=trader.name)
     return targets
+
+
+def _own_windows(trader: Trader, windows: Windows, decided: Windows) -> Windows:
+    """The origins at which a trader decides."""
+    if trader.forecaster is not None:
+        return windows
+    return decided.needing(windows.context if trader.strategy.context is None else trader.strategy.context)
 
 
 def _forecasts(member: Member | None, windows: Windows, advance: Advance) -> Iterator[Forecast]:

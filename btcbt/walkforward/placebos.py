@@ -18,7 +18,7 @@ from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
-from btcbt.records import CLOSE, FloatArray, Forecast
+from btcbt.records import CLOSE, FloatArray, Forecast, IntArray
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.decisions import decide_together
 from btcbt.walkforward.members import Member
@@ -51,6 +51,7 @@ def run_placebos(
     stride: int,
     seed: int,
     advance: Callable[[int], None],
+    decided: IntArray | None = None,
 ) -> dict[str, float]:
     """Rank strategies on one forecaster among placebo runs, by the net Sharpe ratio.
 
@@ -77,6 +78,8 @@ def run_placebos(
         Keys the placebos.
     advance : callable
         Receives the number of finished runs.
+    decided : int64, optional
+        The origins at which any account of the run decides, where these are more: the accounts of placebos last as long.
 
     Returns
     -------
@@ -89,15 +92,18 @@ def run_placebos(
     placebos = make_placebos(len(windows), runs, block, seed)
     source = Source(paths, windows.candles.values[windows.last, CLOSE])
     decisions = _decisions(candidates, windows, source, placebos)
+    origins = windows.origins if decided is None else decided
+    rows = np.searchsorted(origins, windows.origins)
     at_once = max(1, TARGETS_AT_ONCE // len(windows))
     scores: list[list[float]] = [[] for _ in candidates]
-    while decided := list(islice(decisions, at_once)):
-        names = [f"placebo {run}" for run in range(len(decided))]
+    while batch := list(islice(decisions, at_once)):
+        names = [f"placebo {run}" for run in range(len(batch))]
         for column, own in enumerate(scores):
-            targets = np.column_stack([run[column] for run in decided])
-            accounts = simulate(windows.candles, windows.origins, targets, names, config)
-            own += [_score(accounts, run) for run in range(len(decided))]
-        advance(len(decided))
+            targets = np.full((len(origins), len(batch)), np.nan)
+            targets[rows] = np.column_stack([run[column] for run in batch])
+            accounts = simulate(windows.candles, origins, targets, names, config)
+            own += [_score(accounts, run) for run in range(len(batch))]
+        advance(len(batch))
     numbers: dict[str, float] = {}
     kinds = [placebo.kind for placebo in placebos]
     for candidate, own in zip(candidates, scores, strict=True):
@@ -132,6 +138,7 @@ def placebo_numbers(
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     windows: Windows,
+    decided: IntArray,
     real: Simulation,
     config: RunConfig,
     progress: Progress,
@@ -155,6 +162,7 @@ def placebo_numbers(
                 stride=config.windows.stride,
                 seed=config.seed,
                 advance=advance,
+                decided=decided,
             )
         numbers |= ranks
         if not ranks:

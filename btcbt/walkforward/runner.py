@@ -41,7 +41,7 @@ from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader, make_traders
 from btcbt.walkforward.trials import record_trials
-from btcbt.windows import Windows
+from btcbt.windows import Windows, decision_windows
 
 __all__ = ["Interrupted", "run"]
 
@@ -91,7 +91,7 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
 
 def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(config.candles))
+        candles = stages.prepared(stages.raw(config.candles), config.candles)
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
     remote = _open_remote(config)
@@ -102,6 +102,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             refitter.check()
         windows = stages.windows(candles, config.windows, loaded.context)
     _require_a_fill(windows, traders)
+    decided = decision_windows(candles, config.windows, int(windows.origins[0]))
 
     with _store_in_use(config.store.folder / STORE_FOLDER):
         serving: dict[str, Serving] = {}
@@ -119,26 +120,27 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
         with clock("decide"):
-            targets = decide_targets(traders, members, windows, progress)
+            targets = decide_targets(traders, members, windows, decided, progress)
         simulation = None
         if traders:
             with clock("simulate"):
-                simulation = _simulate(config, stages, windows, traders, targets, progress)
-                tried, returns = record_trials(config, windows, traders, members, targets, simulation)
+                simulation = _simulate(config, stages, decided, traders, targets, progress)
+                tried, returns = record_trials(config, decided, traders, members, targets, simulation)
                 accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
             with clock("placebos"):
-                numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
+                numbers |= placebo_numbers(traders, members, windows, decided.origins, simulation, config, progress)
+        scores = Scores(numbers, tuple(tables))
+        return _write(config, windows, decided, members, traders, targets, simulation, scores, clock)
 
 
 def _simulate(
     config: RunConfig,
     stages: Stages,
-    windows: Windows,
+    decided: Windows,
     traders: list[Trader],
     targets: FloatArray,
     progress: Progress,
@@ -149,7 +151,7 @@ def _simulate(
         names.append(BUY_AND_HOLD)
         targets = np.column_stack([targets, np.ones(len(targets))])
     with progress.stage("simulate", len(names), unit="accounts") as advance:
-        simulation = stages.accounts(windows.candles, windows.origins, targets, names, config.portfolio)
+        simulation = stages.accounts(decided.candles, decided.origins, targets, names, config.portfolio)
         advance(len(names))
     return simulation
 
@@ -157,6 +159,7 @@ def _simulate(
 def _write(
     config: RunConfig,
     windows: Windows,
+    decided: Windows,
     members: Mapping[str, Member],
     traders: list[Trader],
     targets: FloatArray,
@@ -170,8 +173,8 @@ def _write(
     target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
-        decided = dict(zip([trader.name for trader in traders], targets.T, strict=True))
-        runs.write_columns(folder / "targets.parquet", "origin", windows.origins, decided)
+        columns = dict(zip([trader.name for trader in traders], targets.T, strict=True))
+        runs.write_columns(folder / "targets.parquet", "origin", decided.origins, columns)
         if simulation is not None:
             equity = dict(zip(simulation.names, simulation.equity.T, strict=True))
             runs.write_columns(folder / "equity.parquet", "open_time", simulation.open_time, equity)

@@ -30,7 +30,7 @@ RETURNS_FOLDER = "trials"
 
 def record_trials(
     config: RunConfig,
-    windows: Windows,
+    decided: Windows,
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
@@ -48,9 +48,9 @@ def record_trials(
         Net returns of those whose returns are known on each candle of this run; NaN where one did not trade. In the
         order of digests, which no run changes.
     """
-    contents = dict(_contents(config, windows, traders, members, targets))
-    ours = account_trials(simulation, windows.candles, config.name, contents)
-    return count_trials(config.store.ledger_folders, ours, simulation, windows.candles)
+    contents, candles = dict(_contents(config, decided, traders, members, targets)), decided.candles.observed
+    ours = account_trials(simulation, candles, config.name, contents)
+    return count_trials(config.store.ledger_folders, ours, simulation, candles)
 
 
 def count_trials(
@@ -117,13 +117,14 @@ def returns_folder(root: Path) -> Path:
 
 def _contents(
     config: RunConfig,
-    windows: Windows,
+    decided: Windows,
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
 ) -> Iterable[tuple[str, Mapping[str, object]]]:
-    origins = windows.origins.tobytes()
     for trader, column in zip(traders, targets.T, strict=True):
+        own = np.isfinite(column)
+        decisions = decided.origins[own].tobytes() + column[own].tobytes()
         yield (
             trader.name,
             {
@@ -131,8 +132,8 @@ def _contents(
                 "params": trader.strategy.params.model_dump(mode="json"),
                 "source_sha256": source_sha256(type(trader.strategy)),
                 "forecasts": None if trader.forecaster is None else members[trader.forecaster].key,
-                "windows": {"context": windows.context, "stride": config.windows.stride},
+                "windows": {"context": config.windows.context, "stride": config.windows.stride},
                 "portfolio": config.portfolio.model_dump(mode="json"),
-                "decisions": hashlib.sha256(origins + column.tobytes()).hexdigest(),
+                "decisions": hashlib.sha256(decisions).hexdigest(),
             },
         )
