@@ -237,6 +237,31 @@ def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: S
     return slice(int(fill[0]), max(stop, int(fill[-1]) + 1)), fill - fill[0]
 
 
+def closing_times(candles: Candles, origins: IntArray, own: IntArray) -> IntArray:
+    """When `on_gap: flat` closes a position between decisions: at the open of the first candle without one.
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    origins : int64 (M,)
+        The origins of all accounts of the simulation, ms UTC.
+    own : int64 (n,)
+        Those at which this account decides.
+
+    Returns
+    -------
+    int64 (n,)
+        The time between the decision before each and that decision, ms UTC; 0 where every candle has a decision.
+    """
+    times = candles.observed.open_time
+    fill = np.searchsorted(times, own)
+    bare = np.maximum(np.searchsorted(times, own[:-1] + _stride(candles, origins)), fill[:-1] + 1)
+    closed = np.zeros(len(own), dtype=np.int64)
+    closed[1:] = np.where(bare < fill[1:], times[np.minimum(bare, len(times) - 1)], 0)
+    return closed
+
+
 def _stride(candles: Candles, origins: IntArray) -> int:
     """The smallest distance of two origins, ms."""
     return int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms

@@ -1,11 +1,11 @@
 """The only splitter: where forecasts are made, what each may see, and how contaminated each one is.
 
-An origin is eligible if the candles up to it that something needs are all present: T for a forecast, since forecasters
-are compared at the same origins, and fewer for a strategy that needs no forecast (`Windows.needing`). Eligibility depends
-on those candles alone: nothing after an origin can affect it, since that would select origins by their future.
+An origin is eligible if the candles up to it that are needed are all present: T for forecasts, which are compared at
+the same origins, and fewer for a strategy that uses no forecast (`Windows.needing`). Eligibility depends on those
+candles alone: nothing after an origin can affect it, since that would select origins by their future.
 
-Candles that fill a gap count as present inside a window. No origin ends on one, since a gap is known to be short only once
-it is over, and no outcome that has one is scored.
+Candles that fill a gap count as present inside a window. No origin ends on one, since a gap is known to be short only
+once it is over, and no outcome that has one is scored.
 """
 
 from __future__ import annotations

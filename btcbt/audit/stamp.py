@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from btcbt.audit.findings import AuditReport
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
+from btcbt.records import Candles
 from btcbt.storage.runs import Run, load_run
 from btcbt.storage.verdicts import keep_verdict
+from btcbt.walkforward.decisions import closed_before
 from btcbt.walkforward.provenance import git_commit
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.stamp import Decision, decisions_of_run, outdated
@@ -48,7 +51,7 @@ def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     windows = stages.windows(candles, config.windows, context)
     stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}
     try:
-        decided = list(_decisions(run, report, candles.interval_ms))
+        decided = list(_decisions(run, report, candles))
     except KeyError as error:
         raise StoreError(f"{run.directory}: its table of targets lacks {error}; run the experiment again") from None
     return outdated(
@@ -56,9 +59,13 @@ def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     )
 
 
-def _decisions(run: Run, report: AuditReport, interval_ms: int) -> Iterator[Decision]:
+def _decisions(run: Run, report: AuditReport, candles: Candles) -> Iterator[Decision]:
     targets, asked = run.targets(), np.array(report.origins, dtype=np.int64)
+    index: Any = targets.index
+    origins = np.asarray(index.as_unit("ms").asi8, dtype=np.int64)
     for name in dict.fromkeys(one["trader"] for one in report.decisions):
-        values = targets[name].dropna()
-        origins = np.asarray(values.index.as_unit("ms").asi8, dtype=np.int64)
-        yield from decisions_of_run(name, origins, values.to_numpy(dtype=np.float64), interval_ms, asked)
+        values = targets[name].to_numpy(dtype=np.float64)
+        known = np.isfinite(values)
+        own = origins[known]
+        closed = closed_before(candles, origins, own, run.config.portfolio)
+        yield from decisions_of_run(name, own, values[known], candles.interval_ms, asked, closed)

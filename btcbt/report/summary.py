@@ -219,9 +219,7 @@ def _decided(run: Run) -> list[Text]:
     if not any(made):
         return [Text(f"Every account had a decision in each of its {total:,.0f} hours.")]
     parts = [f"{hours * count:,.0f} ({', '.join(names)})" for count, names in sorted(made.items())]
-    return [
-        Text(f"Hours of {total:,.0f} without a decision (and the return in those with one): {', '.join(parts)}.")
-    ]
+    return [Text(f"Hours of {total:,.0f} without a decision (and the return in those with one): {', '.join(parts)}.")]
 
 
 def _luck(run: Run) -> Text:

@@ -47,9 +47,9 @@ class Strategy(ABC):
     """False if `decide` uses only the window: it then runs once, and gets no paths (S = 0)."""
 
     context: int | None = None
-    """Candles that `decide` needs, the length of ``forecast.window``; those of the experiment (``windows.context``), which
-    it may not exceed, if None. After a gap, a strategy that uses no forecast decides again once it has that many. One that
-    depends on a parameter is set in `__init__`."""
+    """Candles that `decide` needs: the length of ``forecast.window``, at most ``windows.context``, and that if None.
+    After a gap, a strategy that uses no forecast decides again once it has that many. Set it in `__init__` where it
+    depends on a parameter."""
 
     def __init__(self, params: BaseModel | None = None) -> None:
         self.params = self.Params() if params is None else params

@@ -20,7 +20,7 @@ from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray, Forecast, IntArray
 from btcbt.strategies.loading import load_strategy
-from btcbt.walkforward.decisions import decide_together
+from btcbt.walkforward.decisions import closed_before, decide_together
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
@@ -79,7 +79,7 @@ def run_placebos(
     advance : callable
         Receives the number of finished runs.
     decided : int64, optional
-        The origins at which any account of the run decides, where these are more: the accounts of placebos last as long.
+        The origins of all accounts of the run, if they are more than those with forecasts.
 
     Returns
     -------
@@ -91,8 +91,9 @@ def run_placebos(
         return {}
     placebos = make_placebos(len(windows), runs, block, seed)
     source = Source(paths, windows.candles.values[windows.last, CLOSE])
-    decisions = _decisions(candidates, windows, source, placebos)
     origins = windows.origins if decided is None else decided
+    closed = closed_before(windows.candles, origins, windows.origins, config)
+    decisions = _decisions(candidates, windows, source, closed, placebos)
     rows = np.searchsorted(origins, windows.origins)
     at_once = max(1, TARGETS_AT_ONCE // len(windows))
     scores: list[list[float]] = [[] for _ in candidates]
@@ -113,20 +114,26 @@ def run_placebos(
 
 
 def _decisions(
-    candidates: Sequence[Candidate], windows: Windows, source: Source, placebos: Sequence[Placebo]
+    candidates: Sequence[Candidate],
+    windows: Windows,
+    source: Source,
+    closed: IntArray | None,
+    placebos: Sequence[Placebo],
 ) -> Iterator[FloatArray]:
     """Targets of all candidates (K, M) in each placebo run, in order."""
     bare = replace(windows, skipped={})  # not needed by worker processes
     if len(placebos) < MIN_RUNS:
-        yield from (_decide(candidates, bare, source, placebo) for placebo in placebos)
+        yield from (_decide(candidates, bare, source, closed, placebo) for placebo in placebos)
         return
-    yield from on_processes(partial(_decide, candidates, bare, source), placebos, int(joblib.cpu_count()))
+    yield from on_processes(partial(_decide, candidates, bare, source, closed), placebos, int(joblib.cpu_count()))
 
 
-def _decide(candidates: Sequence[Candidate], windows: Windows, source: Source, placebo: Placebo) -> FloatArray:
+def _decide(
+    candidates: Sequence[Candidate], windows: Windows, source: Source, closed: IntArray | None, placebo: Placebo
+) -> FloatArray:
     strategies = {f"{one.name} on a placebo": load_strategy(one.use, one.params) for one in candidates}
     made = source.placebo(placebo)
-    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)))
+    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)), closed)
 
 
 def _score(simulation: Simulation, column: int) -> float:

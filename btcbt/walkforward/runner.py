@@ -120,7 +120,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
         with clock("decide"):
-            targets = decide_targets(traders, members, windows, decided, progress)
+            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
         simulation = None
         if traders:
             with clock("simulate"):
