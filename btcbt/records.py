@@ -186,8 +186,8 @@ class Holding:
     Attributes
     ----------
     weight : float
-        The strategy's last target, in [-1, 1]; 0.0 before the first, and where the position was closed since for want of
-        a decision (`on_gap: flat`).
+        The strategy's last target, in [-1, 1]; 0.0 before the first, and where the position was closed since for
+        want of a decision (`on_gap: flat`).
     candles_held : int
         Candles since the sign of the weight last changed (0 at the first decision).
     """
