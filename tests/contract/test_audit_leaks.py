@@ -201,7 +201,7 @@ def test_filled_gaps_and_positions_closed_in_them_do_not_look_ahead(candle_file)
         "candles": {"path": str(candle_file), "fill_gaps": 3},
         "portfolio": {"max_short": 1.0, "on_gap": "flat"},
     }
-    report = audit_experiment(experiment(candle_file, **changes), sample=6, fresh_process=False)
+    report = audit_experiment(experiment(candle_file, **changes), sample=4, fresh_process=False)
     assert not report.findings
     assert report.comparisons["portfolio"] > 50
 
