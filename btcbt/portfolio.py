@@ -4,7 +4,11 @@ How an account works here
 -------------------------
 *Fill.* A target decided at an origin is filled at the open of the first candle that opens at or after it, so
 same-candle fills cannot be expressed. An order is sent only where the target, clipped to the limits, differs
-from the previous one; NaN sends none.
+from the previous one; NaN sends none. Candles that fill a gap are left out: nothing trades in a gap.
+
+*Gaps.* A target is a decision for the candle that it is filled in, and for the later ones that open within a stride of
+its origin. The others have none: those after a gap, until there is a decision again. The position is kept or, with
+`on_gap: flat`, closed at the open of the first such candle, as if zero had been decided.
 
 *Size.* At the fill the account is valued at that open, before costs; the position becomes ``target x equity /
 open`` units. Buying pays ``open x (1 + slippage)`` and selling gets ``open x (1 - slippage)``; the fee is a
@@ -83,6 +87,8 @@ class Simulation:
         Value traded over equity at the fill, summed over orders.
     fees, slippage, funding, borrow : float64 (K,)
         Total quote units paid; funding is negative where it was earned.
+    decided : bool (N', K)
+        Whether the row has a decision.
     exposure : float64 (K,)
         Mean absolute weight over the rows.
     ruined : bool (K,)
@@ -102,6 +108,7 @@ class Simulation:
     slippage: FloatArray
     funding: FloatArray
     borrow: FloatArray
+    decided: NDArray[np.bool_]
     exposure: FloatArray
     ruined: NDArray[np.bool_]
 
@@ -122,7 +129,7 @@ def simulate(
     origins : int64 (M,)
         When targets were decided, ms UTC, increasing.
     targets : float64 (M, K)
-        Fractions of equity in [-1, 1]; NaN sends no order.
+        Fractions of equity in [-1, 1]; NaN where there is no decision.
     names : sequence of str (K,)
         Names of the columns.
     config : PortfolioConfig
@@ -142,19 +149,22 @@ def simulate(
         Shapes do not match, origins do not increase or share a candle, none has a candle after it, or a target
         is outside [-1, 1].
     """
-    targets = np.asarray(targets, dtype=np.float64)
+    targets, candles = np.asarray(targets, dtype=np.float64), candles.observed
     rows, fill_rows = _schedule(candles, origins, targets, names)
     market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows])
     orders = np.full((len(market.open_time), len(names)), np.nan)
-    limited = np.clip(targets, -config.max_short, config.max_long)
-    orders[fill_rows] = _changes(limited)[: len(fill_rows)]
+    orders[fill_rows] = np.clip(targets, -config.max_short, config.max_long)[: len(fill_rows)]
+    decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, _stride(candles, origins))
+    if config.on_gap == "flat":
+        orders[np.diff(decided.astype(np.int8), axis=0, prepend=0) < 0] = 0.0
+    orders = _changes(orders)
 
     carry = _carry(market, orders, config)
     account = _fill(market, carry, orders, market.close * carry.at_close, config)
     ruin = _find_ruin(market, carry, account, config)
     if np.any(ruin.row < len(orders)):
         account = _fill(market, carry, *_after_ruin(account, ruin), config)
-    return _report(market, carry, account, ruin, tuple(names), config)
+    return _report(market, carry, account, ruin, decided, tuple(names), config)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,9 +233,48 @@ def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: S
         raise ValueError(f"no candle of {candles.source} opens at or after the first origin")
     if np.any(np.diff(fill) <= 0):
         raise ValueError("two origins share the candle after them; an origin is the close of a known candle")
-    stride = int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms
-    stop = int(np.searchsorted(candles.open_time, origins[-1] + stride, side="left"))
+    stop = int(np.searchsorted(candles.open_time, origins[-1] + _stride(candles, origins), side="left"))
     return slice(int(fill[0]), max(stop, int(fill[-1]) + 1)), fill - fill[0]
+
+
+def closing_times(candles: Candles, origins: IntArray, own: IntArray) -> IntArray:
+    """When `on_gap: flat` closes a position between decisions: at the open of the first candle without one.
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    origins : int64 (M,)
+        The origins of all accounts of the simulation, ms UTC.
+    own : int64 (n,)
+        Those at which this account decides.
+
+    Returns
+    -------
+    int64 (n,)
+        The time between the decision before each and that decision, ms UTC; 0 where every candle has a decision.
+    """
+    times = candles.observed.open_time
+    fill = np.searchsorted(times, own)
+    bare = np.maximum(np.searchsorted(times, own[:-1] + _stride(candles, origins)), fill[:-1] + 1)
+    closed = np.zeros(len(own), dtype=np.int64)
+    closed[1:] = np.where(bare < fill[1:], times[np.minimum(bare, len(times) - 1)], 0)
+    return closed
+
+
+def _stride(candles: Candles, origins: IntArray) -> int:
+    """The smallest distance of two origins, ms."""
+    return int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms
+
+
+def _decided(
+    market: _Market, origins: IntArray, fill_rows: IntArray, targets: FloatArray, stride: int
+) -> NDArray[np.bool_]:
+    """Which rows of each column have a decision, by the targets in the rows that they are filled in (N', K)."""
+    until = np.zeros(len(market.open_time), dtype=np.int64)
+    until[fill_rows] = origins + stride
+    filled = ~np.isnan(targets)
+    return np.asarray(filled | (market.open_time[:, None] < np.maximum.accumulate(until[:, None] * filled, axis=0)))
 
 
 def _changes(targets: FloatArray) -> FloatArray:
@@ -345,6 +394,7 @@ def _report(
     carry: _Carry,
     account: _Account,
     ruin: _Ruin,
+    decided: NDArray[np.bool_],
     names: tuple[str, ...],
     config: PortfolioConfig,
 ) -> Simulation:
@@ -373,6 +423,7 @@ def _report(
         slippage=total(orders["slippage"]),
         funding=funding,
         borrow=borrow,
+        decided=decided,
         exposure=np.abs(weight).mean(axis=0),
         ruined=~alive[-1],
     )

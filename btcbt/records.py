@@ -21,7 +21,7 @@ Prices are in quote units (USD, USDT), volume in base units (BTC), amount in quo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -63,6 +63,8 @@ class Candles:
         Name of this history in messages: a file name.
     sha256 : str
         Digest of the file that it was read from, or of the arrays if there was none.
+    filled : bool (N,), or None
+        Which rows stand in for missing candles (`btcbt.candles.fill_gaps`); None if none does.
     """
 
     open_time: IntArray
@@ -70,9 +72,17 @@ class Candles:
     interval_ms: int
     source: str = "candles"
     sha256: str = ""
+    filled: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.open_time)
+
+    @property
+    def observed(self) -> Candles:
+        """The history without filled rows: what can be traded on, fitted on and scored."""
+        if self.filled is None:
+            return self
+        return replace(self, open_time=self.open_time[~self.filled], values=self.values[~self.filled], filled=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,9 +215,10 @@ class Holding:
     Attributes
     ----------
     weight : float
-        The strategy's last target, in [-1, 1]; 0.0 before the first.
+        The strategy's last target, in [-1, 1]; 0.0 before the first, and where the position was closed since for
+        want of a decision (`on_gap: flat`).
     candles_held : int
-        Candles since the sign of the target last changed (0 at the first decision).
+        Candles since the sign of the weight last changed (0 at the first decision).
     """
 
     weight: float = 0.0

@@ -1,7 +1,11 @@
 """The only splitter: where forecasts are made, what each may see, and how contaminated each one is.
 
-An origin is eligible if the T candles up to it are all present. Eligibility depends on those candles alone: nothing
-after an origin can affect it, since that would select origins by their future.
+An origin is eligible if the candles up to it that are needed are all present: T for forecasts, which are compared at
+the same origins, and fewer for a strategy that uses no forecast (`Windows.needing`). Eligibility depends on those
+candles alone: nothing after an origin can affect it, since that would select origins by their future.
+
+Candles that fill a gap count as present inside a window. No origin ends on one, since a gap is known to be short only
+once it is over, and no outcome that has one is scored.
 """
 
 from __future__ import annotations
@@ -40,8 +44,8 @@ class Windows(Sequence[Window]):
     last : int64 (M,)
         Row in `candles` of the newest candle that each origin may see.
     scored : bool (M,)
-        Whether the H candles after the origin are all present. An origin without its outcome is forecast and
-        traded, but left out of the forecast errors.
+        Whether the H candles after the origin are all present, none of them filled. An origin without its outcome is
+        forecast and traded, but left out of the forecast errors.
     skipped : mapping of str to int
         Origins of the range that are not eligible, counted by reason.
     """
@@ -73,6 +77,12 @@ class Windows(Sequence[Window]):
         if len(self) and context > int(self.last[0]) + 1:
             raise ValueError(f"the first origin has {int(self.last[0]) + 1} candles before it, not {context}")
         return replace(self, context=context)
+
+    def needing(self, context: int) -> Windows:
+        """The origins with at least `context` contiguous candles before them, with windows of these."""
+        enough = self.last - _run_starts(self.candles)[self.last] + 1 >= context
+        origins, last, scored = self.origins[enough], self.last[enough], self.scored[enough]
+        return replace(self, context=context, origins=origins, last=last, scored=scored)
 
     def span(self) -> tuple[int, int]:
         """From the open of the first context's first candle to the end of the last outcome, ms UTC."""
@@ -123,6 +133,8 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
     step = config.stride * interval
     grid = np.arange(-(-time_ms(config.start) // step) * step, time_ms(config.end), step, dtype=np.int64)
     last, present = _rows_closing_at(candles, grid)
+    filled = np.zeros(len(candles), dtype=np.bool_) if candles.filled is None else candles.filled
+    present &= ~filled[last]
     run_start = _run_starts(candles)
     known = np.arange(len(candles)) - run_start + 1  # contiguous candles up to and including each row
     needed = max(config.context, context or 0)
@@ -146,6 +158,7 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
     last = last[enough]
     ends = np.minimum(last + config.horizon, len(candles) - 1)
     scored = (last + config.horizon < len(candles)) & (run_start[ends] == run_start[last])
+    scored &= np.cumsum(filled)[ends] == np.cumsum(filled)[last]
     return Windows(
         candles=_read_only(candles),
         context=config.context,
@@ -155,6 +168,17 @@ def make_windows(candles: Candles, config: WindowsConfig, *, context: int | None
         scored=scored,
         skipped=MappingProxyType(skipped),
     )
+
+
+def decision_windows(candles: Candles, config: WindowsConfig, first: int) -> Windows:
+    """Every origin from `first` on (ms UTC) at which a candle closes, whatever is missing before it.
+
+    Its windows have one candle; `Windows.needing` selects the origins with more. Accounts begin together, at the first
+    origin with a forecast.
+    """
+    windows = make_windows(candles, config.model_copy(update={"context": 1}))
+    rows = slice(int(np.searchsorted(windows.origins, first)), None)
+    return replace(windows, origins=windows.origins[rows], last=windows.last[rows], scored=windows.scored[rows])
 
 
 def contamination(origins: IntArray, ranges: Sequence[DataRange] | None) -> NDArray[np.str_]:
@@ -231,6 +255,7 @@ def plan_refits(candles: Candles, config: WindowsConfig, refit: RefitConfig) -> 
     refit : RefitConfig
         The schedule.
     """
+    candles = candles.observed  # a filled gap is no outcome to fit on
     step = config.stride * candles.interval_ms
     first, stop = -(-time_ms(config.start) // step) * step, time_ms(config.end)
     every = stop - first if refit.every is None else interval_ms(refit.every)
@@ -318,4 +343,4 @@ def _read_only(candles: Candles) -> Candles:
     """The same history behind views that cannot be written through."""
     open_time, values = candles.open_time.view(), np.ascontiguousarray(candles.values).view()
     open_time.flags.writeable = values.flags.writeable = False
-    return Candles(open_time, values, candles.interval_ms, candles.source, candles.sha256)
+    return replace(candles, open_time=open_time, values=values)

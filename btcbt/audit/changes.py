@@ -7,6 +7,7 @@ a later candle (a revision appended at the end) was not known before that candle
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,16 +50,18 @@ def change_future(candles: Candles, origin: int, change: str, seed: int) -> Cand
     """
     first = int(np.searchsorted(known_at(candles), origin, side="right"))
     rng = np.random.Generator(np.random.Philox(key=[seed, origin % 2**64]))
-    times, values = candles.open_time.copy(), candles.values.copy()
+    times, values, filled = candles.open_time.copy(), candles.values.copy(), candles.filled
     if change in _ROWS:
         keep = np.concatenate([np.ones(first, dtype=bool), _ROWS[change](len(times) - first, rng)])
         times, values = times[keep], values[keep]
+        filled = None if filled is None else filled[keep]
     elif first < len(values):
         last = float(values[max(first - 1, 0), CLOSE])
         values[first:] = _VALUES[change](values[first:], last, rng)
     times.setflags(write=False)
     values.setflags(write=False)
-    return Candles(times, values, candles.interval_ms, candles.source, f"{candles.sha256}:{change}:{origin}")
+    digest = f"{candles.sha256}:{change}:{origin}"
+    return replace(candles, open_time=times, values=values, filled=filled, sha256=digest)
 
 
 def _noise(future: FloatArray, last: float, rng: np.random.Generator) -> FloatArray:

@@ -17,7 +17,6 @@ from btcbt.audit.components import Components
 from btcbt.audit.histories import History, windows_at
 from btcbt.audit.stored_paths import StoredPaths
 from btcbt.audit.trace import Observation, attempt, decide, decision_paths, newest_paths
-from btcbt.records import Candles
 
 DISPLACED = "displaced"
 SHIFT_MS = 10_227 * 86_400_000
@@ -28,7 +27,7 @@ def observe_displaced(
 ) -> list[Observation]:
     """Decisions up to the audited origin on the true candles and paths, with all times shifted by 28 years."""
     true, point = history.candles, history.point
-    later = Candles(true.open_time + SHIFT_MS, true.values, true.interval_ms, true.source, f"{true.sha256}:displaced")
+    later = replace(true, open_time=true.open_time + SHIFT_MS, sha256=f"{true.sha256}:displaced")
     stored = stored_paths.paths(point.origin, components.forecasters(true, point.origin))
     newest = newest_paths(truth, len(point.forecast_origins))
     windows = windows_at(history.windows, point.decision_origins)

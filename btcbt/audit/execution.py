@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from btcbt.audit.components import fill_times
 from btcbt.audit.findings import Finding
 from btcbt.config import PortfolioConfig, time_text
+from btcbt.portfolio import closing_times
 from btcbt.records import BPS, HOUR_MS, OPEN, Candles, IntArray
 from btcbt.walkforward.stages import Simulate
 from btcbt.windows import Windows
@@ -77,12 +78,15 @@ def check_fills(
 ) -> tuple[int, list[Finding]]:
     """Simulate random targets on the true candles: fills must be at the open of the first candle after the origin.
 
+    With `on_gap: flat` also at the open of the first candle without a decision.
+
     Returns
     -------
     int, list of Finding
         Fills compared, and the first one in a wrong candle or at a wrong price.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    candles = candles.observed
     end = int(np.searchsorted(windows.origins, candles.open_time[-1], side="right"))
     begin = int(rng.integers(max(end - _FILLS, 0) + 1)) if end else 0
     origins = windows.origins[begin : min(begin + _FILLS, end)]
@@ -92,6 +96,9 @@ def check_fills(
     orders = simulate(candles, origins, targets, ["probe"], config).orders
     times = fill_times(orders)
     fill_rows = np.searchsorted(candles.open_time, origins, side="left")
+    if config.on_gap == "flat":
+        closed = closing_times(candles, origins, origins)
+        fill_rows = np.union1d(fill_rows, np.searchsorted(candles.open_time, closed[closed > 0]))
     may_fill = candles.open_time[fill_rows]
     side = np.where(orders["side"] == "buy", 1.0, -1.0)
     for time, price, sign in zip(times, orders["price"], side, strict=True):
@@ -104,7 +111,8 @@ def check_fills(
         off = abs(price - expected)
         if not off <= TOLERANCE * expected:
             detail = f"expected {expected:.9g} (the next open with slippage), found {price:.9g}"
-            return len(times), [_misfill("orders.price", int(origins[at]), int(time), off, detail)]
+            decided = int(origins[np.searchsorted(origins, time, side="right") - 1])
+            return len(times), [_misfill("orders.price", decided, int(time), off, detail)]
     return len(times), []
 
 

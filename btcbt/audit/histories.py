@@ -130,7 +130,7 @@ class Histories:
     @cached_property
     def candles(self) -> Candles:
         """The true history, prepared."""
-        return self.stages.prepared(self.raw)
+        return self.stages.prepared(self.raw, self.config.candles)
 
     @cached_property
     def windows(self) -> Windows:
@@ -152,7 +152,8 @@ class Histories:
         if change == ALL_NAN:
             candles = change_future(self.candles, origin, change, self.seed)
         else:
-            candles = self.stages.prepared(change_future(self.raw, origin, change, self.seed))
+            changed = change_future(self.raw, origin, change, self.seed)
+            candles = self.stages.prepared(changed, self.config.candles)
         asked = self._until(origin) if change == TRUNCATE else self.config.windows
         return History(point, candles, self._split(candles, asked))
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from btcbt.audit.findings import AuditReport
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
+from btcbt.records import Candles
 from btcbt.storage.runs import Run, load_run
 from btcbt.storage.verdicts import keep_verdict
+from btcbt.walkforward.decisions import closed_before
 from btcbt.walkforward.provenance import git_commit
 from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.stamp import Decision, decisions_of_run, outdated
 from btcbt.walkforward.traders import make_traders
-from btcbt.windows import Windows
 
 
 def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, str | None]:
@@ -45,12 +47,12 @@ def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, st
 
 def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     stages = Stages()
-    candles = stages.prepared(stages.raw(config.candles))
+    candles = stages.prepared(stages.raw(config.candles), config.candles)
     context = max(entry["context"] for entry in run.manifest["forecasters"].values())
     windows = stages.windows(candles, until_now(config, candles).windows, context)
     stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}
     try:
-        decided = list(_decisions(run, report, windows))
+        decided = list(_decisions(run, report, candles))
     except KeyError as error:
         raise StoreError(f"{run.directory}: its table of targets lacks {error}; run the experiment again") from None
     return outdated(
@@ -58,8 +60,13 @@ def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     )
 
 
-def _decisions(run: Run, report: AuditReport, windows: Windows) -> Iterator[Decision]:
+def _decisions(run: Run, report: AuditReport, candles: Candles) -> Iterator[Decision]:
     targets, asked = run.targets(), np.array(report.origins, dtype=np.int64)
+    index: Any = targets.index
+    origins = np.asarray(index.as_unit("ms").asi8, dtype=np.int64)
     for name in dict.fromkeys(one["trader"] for one in report.decisions):
         values = targets[name].to_numpy(dtype=np.float64)
-        yield from decisions_of_run(name, windows.origins, values, windows.candles.interval_ms, asked)
+        known = np.isfinite(values)
+        own = origins[known]
+        closed = closed_before(candles, origins, own, run.config.portfolio)
+        yield from decisions_of_run(name, own, values[known], candles.interval_ms, asked, closed)

@@ -4,7 +4,7 @@ from btcbt.candles.bundled import bundled_names
 from btcbt.candles.check import Inspection, inspect_rows, repair_rows
 from btcbt.candles.download import Download, download_candles
 from btcbt.candles.importers import check_history, import_candles, import_history, read_rows
-from btcbt.candles.ops import find_gaps, resample
+from btcbt.candles.ops import fill_gaps, find_gaps, resample
 from btcbt.candles.parquet import read_candles, write_candles
 from btcbt.candles.rows import Rows
 from btcbt.candles.schema import make_candles
@@ -16,6 +16,7 @@ __all__ = [
     "bundled_names",
     "check_history",
     "download_candles",
+    "fill_gaps",
     "find_gaps",
     "import_candles",
     "import_history",

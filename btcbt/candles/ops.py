@@ -1,6 +1,8 @@
-"""Gaps and resampling of candle histories. Nothing here fills or invents a candle."""
+"""Gaps and resampling of candle histories. Candles that fill a gap are marked as such."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +22,41 @@ def find_gaps(candles: Candles) -> IntArray:
     before = np.flatnonzero(jumps > candles.interval_ms)
     starts = candles.open_time[before] + candles.interval_ms
     return np.stack([starts, jumps[before] // candles.interval_ms - 1], axis=1)
+
+
+def fill_gaps(candles: Candles, longest: int) -> Candles:
+    """Fill short gaps with flat candles: all four prices are the last close, volume and amount are 0.
+
+    A filled candle depends on the candles before it. That it is filled depends on the length of the gap, which is
+    known once the candle after it is; before that, nothing may use it (`btcbt.windows` has no origin on it).
+
+    Parameters
+    ----------
+    candles : Candles
+        The history.
+    longest : int
+        Gaps of at most this many missing candles are filled; longer ones stay as they are, in whole.
+
+    Returns
+    -------
+    Candles
+        Read-only, with the new rows marked in `filled`; the same object if there is nothing to fill.
+    """
+    gaps = find_gaps(candles)
+    gaps = gaps[gaps[:, 1] <= longest]
+    if not len(gaps):
+        return candles
+    starts, counts = gaps[:, 0], gaps[:, 1]
+    steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = np.repeat(np.searchsorted(candles.open_time, starts), counts)  # the row after each gap
+    flat = np.zeros((len(at), candles.values.shape[1]))
+    flat[:, [OPEN, HIGH, LOW, CLOSE]] = candles.values[at - 1, CLOSE, None]
+    already = np.zeros(len(candles), dtype=np.bool_) if candles.filled is None else candles.filled
+    open_time = np.insert(candles.open_time, at, np.repeat(starts, counts) + candles.interval_ms * steps)
+    values, filled = np.insert(candles.values, at, flat, axis=0), np.insert(already, at, np.True_)
+    for array in (open_time, values, filled):
+        array.setflags(write=False)
+    return replace(candles, open_time=open_time, values=values, filled=filled)
 
 
 def resample(candles: Candles, interval: str) -> Candles:

@@ -40,10 +40,14 @@ class CandlesConfig(Section):
 
     `path` is a Parquet file (relative to the working directory) or ``bundled:NAME``, a sample that is part of the
     package.
+
+    `fill_gaps` is the length of the longest gaps that are filled, in candles: with flat candles of the last close and
+    no volume. They are context alone: nothing is scored, decided, traded or fitted on them. 0 fills none.
     """
 
     path: Place
     interval: Interval = "1h"
+    fill_gaps: int = Field(0, ge=0, le=24)
 
 
 class WindowsConfig(Section):
@@ -89,6 +93,9 @@ class PortfolioConfig(Section):
     """Paid each hour by shorts on the value held."""
     max_long: float = Field(1.0, ge=0, le=1)
     max_short: float = Field(0.0, ge=0, le=1)
+    on_gap: Literal["hold", "flat"] = "hold"
+    """What an account does without a decision: `hold` keeps its position, `flat` closes it at the open of the first
+    candle without one."""
 
 
 class StoreConfig(Section):

@@ -74,7 +74,7 @@ class Forecaster(ABC):
     Attributes
     ----------
     context : int
-        T, candles in each window.
+        T, candles in each window: what the forecaster needs. An origin needs the longest of all forecasters.
     horizon : int
         H, candles ahead.
     n_paths : int
@@ -247,7 +247,8 @@ class Forecaster(ABC):
         Parameters
         ----------
         candles : Candles
-            The history of the experiment. Forecasts may depend only on candles closed by their origin.
+            The history of the experiment. Forecasts may depend only on candles closed by their origin; fit on
+            ``candles.observed``, which leaves out those that fill a gap.
         windows : WindowsConfig
             The range of the walk-forward.
         until : int, optional

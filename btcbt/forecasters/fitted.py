@@ -142,6 +142,7 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
     CandleError
         If the history starts after the first training range.
     """
+    candles = candles.observed  # a filled gap is no outcome to fit on
     every = stop - first if schedule.every is None else schedule.every
     periods = []
     for start in range(first, stop, every):

@@ -76,6 +76,8 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
     _account("calmar", "", "higher", "annual return / largest drawdown"),
     _account("hit_rate", "share", "higher", "share of positive returns among those that are not zero"),
     _account("active", "share", "neither", "share of returns that are not zero"),
+    _account("undecided", "candles", "neither", "candles without a decision, after gaps"),
+    _account("decided_return", "share", "higher", "prod (1 + r) - 1 over the candles with a decision"),
     _account("best_candle", "share", "higher", "max r"),
     _account("worst_candle", "share", "higher", "min r"),
     _account("sharpe_low", "", "higher", "lower end of the Sharpe ratio's 95 % bootstrap interval", _BOOTSTRAP, 1e-6),
@@ -234,6 +236,7 @@ def summarise_returns(
     costs: ArrayLike | None = None,
     trade_returns: ArrayLike | None = None,
     trial_sharpes: ArrayLike | None = None,
+    decided: ArrayLike | None = None,
     reps: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -256,6 +259,8 @@ def summarise_returns(
         Net return of each closed trade.
     trial_sharpes : float, optional
         Sharpe ratios per candle of every configuration ever tried, for the deflated Sharpe ratio.
+    decided : bool (N,), optional
+        Whether each candle has a decision.
     reps, seed : int
         Of the bootstrap.
 
@@ -273,6 +278,10 @@ def summarise_returns(
     out.update(_luck(returns, interval_ms, horizon, trial_sharpes, reps, seed))
     if traded is not None:
         out.update(_trading(equity, returns, initial, traded, costs, interval_ms))
+    if decided is not None:
+        with_one = np.asarray(decided, dtype=np.bool_)[-len(returns) :]
+        out["undecided"] = float(np.count_nonzero(~with_one))
+        out["decided_return"] = sharpe.compound(returns[with_one])
     if trade_returns is not None:
         out.update(_trades(np.asarray(trade_returns, dtype=np.float64)))
     if benchmark is not None:

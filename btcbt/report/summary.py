@@ -11,9 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from btcbt.config import BUY_AND_HOLD
+from btcbt.config import BUY_AND_HOLD, interval_ms
 from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
+from btcbt.records import HOUR_MS
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.report.registration import registration_parts
@@ -35,7 +36,7 @@ def summary(run: Run) -> RenderableType:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
             parts += ["", _return_matrix(run)]
-        parts += [_luck(run), *_selection(run)]
+        parts += [*_decided(run), _luck(run), *_selection(run)]
         if run.config.placebos:
             parts += [_placebos(run)]
     parts += [_audit(run), "", _foot(run)]
@@ -58,6 +59,9 @@ def _head(run: Run) -> Text:
         text.append(f"{sum(skipped.values()):,} skipped ({why})\n")
     else:
         text.append("none skipped\n")
+    if candles.get("filled"):
+        count = run.config.candles.fill_gaps
+        text.append(f"{candles['filled']:,} missing candles filled (gaps of at most {count}); none of them is scored\n")
     text.append(
         f"context {windows.context}, horizon {windows.horizon} candles; decided at the close, filled at the next open"
     )
@@ -202,6 +206,24 @@ def _return_matrix(run: Run) -> Table:
         values = [run.metrics.get(f"strategy.{name}@{column}.total_return", math.nan) for column in columns]
         table.add_row(name, *(_number(100 * value, "+.1f", "%") for value in values))
     return table
+
+
+def _decided(run: Run) -> list[Text]:
+    """For how long accounts stood without a decision, and what they made in the hours with one."""
+    main, hours = primary(run), interval_ms(run.config.candles.interval) / HOUR_MS
+    made: dict[float, list[str]] = {}
+    for account in _accounts(run):
+        name, _, forecaster = account.partition("@")
+        get = _getter(run.metrics, f"strategy.{account}")
+        if forecaster in ("", main) and math.isfinite(get("undecided")):
+            made.setdefault(get("undecided"), []).append(f"{name} {100 * get('decided_return'):+.1f}%")
+    total = hours * run.metrics.get(f"strategy.{BUY_AND_HOLD}.candles", math.nan)
+    if not made:
+        return []
+    if not any(made):
+        return [Text(f"Every account had a decision in each of its {total:,.0f} hours.")]
+    parts = [f"{hours * count:,.0f} ({', '.join(names)})" for count, names in sorted(made.items())]
+    return [Text(f"Hours of {total:,.0f} without a decision (and the return in those with one): {', '.join(parts)}.")]
 
 
 def _luck(run: Run) -> Text:

@@ -142,6 +142,8 @@ class Run:
     def candles(self) -> pd.DataFrame:
         """The candles from the first context to the last outcome, indexed by open time (UTC), a column per channel.
 
+        `filled` marks those that fill a gap.
+
         Raises
         ------
         StoreError
@@ -317,7 +319,8 @@ def write_candles(file: Path, candles: Candles, start: int, end: int) -> None:
     """Write the candles that open in [start, end), ms UTC: what figures and reports of a run show."""
     rows = slice(*np.searchsorted(candles.open_time, [start, end]))
     columns = dict(zip(CHANNELS, candles.values[rows].T, strict=True))
-    write_columns(file, "open_time", candles.open_time[rows], columns)
+    filled = np.zeros(len(candles), dtype=np.bool_) if candles.filled is None else candles.filled
+    write_columns(file, "open_time", candles.open_time[rows], {**columns, "filled": filled[rows]})
 
 
 def write_columns(file: Path, index: str, times: IntArray, columns: Mapping[str, Any]) -> None:

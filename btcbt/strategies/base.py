@@ -34,7 +34,8 @@ class Strategy(ABC):
                 return 1.0 if forecast.returns().mean() > self.params.threshold else 0.0
 
     `decide` is called at every eligible origin, in order of time, and must depend only on its
-    arguments: past candles are in ``forecast.window``, the position is in ``holding``.
+    arguments: past candles are in ``forecast.window``, the position is in ``holding``. An origin is eligible if the
+    candles that the forecasters need are there or, for a strategy that uses no forecast, those of its `context`.
     """
 
     Params: type[Params] = Params
@@ -44,6 +45,11 @@ class Strategy(ABC):
 
     uses_forecast: ClassVar[bool] = True
     """False if `decide` uses only the window: it then runs once, and gets no paths (S = 0)."""
+
+    context: int | None = None
+    """Candles that `decide` needs: the length of ``forecast.window``, at most ``windows.context``, and that if None.
+    After a gap, a strategy that uses no forecast decides again once it has that many. Set it in `__init__` where it
+    depends on a parameter."""
 
     def __init__(self, params: BaseModel | None = None) -> None:
         self.params = self.Params() if params is None else params

@@ -11,6 +11,7 @@ class BuyAndHold(Strategy):
     """
 
     uses_forecast = False
+    context = 1
 
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return 1."""

@@ -8,6 +8,7 @@ class Flat(Strategy):
     """Stay in cash, whatever the forecast."""
 
     uses_forecast = False
+    context = 1
 
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return 0."""

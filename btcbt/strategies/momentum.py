@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from btcbt.errors import StrategyError
 from btcbt.records import CLOSE, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
 from btcbt.strategies.thresholds import column, hold_between
@@ -35,14 +34,13 @@ class Momentum(Strategy):
     Params = MomentumParams
     params: MomentumParams
 
+    def __init__(self, params: BaseModel | None = None) -> None:
+        super().__init__(params)
+        self.context = self.params.lookback + 1
+
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return `size`, 0 or, where allowed, minus `size`."""
         close = forecast.window.values[:, CLOSE]
-        if len(close) <= self.params.lookback:
-            raise StrategyError(
-                f"lookback {self.params.lookback} needs a context of {self.params.lookback + 1} candles, "
-                f"got {len(close)}; lower lookback or raise windows.context"
-            )
         trend = (close[-1] / close[-1 - self.params.lookback] - 1) * 1e4
         if trend > self.params.threshold_bps:
             return self.params.size

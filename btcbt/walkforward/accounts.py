@@ -62,6 +62,7 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
             costs=_by_candle(simulation, orders, orders["fee"] + orders["slippage"]),
             trade_returns=trades.loc[trades["status"] != "open", "return"].to_numpy(dtype=np.float64),
             trial_sharpes=sharpes,
+            decided=simulation.decided[:, k],
         )
         scores |= {score.name: float(getattr(simulation, score.name)[k]) for score in SIMULATED}
         rows = [Row(ACCOUNT, POOLED, ALL, metric, value) for metric, value in scores.items()]

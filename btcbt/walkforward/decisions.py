@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from btcbt.config import time_text
+from btcbt.config import PortfolioConfig, time_text
 from btcbt.errors import StrategyError
 from btcbt.messages import describe, explain
+from btcbt.portfolio import closing_times
 from btcbt.progress import Advance, Progress
-from btcbt.records import CHANNELS, FloatArray, Forecast, Holding, Window
+from btcbt.records import CHANNELS, Candles, FloatArray, Forecast, Holding, IntArray, Window
 from btcbt.strategies import Strategy
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.stages import STRATEGY, running
@@ -19,7 +20,9 @@ from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 
-def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None) -> FloatArray:
+def decide_all(
+    strategy: Strategy, forecasts: Iterable[Forecast], *, name: str | None = None, closed: IntArray | None = None
+) -> FloatArray:
     """Run a strategy over origins in order, passing it its current holding.
 
     Parameters
@@ -29,6 +32,9 @@ def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str |
         M forecasts, in order of time.
     name : str, optional
         Name of the strategy in messages; the class name if left out.
+    closed : int64 (M,), optional
+        When the position was closed before each origin, for want of a decision, ms UTC; 0 where it was not. See
+        `btcbt.portfolio.closing_times`.
 
     Returns
     -------
@@ -42,11 +48,13 @@ def decide_all(strategy: Strategy, forecasts: Iterable[Forecast], *, name: str |
     ValueError
         Origins do not increase.
     """
-    targets: FloatArray = decide_together({name or type(strategy).__name__: strategy}, forecasts)[0]
+    targets: FloatArray = decide_together({name or type(strategy).__name__: strategy}, forecasts, closed)[0]
     return targets
 
 
-def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Forecast]) -> FloatArray:
+def decide_together(
+    strategies: Mapping[str, Strategy], forecasts: Iterable[Forecast], closed: IntArray | None = None
+) -> FloatArray:
     """Run several strategies at once, so that forecasts are read once; otherwise as `decide_all`.
 
     Parameters
@@ -55,6 +63,8 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
         Strategies by their name in messages.
     forecasts : iterable of Forecast
         M forecasts, in order of time.
+    closed : int64 (M,), optional
+        As of `decide_all`.
 
     Returns
     -------
@@ -63,13 +73,15 @@ def decide_together(strategies: Mapping[str, Strategy], forecasts: Iterable[Fore
     """
     positions = [_Position(strategy, label) for label, strategy in strategies.items()]
     previous: int | None = None
-    for forecast in forecasts:
+    for row, forecast in enumerate(forecasts):
         if previous is not None and forecast.origin <= previous:
             raise ValueError(f"origins do not increase: {forecast.origin} after {previous}")
         previous = forecast.origin
         own = isolated(forecast)
         for position in positions:
-            position.decide(own)
+            if closed is not None and closed[row]:
+                position.close(int(closed[row]))
+            position.decide(own if position.strategy.context is None else isolated(own, position.strategy.context))
     return np.array([position.targets for position in positions], dtype=np.float64)
 
 
@@ -78,13 +90,18 @@ def decide_from(
 ) -> FloatArray:
     """Run a strategy at each origin with a given holding instead of its own; otherwise as `decide_all`."""
     asked = zip(forecasts, holdings, strict=True)
-    return np.array([_ask(strategy, name, isolated(one), holding) for one, holding in asked], dtype=np.float64)
+    context = strategy.context
+    return np.array([_ask(strategy, name, isolated(one, context), holding) for one, holding in asked], dtype=np.float64)
 
 
-def isolated(forecast: Forecast) -> Forecast:
-    """A copy of a forecast: through a view, a strategy could reach the candles after the origin."""
+def isolated(forecast: Forecast, context: int | None = None) -> Forecast:
+    """A copy of a forecast: through a view, a strategy could reach the candles after the origin.
+
+    Its window has the newest `context` candles, or all.
+    """
     window = forecast.window
-    times, values, paths = window.open_time.copy(), window.values.copy(), forecast.paths.copy()
+    rows = slice(None) if context is None else slice(-context, None)
+    times, values, paths = window.open_time[rows].copy(), window.values[rows].copy(), forecast.paths.copy()
     for one in (times, values, paths):
         one.setflags(write=False)
     return Forecast(Window(times, values, window.interval_ms), paths)
@@ -97,6 +114,10 @@ class _Position:
         self.strategy, self.label = strategy, label
         self.targets = array("d")
         self.weight, self.since = 0.0, 0
+
+    def close(self, time: int) -> None:
+        if self.weight:
+            self.weight, self.since = 0.0, time
 
     def decide(self, forecast: Forecast) -> None:
         origin = forecast.origin
@@ -129,9 +150,14 @@ def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -
 
 
 def decide_targets(
-    traders: Sequence[Trader], members: Mapping[str, Member], windows: Windows, progress: Progress
+    traders: Sequence[Trader],
+    members: Mapping[str, Member],
+    windows: Windows,
+    decided: Windows,
+    portfolio: PortfolioConfig,
+    progress: Progress,
 ) -> FloatArray:
-    """Decisions of every trader at every origin.
+    """Decisions of every trader at every origin at which it has the candles that it needs.
 
     Parameters
     ----------
@@ -140,22 +166,42 @@ def decide_targets(
     members : mapping
         The forecasters that they trade on, with their forecasts stored.
     windows : Windows
-        M origins.
+        The origins with forecasts.
+    decided : Windows
+        M origins, those with forecasts among them; see `btcbt.windows.decision_windows`.
+    portfolio : PortfolioConfig
+        Says what happens to positions without a decision.
     progress : Progress
         Receives the progress.
 
     Returns
     -------
     float64 (M, K)
-        Targets.
+        Targets; NaN where a trader does not decide.
     """
-    targets = np.empty((len(windows), len(traders)), dtype=np.float64)
-    with progress.stage("decide", targets.size, unit="decisions") as advance, running(STRATEGY):
-        for column, trader in enumerate(traders):
+    targets = np.full((len(decided), len(traders)), np.nan, dtype=np.float64)
+    own = [asked_at(trader.strategy, windows, decided) for trader in traders]
+    count = sum(len(one) for one in own)
+    with progress.stage("decide", count, unit="decisions") as advance, running(STRATEGY):
+        for column, (trader, asked) in enumerate(zip(traders, own, strict=True)):
             member = None if trader.forecaster is None else members[trader.forecaster]
-            forecasts = _forecasts(member, windows, advance)
-            targets[:, column] = decide_all(trader.strategy, forecasts, name=trader.name)
+            rows = np.searchsorted(decided.origins, asked.origins)
+            forecasts = _forecasts(member, asked, advance)
+            closed = closed_before(decided.candles, decided.origins, asked.origins, portfolio)
+            targets[rows, column] = decide_all(trader.strategy, forecasts, name=trader.name, closed=closed)
     return targets
+
+
+def closed_before(candles: Candles, origins: IntArray, own: IntArray, portfolio: PortfolioConfig) -> IntArray | None:
+    """See `btcbt.portfolio.closing_times`; None if the portfolio holds positions without a decision."""
+    return closing_times(candles, origins, own) if portfolio.on_gap == "flat" else None
+
+
+def asked_at(strategy: Strategy, windows: Windows, decided: Windows) -> Windows:
+    """The origins at which a strategy decides, of those with forecasts and of all; see `decide_targets`."""
+    if strategy.uses_forecast:
+        return windows
+    return decided.needing(windows.context if strategy.context is None else strategy.context)
 
 
 def _forecasts(member: Member | None, windows: Windows, advance: Advance) -> Iterator[Forecast]:

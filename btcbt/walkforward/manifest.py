@@ -93,7 +93,8 @@ def make_manifest(
             "path": config.candles.path,
             "sha256": candles.sha256,
             "interval": config.candles.interval,
-            "rows": len(candles),
+            "rows": len(candles.observed),
+            "filled": _filled(windows),
             "first": time_text(int(candles.open_time[0])),
             "last": time_text(int(candles.open_time[-1])),
         },
@@ -124,6 +125,13 @@ def make_manifest(
         "started": started.isoformat(timespec="seconds"),
         "seconds": wall_seconds(seconds, started),
     }
+
+
+def _filled(windows: Windows) -> int:
+    """Number of filled candles from the first context to the last outcome."""
+    candles = windows.candles
+    rows = slice(*np.searchsorted(candles.open_time, windows.span()).tolist())
+    return 0 if candles.filled is None else int(np.count_nonzero(candles.filled[rows]))
 
 
 def wall_seconds(seconds: Mapping[str, float], started: datetime) -> dict[str, float]:

@@ -13,7 +13,7 @@ from btcbt.config import time_text
 from btcbt.errors import StrategyError
 from btcbt.execution.local import on_processes
 from btcbt.progress import Advance
-from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding
+from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding, IntArray
 from btcbt.storage.forecasts import ForecastStore, ShardPlan
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
@@ -67,7 +67,12 @@ class Stream:
 
 
 def decide_parameters(
-    use: str, parameters: Sequence[Parameters], stream: Stream, workers: int, advance: Advance
+    use: str,
+    parameters: Sequence[Parameters],
+    stream: Stream,
+    closed: IntArray | None,
+    workers: int,
+    advance: Advance,
 ) -> FloatArray:
     """Decisions of a strategy at every origin, for each of its parameters.
 
@@ -79,6 +84,8 @@ def decide_parameters(
         Its parameters.
     stream : Stream
         M origins, with the forecasts that it trades on.
+    closed : int64 (M,), or None
+        As of `btcbt.walkforward.decisions.decide_all`; decisions are then made at one origin at a time.
     workers : int
         Processes for a strategy that decides at one origin at a time only.
     advance : callable
@@ -95,13 +102,13 @@ def decide_parameters(
         If a strategy fails, or its `decide_many` decides otherwise than its `decide`.
     """
     strategies = [load_strategy(use, one) for one in parameters]
-    targets = _in_columns(strategies, stream, use)
+    targets = _in_columns(strategies, stream, use) if closed is None else None
     if targets is not None:
         _compare(strategies, targets, stream, use)
         advance(len(parameters))
         return targets
     columns = []
-    alone = partial(_decide_alone, use, stream)
+    alone = partial(_decide_alone, use, stream, closed)
     for column in on_processes(alone, parameters, workers) if workers > 1 else map(alone, parameters):
         columns.append(column)
         advance(1)
@@ -152,6 +159,6 @@ def holding_before(targets: FloatArray, row: int, windows: Windows) -> Holding:
     return Holding(weight=float(targets[row - 1]), candles_held=int(held))
 
 
-def _decide_alone(use: str, stream: Stream, parameters: Parameters) -> FloatArray:
+def _decide_alone(use: str, stream: Stream, closed: IntArray | None, parameters: Parameters) -> FloatArray:
     """Decisions (M,) of one configuration."""
-    return decide_all(load_strategy(use, parameters), stream.singly(), name=use)
+    return decide_all(load_strategy(use, parameters), stream.singly(), name=use, closed=closed)

@@ -18,9 +18,9 @@ from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
-from btcbt.records import CLOSE, FloatArray, Forecast
+from btcbt.records import CLOSE, FloatArray, Forecast, IntArray
 from btcbt.strategies.loading import load_strategy
-from btcbt.walkforward.decisions import decide_together
+from btcbt.walkforward.decisions import closed_before, decide_together
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
@@ -51,6 +51,7 @@ def run_placebos(
     stride: int,
     seed: int,
     advance: Callable[[int], None],
+    decided: IntArray | None = None,
 ) -> dict[str, float]:
     """Rank strategies on one forecaster among placebo runs, by the net Sharpe ratio.
 
@@ -77,6 +78,8 @@ def run_placebos(
         Keys the placebos.
     advance : callable
         Receives the number of finished runs.
+    decided : int64, optional
+        The origins of all accounts of the run, if they are more than those with forecasts.
 
     Returns
     -------
@@ -88,16 +91,20 @@ def run_placebos(
         return {}
     placebos = make_placebos(len(windows), runs, block, seed)
     source = Source(paths, windows.candles.values[windows.last, CLOSE])
-    decisions = _decisions(candidates, windows, source, placebos)
+    origins = windows.origins if decided is None else decided
+    closed = closed_before(windows.candles, origins, windows.origins, config)
+    decisions = _decisions(candidates, windows, source, closed, placebos)
+    rows = np.searchsorted(origins, windows.origins)
     at_once = max(1, TARGETS_AT_ONCE // len(windows))
     scores: list[list[float]] = [[] for _ in candidates]
-    while decided := list(islice(decisions, at_once)):
-        names = [f"placebo {run}" for run in range(len(decided))]
+    while batch := list(islice(decisions, at_once)):
+        names = [f"placebo {run}" for run in range(len(batch))]
         for column, own in enumerate(scores):
-            targets = np.column_stack([run[column] for run in decided])
-            accounts = simulate(windows.candles, windows.origins, targets, names, config)
-            own += [_score(accounts, run) for run in range(len(decided))]
-        advance(len(decided))
+            targets = np.full((len(origins), len(batch)), np.nan)
+            targets[rows] = np.column_stack([run[column] for run in batch])
+            accounts = simulate(windows.candles, origins, targets, names, config)
+            own += [_score(accounts, run) for run in range(len(batch))]
+        advance(len(batch))
     numbers: dict[str, float] = {}
     kinds = [placebo.kind for placebo in placebos]
     for candidate, own in zip(candidates, scores, strict=True):
@@ -107,20 +114,26 @@ def run_placebos(
 
 
 def _decisions(
-    candidates: Sequence[Candidate], windows: Windows, source: Source, placebos: Sequence[Placebo]
+    candidates: Sequence[Candidate],
+    windows: Windows,
+    source: Source,
+    closed: IntArray | None,
+    placebos: Sequence[Placebo],
 ) -> Iterator[FloatArray]:
     """Targets of all candidates (K, M) in each placebo run, in order."""
     bare = replace(windows, skipped={})  # not needed by worker processes
     if len(placebos) < MIN_RUNS:
-        yield from (_decide(candidates, bare, source, placebo) for placebo in placebos)
+        yield from (_decide(candidates, bare, source, closed, placebo) for placebo in placebos)
         return
-    yield from on_processes(partial(_decide, candidates, bare, source), placebos, int(joblib.cpu_count()))
+    yield from on_processes(partial(_decide, candidates, bare, source, closed), placebos, int(joblib.cpu_count()))
 
 
-def _decide(candidates: Sequence[Candidate], windows: Windows, source: Source, placebo: Placebo) -> FloatArray:
+def _decide(
+    candidates: Sequence[Candidate], windows: Windows, source: Source, closed: IntArray | None, placebo: Placebo
+) -> FloatArray:
     strategies = {f"{one.name} on a placebo": load_strategy(one.use, one.params) for one in candidates}
     made = source.placebo(placebo)
-    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)))
+    return decide_together(strategies, (Forecast(w, paths) for w, paths in zip(windows, made, strict=True)), closed)
 
 
 def _score(simulation: Simulation, column: int) -> float:
@@ -132,6 +145,7 @@ def placebo_numbers(
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     windows: Windows,
+    decided: IntArray,
     real: Simulation,
     config: RunConfig,
     progress: Progress,
@@ -155,6 +169,7 @@ def placebo_numbers(
                 stride=config.windows.stride,
                 seed=config.seed,
                 advance=advance,
+                decided=decided,
             )
         numbers |= ranks
         if not ranks:

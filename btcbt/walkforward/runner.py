@@ -35,7 +35,7 @@ from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader, make_traders
 from btcbt.walkforward.trials import record_trials
-from btcbt.windows import Windows
+from btcbt.windows import Windows, decision_windows
 
 __all__ = ["Interrupted", "run"]
 
@@ -68,7 +68,7 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
 
 def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(study.candles))
+        candles = stages.prepared(stages.raw(study.candles), study.candles)
     config = until_now(study, candles)
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
@@ -76,6 +76,7 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
     loaded, windows = load(config, candles, stages, clock)
     _require_a_fill(windows, traders)
     registered = standing(study, candles, loaded.frozen, traders)
+    decided = decision_windows(candles, config.windows, int(windows.origins[0]))
 
     with forecasted(config, loaded, windows, stages, clock, progress) as members:
         with clock("score"):
@@ -83,32 +84,32 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
         with clock("decide"):
-            targets = decide_targets(traders, members, windows, progress)
+            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
         simulation = None
         if traders:
             with clock("simulate"):
-                simulation = _simulate(config, stages, windows, traders, targets, progress)
-                tried, returns = record_trials(config, windows, traders, members, targets, simulation)
+                simulation = _simulate(config, stages, decided, traders, targets, progress)
+                tried, returns = record_trials(config, decided, traders, members, targets, simulation)
                 accounts = score_accounts(simulation, windows.horizon, tried, windows.candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
             with clock("placebos"):
-                numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
+                numbers |= placebo_numbers(traders, members, windows, decided.origins, simulation, config, progress)
         if study.hypotheses:
             with clock("test hypotheses"):
                 evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
             numbers |= evidence.headline
             tables += evidence.tables
         scores = Scores(numbers, tuple(tables))
-        return _write(study, windows, members, traders, targets, simulation, scores, clock, registered)
+        return _write(study, windows, decided, members, traders, targets, simulation, scores, clock, registered)
 
 
 def _simulate(
     config: RunConfig,
     stages: Stages,
-    windows: Windows,
+    decided: Windows,
     traders: list[Trader],
     targets: FloatArray,
     progress: Progress,
@@ -119,7 +120,7 @@ def _simulate(
         names.append(BUY_AND_HOLD)
         targets = np.column_stack([targets, np.ones(len(targets))])
     with progress.stage("simulate", len(names), unit="accounts") as advance:
-        simulation = stages.accounts(windows.candles, windows.origins, targets, names, config.portfolio)
+        simulation = stages.accounts(decided.candles, decided.origins, targets, names, config.portfolio)
         advance(len(names))
     return simulation
 
@@ -127,6 +128,7 @@ def _simulate(
 def _write(
     config: RunConfig,
     windows: Windows,
+    decided: Windows,
     members: Mapping[str, Member],
     traders: list[Trader],
     targets: FloatArray,
@@ -141,8 +143,8 @@ def _write(
     target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
-        decided = dict(zip([trader.name for trader in traders], targets.T, strict=True))
-        runs.write_columns(folder / "targets.parquet", "origin", windows.origins, decided)
+        columns = dict(zip([trader.name for trader in traders], targets.T, strict=True))
+        runs.write_columns(folder / "targets.parquet", "origin", decided.origins, columns)
         if simulation is not None:
             equity = dict(zip(simulation.names, simulation.equity.T, strict=True))
             runs.write_columns(folder / "equity.parquet", "open_time", simulation.open_time, equity)

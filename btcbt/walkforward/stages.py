@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.candles import read_candles
+from btcbt.candles import fill_gaps, read_candles
 from btcbt.config import CandlesConfig, PortfolioConfig, RefitConfig, WindowsConfig
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation, simulate
@@ -85,7 +85,7 @@ class Stages:
     read : callable
         Config to raw candles.
     prepare : callable, optional
-        Raw candles to the candles of the experiment: resampling, merging, filling, smoothing.
+        Raw candles to the candles of the experiment: resampling, merging, smoothing. Gaps are filled after it.
     split : callable
         Candles, config and the longest context of all forecasters to windows.
     forecasters : callable, optional
@@ -115,10 +115,10 @@ class Stages:
         with running(CANDLES):
             return self.read(config)
 
-    def prepared(self, raw: Candles) -> Candles:
-        """The history that windows are cut from."""
+    def prepared(self, raw: Candles, config: CandlesConfig) -> Candles:
+        """The history that windows are cut from, its short gaps filled as the configuration says."""
         with running(CANDLES):
-            return raw if self.prepare is None else self.prepare(raw)
+            return fill_gaps(raw if self.prepare is None else self.prepare(raw), config.fill_gaps)
 
     def windows(self, candles: Candles, config: WindowsConfig, context: int | None = None) -> Windows:
         """The windows of a history; see `split`."""

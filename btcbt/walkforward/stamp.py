@@ -68,7 +68,12 @@ def outdated(
 
 
 def decisions_of_run(
-    name: str, origins: IntArray, targets: FloatArray, interval_ms: int, asked: IntArray
+    name: str,
+    origins: IntArray,
+    targets: FloatArray,
+    interval_ms: int,
+    asked: IntArray,
+    closed: IntArray | None = None,
 ) -> Iterator[Decision]:
     """Decisions of a trader of a finished run at some of its origins, with its holding there.
 
@@ -82,9 +87,14 @@ def decisions_of_run(
         Length of a candle.
     asked : int64
         Origins to return.
+    closed : int64 (M,), optional
+        As of `btcbt.walkforward.decisions.decide_all`.
     """
     weight, since, wanted = 0.0, int(origins[0]), set(asked.tolist())
-    for origin, target in zip(origins.tolist(), targets.tolist(), strict=True):
+    times = np.zeros_like(origins) if closed is None else closed
+    for origin, target, time in zip(origins.tolist(), targets.tolist(), times.tolist(), strict=True):
+        if time and weight:
+            weight, since = 0.0, time
         if origin in wanted:
             held = (origin - since) // interval_ms
             yield {"trader": name, "origin": origin, "weight": weight, "candles_held": held, "target": target}

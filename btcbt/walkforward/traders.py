@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from btcbt.config import BUY_AND_HOLD, RunConfig
-from btcbt.errors import ConfigError
+from btcbt.errors import ConfigError, StrategyError
+from btcbt.messages import describe
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
 
@@ -43,7 +44,7 @@ def make_traders(config: RunConfig) -> list[Trader]:
     Raises
     ------
     StrategyError
-        If one cannot be imported or built.
+        If one cannot be imported or built, or needs a context that is no number of candles up to ``windows.context``.
     ConfigError
         If a strategy needs a forecaster and has none, or names forecasters that it does not use.
     """
@@ -55,6 +56,7 @@ def make_traders(config: RunConfig) -> list[Trader]:
                 f"{chosen.use}; choose another name"
             )
         strategy = load_strategy(chosen.use, chosen.params)
+        _check_context(name, strategy, config.windows.context)
         if not strategy.uses_forecast:
             if chosen.forecasters is not None:
                 raise ConfigError(f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key")
@@ -68,3 +70,19 @@ def make_traders(config: RunConfig) -> list[Trader]:
             own = load_strategy(chosen.use, chosen.params)
             traders.append(Trader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
     return traders
+
+
+def _check_context(name: str, strategy: Strategy, most: int) -> None:
+    needed: object = strategy.context
+    if needed is None:
+        return
+    if not isinstance(needed, int) or isinstance(needed, bool) or needed < 1:
+        raise StrategyError(
+            f"strategy '{name}': its context is {describe(needed)}; expected a number of candles, at least 1, or None "
+            "for those of the experiment"
+        )
+    if needed > most:
+        raise StrategyError(
+            f"strategy '{name}' needs a context of {needed:,} candles, got {most:,}; raise windows.context or choose "
+            "parameters that need less"
+        )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from btcbt.config import LEDGER_FILE, STORE_FOLDER, PortfolioConfig, RunConfig
+from btcbt.config import LEDGER_FILE, STORE_FOLDER, RunConfig
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
-from btcbt.records import Candles, FloatArray
+from btcbt.records import Candles, FloatArray, IntArray
 from btcbt.storage.ledger import Ledger, Trial
 from btcbt.strategies import Strategy
 from btcbt.walkforward.accounts import account_trials
@@ -31,7 +31,7 @@ RETURNS_FOLDER = "trials"
 
 def record_trials(
     config: RunConfig,
-    windows: Windows,
+    decided: Windows,
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
@@ -49,9 +49,9 @@ def record_trials(
         Net returns of those whose returns are known on each candle of this run; NaN where one did not trade. In the
         order of digests, which no run changes.
     """
-    contents = dict(_contents(config, windows, traders, members, targets))
-    ours = account_trials(simulation, windows.candles, config.name, contents)
-    return count_trials(config.store.ledger_folders, ours, simulation, windows.candles)
+    contents, candles = dict(_contents(config, decided, traders, members, targets)), decided.candles.observed
+    ours = account_trials(simulation, candles, config.name, contents)
+    return count_trials(config.store.ledger_folders, ours, simulation, candles)
 
 
 def count_trials(
@@ -118,25 +118,18 @@ def returns_folder(root: Path) -> Path:
 
 def _contents(
     config: RunConfig,
-    windows: Windows,
+    decided: Windows,
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
 ) -> Iterable[tuple[str, Mapping[str, object]]]:
     for trader, column in zip(traders, targets.T, strict=True):
         key = None if trader.forecaster is None else members[trader.forecaster].key
-        stride, portfolio = config.windows.stride, config.portfolio
-        yield trader.name, trial_content(trader.strategy, trader.use, key, windows, stride, portfolio, column)
+        yield trader.name, trial_content(trader.strategy, trader.use, key, config, decided.origins, column)
 
 
 def trial_content(
-    strategy: Strategy,
-    use: str,
-    key: str | None,
-    windows: Windows,
-    stride: int,
-    portfolio: PortfolioConfig,
-    targets: FloatArray,
+    strategy: Strategy, use: str, key: str | None, config: RunConfig, origins: IntArray, targets: FloatArray
 ) -> Mapping[str, object]:
     """Everything besides the candles that identifies a configuration, as JSON values.
 
@@ -146,19 +139,20 @@ def trial_content(
         The strategy, and its class as named in an experiment.
     key : str or None
         Of the forecasts that it trades on.
-    windows : Windows
-        M origins.
-    stride : int
-    portfolio : PortfolioConfig
+    config : RunConfig
+        Its windows and portfolio.
+    origins : int64 (M,)
+        ms UTC.
     targets : float64 (M,)
-        Its decisions.
+        Its decisions; NaN where it has none.
     """
+    own = np.isfinite(targets)
     return {
         "strategy": use,
         "params": strategy.params.model_dump(mode="json"),
         "source_sha256": source_sha256(type(strategy)),
         "forecasts": key,
-        "windows": {"context": windows.context, "stride": stride},
-        "portfolio": portfolio.model_dump(mode="json"),
-        "decisions": hashlib.sha256(windows.origins.tobytes() + targets.tobytes()).hexdigest(),
+        "windows": {"context": config.windows.context, "stride": config.windows.stride},
+        "portfolio": config.portfolio.model_dump(mode="json"),
+        "decisions": hashlib.sha256(origins[own].tobytes() + targets[own].tobytes()).hexdigest(),
     }

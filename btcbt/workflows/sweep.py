@@ -33,6 +33,7 @@ from btcbt.report.sweep import draw_sweep
 from btcbt.storage import runs
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.accounts import account_trials, comparable_sharpe
+from btcbt.walkforward.decisions import asked_at, closed_before
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.manifest import DIGEST_LENGTH
 from btcbt.walkforward.many_decisions import Stream, decide_parameters
@@ -42,7 +43,7 @@ from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.trials import count_trials, trial_content
-from btcbt.windows import Windows
+from btcbt.windows import Windows, decision_windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,21 +126,23 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
     merged, configurations = merge(path, sweep, experiments)
     stages, clock = Stages(), Clock()
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(merged.candles))
+        candles = stages.prepared(stages.raw(merged.candles), merged.candles)
     merged = until_now(merged, candles)
     loaded, windows = load(merged, candles, stages, clock)
+    workers = merged.executor.workers or int(joblib.cpu_count())
+    decided = decision_windows(candles, merged.windows, int(windows.origins[0]))
     with forecasted(merged, loaded, windows, stages, clock, progress) as members:
-        targets = decide(configurations, windows, members, merged.executor.workers or int(joblib.cpu_count()), progress)
-        accounts = _simulate(configurations, windows, targets, progress)
+        targets = decide(configurations, windows, decided, members, workers, progress)
+        accounts = _simulate(configurations, decided, targets, progress)
         with progress.stage("count trials", len(configurations), unit="accounts") as advance:
-            contents = _contents(merged, configurations, windows, members, targets)
+            contents = _contents(merged, configurations, decided, members, targets)
             ours = account_trials(accounts, windows.candles, sweep.name, contents)
             tried, returns = count_trials(merged.store.ledger_folders, ours, accounts, windows.candles)
             numbers = selection_numbers(accounts, windows.horizon, returns)
             advance(len(configurations))
         own = _returns(accounts)[:, :-1]
         chosen = choose(own, accounts.open_time, accounts.interval_ms, sweep.select)
-        nested = _nested_account(configurations, windows, targets, chosen)
+        nested = _nested_account(configurations, decided, targets, accounts.open_time, chosen)
         numbers |= _nested_numbers(own, nested, chosen, sweep.select, windows.horizon)
         sharpes = [comparable_sharpe(trial, len(own)) for trial in tried]
         table = _table(configurations, accounts, own, sharpes)
@@ -215,24 +218,30 @@ def _variant(config: RunConfig, name: str, variants: dict[str, tuple[str, Foreca
 def decide(
     configurations: Sequence[Configuration],
     windows: Windows,
+    decided: Windows,
     members: Mapping[str, Member],
     workers: int,
     progress: Progress,
 ) -> FloatArray:
-    """Decisions (M, K) of every configuration at every origin."""
-    targets = np.empty((len(windows), len(configurations)))
-    groups: dict[tuple[str, str | None], dict[str, list[int]]] = {}
+    """Decisions (M, K) of every configuration, as `btcbt.walkforward.decisions.decide_targets`."""
+    targets = np.full((len(decided), len(configurations)), np.nan)
+    groups: dict[tuple[str, str | None, int | None], dict[str, list[int]]] = {}
     for column, one in enumerate(configurations):
-        same = groups.setdefault((one.use, one.forecaster), {})
+        context = load_strategy(one.use, one.params).context
+        same = groups.setdefault((one.use, one.forecaster, context), {})
         same.setdefault(json.dumps(dict(one.params), sort_keys=True), []).append(column)
     with progress.stage("decide", sum(map(len, groups.values())), unit="configurations") as advance:
-        for (use, forecaster), same in groups.items():
+        for (use, forecaster, _), same in groups.items():
+            first = [configurations[columns[0]] for columns in same.values()]
+            asked = asked_at(load_strategy(use, first[0].params), windows, decided)
             member = None if forecaster is None else members[forecaster]
-            stream = Stream(windows) if member is None else Stream(windows, member.store, member.plan)
-            params = [configurations[columns[0]].params for columns in same.values()]
-            decided = decide_parameters(use, params, stream, workers, advance)
-            for column, columns in zip(decided.T, same.values(), strict=True):
-                targets[:, columns] = column[:, None]
+            stream = Stream(asked) if member is None else Stream(asked, member.store, member.plan)
+            closed = closed_before(decided.candles, decided.origins, asked.origins, first[0].portfolio)
+            params = [one.params for one in first]
+            rows = np.searchsorted(decided.origins, asked.origins)
+            found = decide_parameters(use, params, stream, closed, workers, advance)
+            for column, columns in zip(found.T, same.values(), strict=True):
+                targets[np.ix_(rows, np.array(columns))] = column[:, None]
     return targets
 
 
@@ -324,13 +333,16 @@ def record(returns: FloatArray, by: str) -> FloatArray:
 
 
 def _nested_account(
-    configurations: Sequence[Configuration], windows: Windows, targets: FloatArray, chosen: IntArray
+    configurations: Sequence[Configuration],
+    windows: Windows,
+    targets: FloatArray,
+    open_time: IntArray,
+    chosen: IntArray,
 ) -> Simulation:
     """The account that holds what the chosen configuration decides; it pays for changing from one to another."""
     limits = [(-one.portfolio.max_short, one.portfolio.max_long) for one in configurations]
     low, high = np.array(limits).T
-    first = int(np.searchsorted(windows.candles.open_time, windows.origins[0]))
-    rows = np.searchsorted(windows.candles.open_time[first:], windows.origins)
+    rows = np.searchsorted(open_time, windows.origins)
     column = chosen[np.minimum(rows, len(chosen) - 1)]
     decided = np.clip(targets, low, high)[np.arange(len(targets)), column]
     portfolio = configurations[0].portfolio.model_copy(update={"max_long": 1.0, "max_short": 1.0})
@@ -386,7 +398,7 @@ def _table(
 def _contents(
     merged: RunConfig,
     configurations: Sequence[Configuration],
-    windows: Windows,
+    decided: Windows,
     members: Mapping[str, Member],
     targets: FloatArray,
 ) -> dict[str, Mapping[str, object]]:
@@ -395,7 +407,9 @@ def _contents(
     for one, column in zip(configurations, targets.T, strict=True):
         strategy = load_strategy(one.use, one.params)
         key = None if one.forecaster is None else members[one.forecaster].key
-        found[one.name] = trial_content(strategy, one.use, key, windows, merged.windows.stride, one.portfolio, column)
+        found[one.name] = trial_content(
+            strategy, one.use, key, merged.model_copy(update={"portfolio": one.portfolio}), decided.origins, column
+        )
     return found
 
 

@@ -196,6 +196,16 @@ def test_a_planted_leak_is_caught_at_its_stage(name, candle_file):
     assert_exact(report)
 
 
+def test_filled_gaps_and_positions_closed_in_them_do_not_look_ahead(candle_file):
+    changes = {
+        "candles": {"path": str(candle_file), "fill_gaps": 3},
+        "portfolio": {"max_short": 1.0, "on_gap": "flat"},
+    }
+    report = audit_experiment(experiment(candle_file, **changes), sample=4, fresh_process=False)
+    assert not report.findings
+    assert report.comparisons["portfolio"] > 50
+
+
 @pytest.fixture(scope="module")
 def refitted(candle_file, tmp_path_factory):
     """An experiment with a forecaster that is refitted every ten days, cumulatively or not."""

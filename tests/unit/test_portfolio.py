@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from btcbt.candles import fill_gaps
 from btcbt.config import PortfolioConfig
 from btcbt.errors import ConfigError
-from btcbt.portfolio import simulate
+from btcbt.portfolio import closing_times, simulate
 from btcbt.records import Candles
 
 HOUR = 3_600_000
@@ -78,7 +79,18 @@ def plain_loop(candles, origins, targets, config, settle="coin"):
 
     decided = dict(zip(origins.tolist(), targets.tolist(), strict=True))
     pending, close_time = None, None
+    stride, until, had, paid["undecided"], paid["closings"] = min(np.diff(origins)), 0, False, 0, []
     for open_time, (open_, high, _, close, *_) in zip(candles.open_time.tolist(), candles.values, strict=True):
+        if pending is not None:
+            if not np.isnan(pending):
+                until = close_time + stride
+            has = not np.isnan(pending) or open_time < until
+            paid["undecided"] += not has
+            if had and not has:
+                paid["closings"].append(open_time)
+                if config.on_gap == "flat":
+                    pending = 0.0
+            had = has
         if pending is not None and not ruined:
             if equity:
                 carry((open_time - close_time) // HOUR, open_)
@@ -322,8 +334,9 @@ def test_two_thousand_random_decisions_equal_the_plain_loop(rng, funding, borrow
     for column in range(4):
         equity, paid = plain_loop(candles, origins, targets[:, column], config)
         np.testing.assert_allclose(result.equity[:, column], equity[: len(result.equity)], rtol=1e-9)
-        for total, value in paid.items():
-            assert getattr(result, total)[column] == pytest.approx(value, rel=1e-8, abs=1e-8), total
+        for total in ("fees", "slippage", "funding", "borrow", "turnover"):
+            assert getattr(result, total)[column] == pytest.approx(paid[total], rel=1e-8, abs=1e-8), total
+        assert np.count_nonzero(~result.decided[:, column]) == paid["undecided"]
     profit = result.equity[-1] - config.initial_cash
     per_strategy = result.trades.groupby("strategy")["pnl"].sum().loc[list("abcd")]
     np.testing.assert_allclose(per_strategy, profit, rtol=1e-7, atol=1e-6)
@@ -341,6 +354,81 @@ def test_wild_markets_ruin_the_same_accounts_at_the_same_candle_as_the_plain_loo
         np.testing.assert_allclose(result.equity[:, column], equity[: len(result.equity)], rtol=1e-9)
         ruined += result.ruined[column]
     assert 5 < ruined < columns
+
+
+# Gaps
+
+
+def with_gaps(rng, columns=3):
+    """Candles with gaps, every second close of them an origin, and targets with stretches without a decision."""
+    candles = random_candles(rng, 640, gaps=60)
+    origins = candles.open_time[:500] + HOUR
+    origins = origins[origins // HOUR % 2 == 0]
+    targets = rng.uniform(-1, 1, (len(origins), columns))
+    for column in range(columns):
+        for start in rng.choice(np.arange(1, len(origins) - 20), 8, replace=False):
+            targets[start : start + 1 + 6 * column, column] = np.nan
+    return candles, origins, targets
+
+
+def test_a_position_without_a_decision_is_held_or_closed_at_the_first_open_without_one():
+    candles = make_candles([(90, 90), (100, 100), (1, 1), (1, 1), (110, 120), (130, 140), (150, 160)], missing=[2, 3])
+    # Decided at the closes of hours 0, 1 and 5. The second is filled after the gap; the hour after it has no decision.
+    origins = START + HOUR * np.array([1, 2, 6])
+    held, flat = (
+        simulate(candles, origins, np.array([[0.5], [0.5], [0.5]]), ["only"], FREE.model_copy(update={"on_gap": what}))
+        for what in ("hold", "flat")
+    )
+    assert held.decided[:, 0].tolist() == flat.decided[:, 0].tolist() == [True, True, False, True]
+    assert held.equity[:, 0] == pytest.approx([1000, 500 + 5 * 120, 500 + 5 * 140, 500 + 5 * 160])
+    # 5 coins are sold at 130; half of 1150 is bought back at 150.
+    assert flat.orders["price"].tolist() == [100.0, 130.0, 150.0]
+    assert flat.orders["side"].tolist() == ["buy", "sell", "buy"]
+    assert flat.equity[:, 0] == pytest.approx([1000, 1100, 1150, 575 + 575 / 150 * 160])
+
+
+def test_missing_candles_alone_close_nothing_where_the_next_one_has_a_decision():
+    candles = make_candles([(90, 90), (100, 100), (1, 1), (110, 110), (120, 120)], missing=[2])
+    config = FREE.model_copy(update={"on_gap": "flat"})
+    result = simulate(candles, START + HOUR * np.array([1, 2, 4]), np.ones((3, 1)), ["only"], config)
+    assert result.decided.all()
+    assert len(result.orders) == 1
+
+
+@pytest.mark.parametrize("on_gap", ["hold", "flat"])
+def test_accounts_with_gaps_equal_the_plain_loop(rng, on_gap):
+    config = PortfolioConfig(funding_bps_per_hour=0.7, borrow_bps_per_hour=0.4, max_short=0.8, on_gap=on_gap)
+    candles, origins, targets = with_gaps(rng)
+    result = simulate(candles, origins, targets, ["a", "b", "c"], config)
+    for column in range(3):
+        equity, paid = plain_loop(candles, origins, targets[:, column], config)
+        np.testing.assert_allclose(result.equity[:, column], equity[: len(result.equity)], rtol=1e-9)
+        bare = ~result.decided[:, column]
+        assert bare.sum() > 20
+        assert bare.sum() == paid["undecided"] - (len(equity) - len(result.equity))
+        assert (result.weight[bare, column] == 0).all() == (on_gap == "flat")
+
+
+def test_a_strategy_is_told_of_its_closed_position_when_the_portfolio_closes_it(rng):
+    candles, origins, targets = with_gaps(rng)
+    config = PortfolioConfig(max_short=1.0, on_gap="flat")
+    for column in range(3):
+        _, paid = plain_loop(candles, origins, targets[:, column], config)
+        own = origins[~np.isnan(targets[:, column])]
+        closed = closing_times(candles, origins, own)
+        assert closed[closed > 0].tolist() == [time for time in paid["closings"] if time < own[-1]]
+        assert (closed[1:][closed[1:] > 0] >= own[:-1][closed[1:] > 0]).all()
+
+
+def test_nothing_trades_at_the_price_of_a_filled_candle(rng):
+    config = PortfolioConfig(funding_bps_per_hour=0.7, max_short=1.0)
+    candles, origins, targets = with_gaps(rng)
+    filled = fill_gaps(candles, 3)
+    assert filled.filled.sum() > 20
+    bare, full = (simulate(one, origins, targets, ["a", "b", "c"], config) for one in (candles, filled))
+    assert full.equity.tobytes() == bare.equity.tobytes()
+    assert full.open_time.tolist() == bare.open_time.tolist()
+    assert closing_times(filled, origins, origins).tolist() == closing_times(candles, origins, origins).tolist()
 
 
 def test_cash_changes_by_fills_and_fees_alone(rng):

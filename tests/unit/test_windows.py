@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from btcbt.config import WindowsConfig
+from btcbt.candles import fill_gaps
+from btcbt.config import RefitConfig, WindowsConfig
 from btcbt.errors import CandleError
+from btcbt.forecasters.fitted import FitSchedule, plan_fits
 from btcbt.records import Candles, DataRange, Window
-from btcbt.windows import GAP, NO_CANDLE, SHORT, Windows, contamination, make_windows
+from btcbt.windows import GAP, NO_CANDLE, SHORT, Windows, contamination, decision_windows, make_windows, plan_refits
 
 HOUR = 3_600_000
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
@@ -66,6 +68,63 @@ def test_a_gap_inside_a_window_makes_the_origin_ineligible(make_history: History
     # The candle of hour 12 closes at 13: nothing closes then, and windows up to 17 would span the hole.
     assert hours(windows) == [10, 11, 12, 18, 19, 20, 21, 22, 23, 24]
     assert windows.skipped == {NO_CANDLE: 1, GAP: 4}
+
+
+def test_a_filled_gap_is_context_but_no_origin_ends_in_it_and_nothing_is_scored_on_it(make_history: History) -> None:
+    candles = make_history(40, missing=[12, 13])
+    bare, filled = (make_windows(one, config(10, 25)) for one in (candles, fill_gaps(candles, 2)))
+    assert hours(bare) == [10, 11, 12, *range(19, 25)]
+    assert hours(filled) == [10, 11, 12, *range(15, 25)]
+    assert filled.skipped == {NO_CANDLE: 2}
+    # Origins 10 to 12 would be scored on the hours 12 and 13.
+    for windows in (bare, filled):
+        assert [hour for hour, known in zip(hours(windows), windows.scored, strict=True) if not known] == [10, 11, 12]
+    window = filled[hours(filled).index(16)]
+    assert np.diff(window.open_time).tolist() == [HOUR] * 4
+    assert window.values[1].tolist() == [candles.values[11, 3]] * 4 + [0.0, 0.0]
+    np.testing.assert_array_equal(bare[hours(bare).index(20)].values, filled[hours(filled).index(20)].values)
+
+
+def test_a_strategy_that_needs_few_candles_decides_soon_after_a_gap(make_history: History) -> None:
+    asked = config(10, 25)
+    candles = make_history(40, missing=[12])
+    windows = make_windows(candles, asked)
+    decided = decision_windows(candles, asked, int(windows.origins[0]))
+    assert hours(decided) == [10, 11, 12, *range(14, 25)]
+    assert hours(decided.needing(3)) == [10, 11, 12, *range(16, 25)]
+    assert hours(decided.needing(5)) == hours(windows)
+    for window in decided.needing(3):
+        assert len(window.values) == 3
+        assert np.diff(window.open_time).tolist() == [HOUR] * 2
+    np.testing.assert_array_equal(decided.needing(5)[4].values, windows[4].values)
+
+
+def test_no_account_begins_before_the_first_forecast(make_history: History) -> None:
+    asked = config(0, 10)
+    windows = make_windows(make_history(40), asked)
+    assert (
+        hours(decision_windows(make_history(40), asked, int(windows.origins[0]))) == hours(windows) == [5, 6, 7, 8, 9]
+    )
+
+
+def test_nothing_is_fitted_on_filled_candles(make_history: History) -> None:
+    candles = make_history(60, missing=[20, 21])
+    filled = fill_gaps(candles, 2)
+    refit = RefitConfig(every="5h", train_window="20h", select_window="5h", embargo="0h", steps=1)
+    first = START + 30 * HOUR
+    for one, other in zip(
+        [
+            *plan_refits(candles, config(30, 50), refit),
+            *plan_fits(candles, first, first + HOUR, FitSchedule(None, 20 * HOUR)),
+        ],
+        [
+            *plan_refits(filled, config(30, 50), refit),
+            *plan_fits(filled, first, first + HOUR, FitSchedule(None, 20 * HOUR)),
+        ],
+        strict=True,
+    ):
+        assert other.candles.open_time.tolist() == one.candles.open_time.tolist()
+        assert other.candles.values.tobytes() == one.candles.values.tobytes()
 
 
 def test_history_that_is_too_short_is_told_apart_from_a_gap(make_history: History) -> None:

@@ -95,3 +95,18 @@ def test_decisions_in_a_gap_are_filled_after_it(windows):
     count, found = check_fills(simulate, windows.candles, windows, CONFIG, seed=3)
     assert count
     assert not found
+
+
+def test_a_position_may_be_closed_at_the_first_open_without_a_decision_if_the_portfolio_says_so(windows):
+    flat = CONFIG.model_copy(update={"on_gap": "flat"})
+    count, found = check_fills(simulate, windows.candles, windows, CONFIG, seed=3)
+    more, also = check_fills(simulate, windows.candles, windows, flat, seed=3)
+    assert not found
+    assert not also
+    assert more > count
+
+    def closing(candles, origins, targets, names, config):
+        return simulate(candles, origins, targets, names, flat)
+
+    _, unasked = check_fills(closing, windows.candles, windows, CONFIG, seed=3)
+    assert [finding.field for finding in unasked] == ["orders.time"]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btcbt.candles import find_gaps, make_candles, read_candles, resample
+from btcbt.candles import fill_gaps, find_gaps, make_candles, read_candles, resample
 from btcbt.errors import CandleError
 from btcbt.records import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, Candles
 
@@ -156,3 +156,37 @@ def test_gaps_are_found_as_a_loop_finds_them(rng):
 def test_a_history_without_gaps_has_none(times, values):
     assert find_gaps(make_candles(times, values, interval="1h")).shape == (0, 2)
     assert find_gaps(make_candles(times[:1], values[:1], interval="1h")).shape == (0, 2)
+
+
+def test_short_gaps_are_filled_with_flat_candles_that_are_marked_and_longer_ones_stay():
+    candles = walk(5, np.array([0, 1, 4, 5, 9, 10]))
+    filled = fill_gaps(candles, 2)
+    assert ((filled.open_time - START) // HOUR).tolist() == [0, 1, 2, 3, 4, 5, 9, 10]
+    assert filled.filled.tolist() == [False, False, True, True, False, False, False, False]
+    last = candles.values[1, CLOSE]
+    assert filled.values[filled.filled].tolist() == [[last, last, last, last, 0.0, 0.0]] * 2
+    assert filled.sha256 == candles.sha256
+    assert not filled.values.flags.writeable
+    assert find_gaps(fill_gaps(candles, 3)).tolist() == []
+
+
+def test_without_the_filled_candles_a_history_is_what_it_was(rng):
+    candles = walk(3, np.flatnonzero(rng.random(500) > 0.2))
+    filled = fill_gaps(candles, 2)
+    assert filled.filled.sum() > 50
+    observed = filled.observed
+    assert observed.filled is None
+    assert np.array_equal(observed.open_time, candles.open_time)
+    assert observed.values.tobytes() == candles.values.tobytes()
+    assert fill_gaps(candles, 0) is candles
+    assert fill_gaps(filled, 2) is filled
+
+
+def test_what_fills_a_gap_depends_on_the_past_of_the_candle_after_it_alone(rng):
+    candles = walk(4, np.flatnonzero(rng.random(120) > 0.3))
+    whole = fill_gaps(candles, 3)
+    for stop in range(1, len(candles) + 1):
+        part = Candles(candles.open_time[:stop], candles.values[:stop], HOUR)
+        known = fill_gaps(part, 3)
+        assert known.values.tobytes() == whole.values[: len(known)].tobytes()
+        assert known.open_time[-1] == candles.open_time[stop - 1]

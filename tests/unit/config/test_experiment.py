@@ -117,6 +117,11 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
             "kind: random_wakl",
             "unknown kind 'random_wakl' (did you mean 'random_walk'?); the kinds",
         ),
+        (
+            "name: trial\n",
+            "name: trial\nportfolio: {on_gap: sell}\n",
+            "'portfolio.on_gap': input should be 'hold' or 'flat'",
+        ),
         ("kind: random_walk", "kind: 5", "unknown kind '5'; the kinds are"),
         ("kind: random_walk", "kind: [drift]", "unknown kind '['drift']' (did you mean 'drift'?)"),
         ("{kind: random_walk}", "{kind: drift, use: 'a:B'}", "give either 'kind', one of kronos, "),
@@ -149,6 +154,14 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
         ("bundled:BTCUSD_1h", '"a\\0b"', ":3: 'candles.path': a path of printable characters is expected"),
         ("path: bundled:BTCUSD_1h", "path: [a]", ":3: 'candles.path': input should be a valid string"),
         ("horizon: 6", "horizon: 1024\n  stride: 0", ":9: 'windows.stride': input should be greater"),
+        (
+            "BTCUSD_1h",
+            "BTCUSD_1h\n  fill_gaps: -1",
+            ":4: 'candles.fill_gaps': input should be greater than or equal to 0",
+        ),
+        ("BTCUSD_1h", "BTCUSD_1h\n  fill_gaps: 100", "'candles.fill_gaps': input should be less than or equal to 24"),
+        ("BTCUSD_1h", "BTCUSD_1h\n  fill_gaps: 1.5", "'candles.fill_gaps': input should be a valid integer, got 1.5"),
+        ("BTCUSD_1h", "BTCUSD_1h\n  fill_gaps: true", "'candles.fill_gaps': input should be a valid integer, got True"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line_and_key(file: Path, old: str, new: str, expected: str) -> None:

@@ -75,6 +75,7 @@ def test_no_score_of_an_account_lacks_an_entry_and_no_entry_its_score(rng: np.ra
         costs=np.full(500, 1e-4),
         trade_returns=[0.1, -0.1],
         trial_sharpes=[0.0, 0.1],
+        decided=np.arange(500) > 20,
         reps=20,
     )
     simulated = {one.name for one in SIMULATED}

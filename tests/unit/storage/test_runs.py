@@ -15,7 +15,7 @@ import pytest
 
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
-from btcbt.records import Candles, ForecastBatch
+from btcbt.records import CHANNELS, Candles, ForecastBatch
 from btcbt.storage import runs as stored
 from btcbt.storage.forecasts import ForecastStore
 from btcbt.storage.runs import Run, load_run
@@ -141,7 +141,8 @@ def test_the_candles_of_a_run_are_those_of_its_span(run: Run, make_history: Call
     candles = make_history(10)
     first, last = int(candles.open_time[2]), int(candles.open_time[7])
     stored.write_candles(run.directory / "candles.parquet", candles, first, last)
-    np.testing.assert_array_equal(run.candles().to_numpy(), candles.values[2:7])
+    np.testing.assert_array_equal(run.candles()[list(CHANNELS)], candles.values[2:7])
+    assert not run.candles()["filled"].any()
     assert run.candles().index[0] == pd.Timestamp(first, unit="ms", tz="UTC")
 
 

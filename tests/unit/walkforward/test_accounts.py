@@ -41,6 +41,24 @@ def test_costs_and_turnover_of_an_account_are_those_of_its_orders(make_history: 
     assert (month["metric"], month["value"]) == ("total_return", pytest.approx(total))
 
 
+def test_hours_without_a_decision_are_counted_and_left_out_of_what_the_others_made(
+    make_history: Callable[..., Candles],
+) -> None:
+    candles = make_history(80)
+    origins = candles.open_time[10:60] + candles.interval_ms
+    targets = np.ones((50, 2))
+    targets[20:30, 0] = np.nan
+    simulation = simulate(candles, origins, targets, ["held", BUY_AND_HOLD], PortfolioConfig())
+    trials = account_trials(simulation, candles, "x", {name: {"what": name} for name in simulation.names})
+    numbers = score_accounts(simulation, 6, trials, "X").headline
+    assert numbers["strategy.held.undecided"] == 10
+    assert numbers[f"strategy.{BUY_AND_HOLD}.undecided"] == 0
+    equity = np.concatenate([[simulation.initial_cash], simulation.equity[:, 0]])
+    expected = equity[20] / equity[0] * equity[50] / equity[30] - 1
+    assert numbers["strategy.held.decided_return"] == pytest.approx(expected)
+    assert numbers[f"strategy.{BUY_AND_HOLD}.decided_return"] == numbers[f"strategy.{BUY_AND_HOLD}.total_return"]
+
+
 def test_a_trial_holds_the_moments_of_the_account_and_is_known_by_its_content(
     make_history: Callable[..., Candles],
 ) -> None:
