@@ -16,6 +16,7 @@ from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
+from btcbt.report.sensitivity import sensitivity_lines
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
@@ -34,7 +35,7 @@ def summary(run: Run) -> RenderableType:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
             parts += ["", _return_matrix(run)]
-        parts += [_luck(run), *_selection(run)]
+        parts += [_luck(run), *_selection(run), *sensitivity_lines(run)]
         if run.config.placebos:
             parts += [_placebos(run)]
     parts += [_audit(run), "", _foot(run)]

@@ -18,7 +18,7 @@ from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
-from btcbt.records import CLOSE, FloatArray, Forecast
+from btcbt.records import CLOSE, FloatArray, Forecast, FundingRates
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.decisions import decide_together
 from btcbt.walkforward.members import Member
@@ -51,6 +51,7 @@ def run_placebos(
     stride: int,
     seed: int,
     advance: Callable[[int], None],
+    funding: FundingRates | None = None,
 ) -> dict[str, float]:
     """Rank strategies on one forecaster among placebo runs, by the net Sharpe ratio.
 
@@ -77,6 +78,8 @@ def run_placebos(
         Keys the placebos.
     advance : callable
         Receives the number of finished runs.
+    funding : FundingRates, optional
+        The series that accounts pay.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def run_placebos(
         names = [f"placebo {run}" for run in range(len(decided))]
         for column, own in enumerate(scores):
             targets = np.column_stack([run[column] for run in decided])
-            accounts = simulate(windows.candles, windows.origins, targets, names, config)
+            accounts = simulate(windows.candles, windows.origins, targets, names, config, funding=funding)
             own += [_score(accounts, run) for run in range(len(decided))]
         advance(len(decided))
     numbers: dict[str, float] = {}
@@ -135,6 +138,7 @@ def placebo_numbers(
     real: Simulation,
     config: RunConfig,
     progress: Progress,
+    funding: FundingRates | None = None,
 ) -> dict[str, float]:
     """Rank every strategy that trades on a forecast among placebo runs; see `run_placebos`."""
     numbers: dict[str, float] = {}
@@ -155,6 +159,7 @@ def placebo_numbers(
                 stride=config.windows.stride,
                 seed=config.seed,
                 advance=advance,
+                funding=funding,
             )
         numbers |= ranks
         if not ranks:

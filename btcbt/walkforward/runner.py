@@ -21,7 +21,7 @@ from btcbt.errors import CandleError, StoreError
 from btcbt.files import in_use
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
-from btcbt.records import FloatArray
+from btcbt.records import FloatArray, FundingRates
 from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
 from btcbt.storage.remote import RemoteFolder, open_remote
@@ -38,6 +38,7 @@ from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.refits import make_refits
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
+from btcbt.walkforward.sensitivity import score_sensitivity
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader, make_traders
 from btcbt.walkforward.trials import record_trials
@@ -101,6 +102,7 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
         for refitter in loaded.refitters.values():
             refitter.check()
         windows = stages.windows(candles, config.windows, loaded.context)
+        stages = stages.with_funding(config.portfolio, windows)
     _require_a_fill(windows, traders)
 
     with _store_in_use(config.store.folder / STORE_FOLDER):
@@ -123,35 +125,33 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
         simulation = None
         if traders:
             with clock("simulate"):
-                simulation = _simulate(config, stages, windows, traders, targets, progress)
-                tried, returns = record_trials(config, windows, traders, members, targets, simulation)
+                names, weights = _with_benchmark(traders, targets)
+                with progress.stage("simulate", len(names), unit="accounts") as advance:
+                    simulation = stages.accounts(candles, windows.origins, weights, names, config.portfolio)
+                    advance(len(names))
+                tried, returns = record_trials(config, windows, traders, members, targets, simulation, stages.funding)
                 accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
+            with clock("sensitivity"):
+                changed = score_sensitivity(simulation, windows, weights, config.portfolio, stages.funding, progress)
+                numbers |= changed.headline
+                tables += changed.tables
+            release_memory()
             with clock("placebos"):
-                numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
+                numbers |= placebo_numbers(traders, members, windows, simulation, config, progress, stages.funding)
+        scores = Scores(numbers, tuple(tables))
+        return _write(config, windows, members, traders, targets, simulation, scores, clock, stages.funding)
 
 
-def _simulate(
-    config: RunConfig,
-    stages: Stages,
-    windows: Windows,
-    traders: list[Trader],
-    targets: FloatArray,
-    progress: Progress,
-) -> Simulation:
-    """The account of every trader, and of buy and hold."""
+def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[str], FloatArray]:
+    """Names and targets of the accounts: those of every trader, and of buy and hold."""
     names = [trader.name for trader in traders]
-    if BUY_AND_HOLD not in names:
-        names.append(BUY_AND_HOLD)
-        targets = np.column_stack([targets, np.ones(len(targets))])
-    with progress.stage("simulate", len(names), unit="accounts") as advance:
-        simulation = stages.accounts(windows.candles, windows.origins, targets, names, config.portfolio)
-        advance(len(names))
-    return simulation
+    if BUY_AND_HOLD in names:
+        return names, targets
+    return [*names, BUY_AND_HOLD], np.column_stack([targets, np.ones(len(targets))])
 
 
 def _write(
@@ -163,10 +163,11 @@ def _write(
     simulation: Simulation | None,
     scores: Scores,
     clock: Clock,
+    funding: FundingRates | None,
 ) -> Run:
     """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
-    digest = run_digest(config, windows.candles.sha256, keys, traders)
+    digest = run_digest(config, windows.candles.sha256, keys, traders, funding)
     target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
@@ -180,7 +181,9 @@ def _write(
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
-        manifest = make_manifest(config, digest, windows, list(members.values()), traders, clock.seconds, clock.started)
+        manifest = make_manifest(
+            config, digest, windows, list(members.values()), traders, clock.seconds, clock.started, funding
+        )
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):

@@ -11,7 +11,7 @@ import numpy as np
 from btcbt.config import LEDGER_FILE, STORE_FOLDER, RunConfig
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
-from btcbt.records import Candles, FloatArray
+from btcbt.records import Candles, FloatArray, FundingRates
 from btcbt.storage.ledger import Ledger, Trial
 from btcbt.walkforward.accounts import account_trials
 from btcbt.walkforward.members import Member
@@ -35,6 +35,7 @@ def record_trials(
     members: Mapping[str, Member],
     targets: FloatArray,
     simulation: Simulation,
+    funding: FundingRates | None = None,
 ) -> tuple[list[Trial], FloatArray]:
     """Add the configurations of a run to the ledger.
 
@@ -48,7 +49,7 @@ def record_trials(
         Net returns of those whose returns are known on each candle of this run; NaN where one did not trade. In the
         order of digests, which no run changes.
     """
-    contents = dict(_contents(config, windows, traders, members, targets))
+    contents = dict(_contents(config, windows, traders, members, targets, funding))
     ours = account_trials(simulation, windows.candles, config.name, contents)
     return count_trials(config.store.ledger_folders, ours, simulation, windows.candles)
 
@@ -121,8 +122,12 @@ def _contents(
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
+    funding: FundingRates | None,
 ) -> Iterable[tuple[str, Mapping[str, object]]]:
     origins = windows.origins.tobytes()
+    portfolio = config.portfolio.model_dump(mode="json", exclude={"funding"})
+    if funding is not None:  # by its content: where the file lies does not matter
+        portfolio["funding_sha256"] = funding.sha256
     for trader, column in zip(traders, targets.T, strict=True):
         yield (
             trader.name,
@@ -132,7 +137,7 @@ def _contents(
                 "source_sha256": source_sha256(type(trader.strategy)),
                 "forecasts": None if trader.forecaster is None else members[trader.forecaster].key,
                 "windows": {"context": windows.context, "stride": config.windows.stride},
-                "portfolio": config.portfolio.model_dump(mode="json"),
+                "portfolio": portfolio,
                 "decisions": hashlib.sha256(origins + column.tobytes()).hexdigest(),
             },
         )
