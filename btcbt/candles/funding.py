@@ -69,7 +69,7 @@ def require_cover(funding: FundingRates, start: int, end: int) -> None:
     edges = np.concatenate([[start], inside, [end + 1]])
     holes = np.flatnonzero(np.diff(edges) > MAX_STEP_MS)
     if len(holes):
-        first, last = (time_text(int(edges[k])) for k in (holes[0], holes[0] + 1))
+        first, last = (time_text(min(int(edges[k]), end)) for k in (holes[0], holes[0] + 1))
         raise _error(
             funding.source,
             f"no rate between {first} and {last}, expected one at least every 8 hours from {time_text(start)} to "
