@@ -20,7 +20,9 @@ included, and a target of 1 leaves no cash. Between fills the weight drifts with
 hours of a gap, at the open after it. A long position of `q` units becomes ``q (1 - funding)`` each hour, a
 short one ``q (1 - funding) (1 + borrow)``; the equity moves by the rate times the value held. So a fully
 invested long, which has no cash, can pay funding, and a borrowed coin accrues interest in kind, as spot
-margin does. The difference from settlement in cash is of second order (rate x return).
+margin does. The difference from settlement in cash is of second order (rate x return). The rates of a funding
+series are settled in the same way, each once, on what was held up to its time: a fill at the open of that very
+moment comes after it. A time inside a candle or a gap is settled at the end of it.
 
 *Ruin.* Where buying back a short, costs included, takes the whole equity (tested at the open before a fill and
 at the high of each candle), the account is liquidated: its equity is 0 from that candle on, later targets are
@@ -45,7 +47,7 @@ from numpy.typing import NDArray
 
 from btcbt.config import PortfolioConfig
 from btcbt.errors import ConfigError
-from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, OPEN, Candles, FloatArray, IntArray
+from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, OPEN, Candles, FloatArray, FundingRates, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,12 +115,31 @@ class Simulation:
     ruined: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Fills:
+    """How orders are filled, where it differs from the configuration.
+
+    Attributes
+    ----------
+    fee_bps, slippage_bps : float
+        Costs a side, basis points.
+    delay : int
+        Candles by which every fill is late: 0 for the open after the origin, 1 for the next one.
+    """
+
+    fee_bps: float
+    slippage_bps: float
+    delay: int = 0
+
+
 def simulate(
     candles: Candles,
     origins: IntArray,
     targets: FloatArray,
     names: Sequence[str],
     config: PortfolioConfig,
+    *,
+    funding: FundingRates | None = None,
 ) -> Simulation:
     """Trade K columns of targets on one history.
 
@@ -134,6 +155,8 @@ def simulate(
         Names of the columns.
     config : PortfolioConfig
         Costs, limits, initial cash.
+    funding : FundingRates, optional
+        The rates of `config.funding`, if it names some.
 
     Returns
     -------
@@ -146,25 +169,61 @@ def simulate(
     ConfigError
         Carry would shrink or grow a holding by more than `MAX_CARRY`.
     ValueError
-        Shapes do not match, origins do not increase or share a candle, none has a candle after it, or a target
-        is outside [-1, 1].
+        Shapes do not match, origins do not increase or share a candle, none has a candle after it, a target
+        is outside [-1, 1], or only one of `config.funding` and `funding` is given.
     """
-    targets, candles = np.asarray(targets, dtype=np.float64), candles.observed
-    rows, fill_rows = _schedule(candles, origins, targets, names)
-    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows])
-    orders = np.full((len(market.open_time), len(names)), np.nan)
-    orders[fill_rows] = np.clip(targets, -config.max_short, config.max_long)[: len(fill_rows)]
-    decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, _stride(candles, origins))
-    if config.on_gap == "flat":
-        orders[np.diff(decided.astype(np.int8), axis=0, prepend=0) < 0] = 0.0
-    orders = _changes(orders)
-
-    carry = _carry(market, orders, config)
-    account = _fill(market, carry, orders, market.close * carry.at_close, config)
-    ruin = _find_ruin(market, carry, account, config)
-    if np.any(ruin.row < len(orders)):
-        account = _fill(market, carry, *_after_ruin(account, ruin), config)
+    market, orders, decided = _orders(candles, origins, targets, len(names), config)
+    costs = _Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
+    carry, account, ruin = _trade(market, orders, costs, config, funding)
     return _report(market, carry, account, ruin, decided, tuple(names), config)
+
+
+def simulate_variants(
+    candles: Candles,
+    origins: IntArray,
+    targets: FloatArray,
+    variants: Sequence[Fills],
+    config: PortfolioConfig,
+    *,
+    funding: FundingRates | None = None,
+) -> FloatArray:
+    """Trade K columns of targets in V ways, as V x K columns of one simulation.
+
+    Parameters
+    ----------
+    candles, origins, targets, config, funding
+        As `simulate`.
+    variants : sequence of Fills (V,)
+        Replace the costs of the configuration.
+
+    Returns
+    -------
+    float64 (V, N', K)
+        Equity at the close of the candles that `simulate` returns. An order that a delay moves beyond them stays
+        unfilled.
+
+    Raises
+    ------
+    ConfigError, ValueError
+        As `simulate`.
+    """
+    columns = np.asarray(targets).shape[-1]
+    market, orders, _ = _orders(candles, origins, targets, columns, config)
+    late = np.hstack([_later(orders, one.delay) for one in variants])
+    fee, slippage = (
+        np.repeat(bps, columns) * BPS for bps in np.array([(o.fee_bps, o.slippage_bps) for o in variants]).T
+    )
+    _, account, ruin = _trade(market, late, _Costs(fee, slippage), config, funding)
+    equity, _ = _equity(account, ruin)
+    return np.moveaxis(equity.reshape(len(orders), len(variants), columns), 1, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Costs:
+    """Fractions a side, of all columns or of each, (K,)."""
+
+    fee: float | FloatArray
+    slippage: float | FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,10 +278,37 @@ class _Ruin:
     price: FloatArray  # the same as a price
 
 
-def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, names: Sequence[str]) -> tuple[slice, IntArray]:
+def _orders(
+    candles: Candles, origins: IntArray, targets: FloatArray, columns: int, config: PortfolioConfig
+) -> tuple[_Market, FloatArray, NDArray[np.bool_]]:
+    """The candles to simulate, the weights ordered at their opens (NaN: none), and which have a decision, (N', K)."""
+    targets, candles = np.asarray(targets, dtype=np.float64), candles.observed
+    rows, fill_rows = _schedule(candles, origins, targets, columns)
+    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows])
+    orders = np.full((len(market.open_time), columns), np.nan)
+    orders[fill_rows] = np.clip(targets, -config.max_short, config.max_long)[: len(fill_rows)]
+    decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, _stride(candles, origins))
+    if config.on_gap == "flat":
+        orders[np.diff(decided.astype(np.int8), axis=0, prepend=0) < 0] = 0.0
+    return market, _changes(orders), decided
+
+
+def _trade(
+    market: _Market, orders: FloatArray, costs: _Costs, config: PortfolioConfig, funding: FundingRates | None
+) -> tuple[_Carry, _Account, _Ruin]:
+    """Fill orders until the last candle, or until the ruin of an account."""
+    carry = _carry(market, orders, config, funding)
+    account = _fill(market, carry, orders, market.close * carry.at_close, costs, config)
+    ruin = _find_ruin(market, carry, account, costs, config)
+    if np.any(ruin.row < len(orders)):
+        account = _fill(market, carry, *_after_ruin(account, ruin), costs, config)
+    return carry, account, ruin
+
+
+def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, columns: int) -> tuple[slice, IntArray]:
     """Which candles to simulate, and at which of their rows each target is filled (the last one may not be)."""
-    if not targets.size or targets.shape != (len(origins), len(names)):
-        raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={len(names)}), both above 0")
+    if not targets.size or targets.shape != (len(origins), columns):
+        raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={columns}), both above 0")
     if np.any(np.diff(origins) <= 0):
         raise ValueError("origins do not increase")
     if np.any(np.abs(targets) > 1):
@@ -294,14 +380,19 @@ def _previous(values: FloatArray, first: float = 0.0) -> FloatArray:
     return np.vstack([np.full_like(values[:1], first), values[:-1]])
 
 
-def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Carry:
+def _later(orders: FloatArray, rows: int) -> FloatArray:
+    """Shift orders down; those beyond the last row are dropped."""
+    return np.vstack([np.full_like(orders[:rows], np.nan), orders[: len(orders) - rows]])
+
+
+def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig, funding: FundingRates | None) -> _Carry:
     """Accumulate funding and borrowing; the sign of the holding is that of the last order."""
     after = np.sign(_last_known(orders))
     held = np.stack([_previous(after), after])
     closes = market.open_time + market.interval_ms
     gap = np.diff(market.open_time, prepend=market.open_time[0] - market.interval_ms) - market.interval_ms
     hours = np.stack([gap, closes - market.open_time])[:, :, None] / HOUR_MS
-    log_funding = np.log1p(-config.funding_bps_per_hour * BPS) * hours * (held != 0)
+    log_funding = _log_funding(market, hours, config, funding) * (held != 0)
     log_borrow = np.log1p(config.borrow_bps_per_hour * BPS) * hours * (held < 0)
 
     step = log_funding + log_borrow
@@ -314,15 +405,35 @@ def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig) -> _Car
     at_open, at_close = at_open - _previous(base), at_close - base
     extreme = max(np.abs(at_open).max(), np.abs(at_close).max())
     if extreme > np.log(MAX_CARRY):
+        rates = (
+            f"funding_bps_per_hour {config.funding_bps_per_hour:g}" if funding is None else f"funding {funding.source}"
+        )
         raise ConfigError(
-            f"portfolio: funding_bps_per_hour {config.funding_bps_per_hour:g} and borrow_bps_per_hour "
-            f"{config.borrow_bps_per_hour:g} change one holding by a factor of e^{extreme:.0f}; expected at "
-            f"most {MAX_CARRY:g}; lower the rates (1 basis point per hour takes 58 % of a holding in a year)"
+            f"portfolio: {rates} and borrow_bps_per_hour {config.borrow_bps_per_hour:g} change one holding by a factor "
+            f"of e^{extreme:.0f}; expected at most {MAX_CARRY:g}; lower the rates (1 basis point per hour takes 58 % "
+            "of a holding in a year)"
         )
     return _Carry(np.exp(at_open), np.exp(at_close), log_funding, log_borrow)
 
 
-def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, config: PortfolioConfig) -> _Account:
+def _log_funding(
+    market: _Market, hours: FloatArray, config: PortfolioConfig, funding: FundingRates | None
+) -> FloatArray:
+    """Log rates over the gap before each row and over the row itself, (2, N', 1)."""
+    if (funding is None) != (config.funding is None):
+        given = "no rates are given" if funding is None else f"the rates of {funding.source} are given"
+        raise ValueError(f"portfolio.funding is {config.funding}, but {given}")
+    if funding is None:
+        return np.asarray(np.log1p(-config.funding_bps_per_hour * BPS) * hours)
+    paid = np.concatenate([[0.0], np.cumsum(np.log1p(-funding.rate))])
+    opens, closes = market.open_time, market.open_time + market.interval_ms
+    at_open, at_close = (paid[np.searchsorted(funding.time, times, side="right")] for times in (opens, closes))
+    return np.stack([at_open - np.concatenate([at_open[:1], at_close[:-1]]), at_close - at_open])[:, :, None]
+
+
+def _fill(
+    market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, costs: _Costs, config: PortfolioConfig
+) -> _Account:
     """Let vectorbt fill the orders at the opens and mark at the closes."""
     # Imported here: it takes seconds, and reading a stored run does not need it.
     import pandas as pd
@@ -336,9 +447,9 @@ def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, 
         direction="both",
         price=price,
         val_price=price,
-        fees=config.fee_bps * BPS,
+        fees=np.atleast_2d(costs.fee),
         fixed_fees=0.0,
-        slippage=config.slippage_bps * BPS,
+        slippage=np.atleast_2d(costs.slippage),
         min_size=0.0,
         max_size=np.inf,
         size_granularity=np.nan,
@@ -363,9 +474,9 @@ def _fill(market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, 
     return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), portfolio.cash().to_numpy())
 
 
-def _find_ruin(market: _Market, carry: _Carry, account: _Account, config: PortfolioConfig) -> _Ruin:
+def _find_ruin(market: _Market, carry: _Carry, account: _Account, costs: _Costs, config: PortfolioConfig) -> _Ruin:
     """Find where each column can no longer buy back its short."""
-    buy_cost = (1 + config.slippage_bps * BPS) * (1 + config.fee_bps * BPS)
+    buy_cost = (1 + costs.slippage) * (1 + costs.fee)
     units, cash = account.units, account.cash
     units_before, cash_before = _previous(units), _previous(cash, config.initial_cash)
     worst = market.high * np.maximum(carry.at_open, carry.at_close)
@@ -389,6 +500,12 @@ def _after_ruin(account: _Account, ruin: _Ruin) -> tuple[FloatArray, FloatArray]
     return orders, np.where(row < ruin.row, account.mark, ruin.mark)
 
 
+def _equity(account: _Account, ruin: _Ruin) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Equity at each close and whether the account is alive, (N', K) each."""
+    alive = np.arange(len(account.orders))[:, None] < ruin.row
+    return np.where(alive, account.portfolio.value().to_numpy(), 0.0), alive
+
+
 def _report(
     market: _Market,
     carry: _Carry,
@@ -399,8 +516,7 @@ def _report(
     config: PortfolioConfig,
 ) -> Simulation:
     """Convert the account back into coins and quote units, with its totals."""
-    alive = np.arange(len(market.open_time))[:, None] < ruin.row
-    equity = np.where(alive, account.portfolio.value().to_numpy(), 0.0)
+    equity, alive = _equity(account, ruin)
     value = np.where(alive, account.units * account.mark, 0.0)
     weight = np.divide(value, equity, out=np.zeros_like(value), where=alive)
     funding, borrow = _carry_paid(market, carry, np.where(alive, account.units, 0.0))

@@ -86,6 +86,28 @@ class Candles:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FundingRates:
+    """Funding of a perpetual future as it was settled. Accounts pay it; forecasters and strategies never see it.
+
+    Attributes
+    ----------
+    time : int64 (R,)
+        When each rate was settled, ms UTC, increasing, on whole hours.
+    rate : float64 (R,)
+        Fraction of the value held that longs pay to shorts; below zero, shorts pay.
+    source : str
+        Name of this series in messages: a file name.
+    sha256 : str
+        Digest of the file that it was read from.
+    """
+
+    time: IntArray
+    rate: FloatArray
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """The T contiguous candles up to an origin. It has no field that holds the future.
 

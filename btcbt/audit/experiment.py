@@ -98,6 +98,7 @@ def audit_experiment(
     if sample < 2:
         raise ValueError(f"sample {sample} is below 2")
     histories = Histories(experiment, stages or Stages(), seed)
+    histories.stages = histories.stages.with_funding(experiment.portfolio, histories.windows)
     return _Audit(histories, sample, progress or Progress()).run(fresh_process=fresh_process)
 
 
@@ -171,9 +172,11 @@ class _Audit:
 
     def _execution(self) -> None:
         simulate, true = self.stages.simulate, self.histories
+        # Funding moves no fill.
+        costs = self.config.portfolio.model_copy(update={"funding": None})
         for count, found in (
             check_ledger(simulate),
-            check_fills(simulate, true.candles, true.windows, self.config.portfolio, self.seed),
+            check_fills(simulate, true.candles, true.windows, costs, self.seed),
         ):
             self.comparisons["portfolio"] += count - len(found)
             self.findings += found
@@ -274,7 +277,7 @@ class _Audit:
         }
         traders = components.traders(true.candles, tuple(forecasters))
         return {
-            "run": run_digest(true.study, true.raw.sha256, keys, traders),
+            "run": run_digest(true.study, true.raw.sha256, keys, traders, self.stages.funding),
             "config": true.study.digest(),
             "candles": true.raw.sha256,
             "version": code_version(),

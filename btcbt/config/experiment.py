@@ -89,6 +89,10 @@ class PortfolioConfig(Section):
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
     """Paid each hour by longs on the value held, earned by shorts (perpetual funding); < 0 reverses it."""
+    funding: Place | None = None
+    """Parquet file (relative to the working directory) of settled funding rates in place of a constant one: `time`
+    (timestamp, UTC, whole hours) and `rate`, the fraction of the value held that longs pay to shorts at that time, as
+    exchanges publish it (0.0001 is one basis point)."""
     borrow_bps_per_hour: float = Field(0.0, ge=0, lt=10_000)
     """Paid each hour by shorts on the value held."""
     max_long: float = Field(1.0, ge=0, le=1)
@@ -96,6 +100,15 @@ class PortfolioConfig(Section):
     on_gap: Literal["hold", "flat"] = "hold"
     """What an account does without a decision: `hold` keeps its position, `flat` closes it at the open of the first
     candle without one."""
+
+    @model_validator(mode="after")
+    def _one_funding(self) -> Self:
+        if self.funding is not None and self.funding_bps_per_hour != 0:
+            raise ValueError(
+                f"funding {self.funding} and funding_bps_per_hour {self.funding_bps_per_hour:g} exclude each other; "
+                "keep one"
+            )
+        return self
 
 
 class StoreConfig(Section):

@@ -19,13 +19,15 @@ from btcbt.records import IN_BPS, YEAR_MS, FloatArray, IntArray
 
 MIN_ROUND_TRIPS = 10.0
 """A year; an account that trades less has no break-even cost: almost all of its result is that of holding."""
+MAX_SHARE, CAPACITY_QUANTILE = 0.01, 0.95
+"""Of the amount traded in a candle, and the share of orders that stay below it; see `capacity`."""
 _NAN = float("nan")
 
 
 def _account(
     name: str, unit: str, better: Better, formula: str, source: str = "", relative: float = 1e-9, label: str = ""
 ) -> Score:
-    per = ("month",) if name == "total_return" else ()
+    per = {"total_return": ("month", "cost_bps", "delay"), "sharpe": ("cost_bps", "delay")}.get(name, ())
     return Score(
         name=name,
         family="strategy",
@@ -136,6 +138,12 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
     ),
     _account("beta", "", "neither", "cov(r, b) / var(b)"),
     _account("alpha", "share a year", "higher", "(mean(r) - beta mean(b)) candles a year"),
+    _account(
+        "capacity",
+        "quote",
+        "higher",
+        "initial cash up to which 95 % of orders are at most 1 % of the amount traded in the candle of their fill",
+    ),
     *SIMULATED,
 )
 """The scores of an account: r its net returns per candle, b those of buy and hold."""
@@ -182,6 +190,28 @@ def share_of_equity(amounts: ArrayLike, equity: ArrayLike, initial: float | None
     before = value[:-1] if initial is None else np.concatenate([[initial], value[:-1]])
     before = np.where(before > 0.0, before, np.nan)
     return np.nan_to_num(np.asarray(amounts, dtype=np.float64)[len(value) - len(before) :] / before)
+
+
+def capacity(values: ArrayLike, amounts: ArrayLike, initial: float) -> float:
+    """Initial cash up to which 95 % of orders are at most 1 % of what the market trades in the candle of their fill.
+
+    Orders grow in proportion to the initial cash, as targets are fractions of equity. Not the largest order: one quiet
+    hour among thousands would decide. NaN without an order; 0 if more than 5 % fall into candles without any trade.
+
+    Parameters
+    ----------
+    values : float (n,)
+        Values of the orders, quote units.
+    amounts : float (n,)
+        Amounts of the candles that they are filled in, quote units.
+    initial : float
+        Initial cash of the account that sent them.
+    """
+    value, amount = np.asarray(values, dtype=np.float64), np.asarray(amounts, dtype=np.float64)
+    if not len(value):
+        return _NAN
+    share = np.divide(value, amount, out=np.full_like(value, np.inf), where=amount > 0.0)
+    return float(initial * MAX_SHARE / np.quantile(share, CAPACITY_QUANTILE, method="higher"))
 
 
 def monthly_returns(equity: ArrayLike, open_time: IntArray, initial: float | None = None) -> dict[str, float]:
@@ -287,6 +317,13 @@ def summarise_returns(
     if benchmark is not None:
         out.update(_against(returns, equity_returns(benchmark, initial), interval_ms))
     return {key: float(value) for key, value in out.items()}
+
+
+def total_and_sharpe(equity: ArrayLike, initial: float, interval_ms: int) -> dict[str, float]:
+    """``total_return`` and ``sharpe`` of an equity curve (N,), as `summarise_returns` gives them."""
+    returns = equity_returns(equity, initial)
+    annual = float(np.sqrt(YEAR_MS / interval_ms))
+    return {"total_return": sharpe.compound(returns), "sharpe": sharpe.sharpe_ratio(returns) * annual}
 
 
 def _performance(returns: FloatArray, interval_ms: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ Family = Literal[
     "forecast", "against", "opponent", "confidence_set", "strategy", "selection", "placebo", "origins", "hypothesis"
 ]
 """Subject of a score; the first part of its dotted key (``against`` and ``opponent`` follow a forecaster's name)."""
-Breakdown = Literal["channel", "step", "month", "regime", "label"]
+Breakdown = Literal["channel", "step", "month", "regime", "label", "cost_bps", "delay"]
 
 ALL = "all"
 """The group of all origins, and the channel of scores that concern no single one."""
@@ -55,6 +55,7 @@ class Score:
         Whether it is accumulated batch by batch, without its series.
     per : tuple of str
         Breakdowns. Groups (month, regime, label) are given at the first step, at the last, and pooled over steps.
+        Accounts have month, cost_bps (other costs a side) and delay (fills that many candles later).
     headline : str
         Which channels are headline numbers (``metrics.json``): ``close``, ``all`` or ``""`` for none.
     absolute, relative : float
@@ -98,7 +99,7 @@ class Row(NamedTuple):
         1 .. H, or `POOLED`.
     group : str
         `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk``, ``opponent=har`` (a
-        comparison with it), ``hypothesis=edge_24h``.
+        comparison with it), ``hypothesis=edge_24h``; of accounts also ``cost_bps=5`` and ``delay=1``.
     metric : str
         Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
     value : float

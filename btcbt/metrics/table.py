@@ -20,10 +20,11 @@ Dotted keys (``metrics.json``, baselines)::
     forecast.<forecaster>.opponent.<loss>.<channel>.<step>.<statistic>   against the opponent of the experiment
     confidence_set.<loss>.<channel>.<step>.<forecaster>
     hypothesis.<hypothesis>.<score>
+    strategy.<account>.<group>.<score>                   group by_month.2019-06, at_cost_bps.5, at_delay.1
     strategy.<account>.<score>, placebo.<account>.<score>, selection.<score>, origins.<score>
 
 Headline numbers, those in ``metrics.json``, are the scores over all origins at the steps of `headline_steps`, of the
-close or of every channel as the table says, and all scores of accounts except those by month. ``scores.parquet`` holds
+close or of every channel as the table says, and all scores of accounts except those of groups. ``scores.parquet`` holds
 all scores.
 """
 
@@ -129,7 +130,13 @@ TABLE: tuple[Score, ...] = (
     *HYPOTHESIS_SCORES,
 )
 _BY_NAME: dict[tuple[str, str], Score] = {(score.family, score.name): score for score in TABLE}
-_GROUPS = {"month": "by_month", "regime": "by_volatility", "label": "by_label"}
+_GROUPS = {
+    "month": "by_month",
+    "regime": "by_volatility",
+    "label": "by_label",
+    "cost_bps": "at_cost_bps",
+    "delay": "at_delay",
+}
 _AGAINST, _OPPONENT, _HYPOTHESIS = "against=", f"{OPPONENT}=", f"{HYPOTHESIS}="
 
 

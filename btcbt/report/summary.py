@@ -18,6 +18,7 @@ from btcbt.records import HOUR_MS
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.report.registration import registration_parts
+from btcbt.report.sensitivity import sensitivity_lines
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
@@ -36,7 +37,7 @@ def summary(run: Run) -> RenderableType:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
             parts += ["", _return_matrix(run)]
-        parts += [*_decided(run), _luck(run), *_selection(run)]
+        parts += [*_decided(run), _luck(run), *_selection(run), *sensitivity_lines(run)]
         if run.config.placebos:
             parts += [_placebos(run)]
     parts += [_audit(run), "", _foot(run)]

@@ -127,8 +127,8 @@ class Run:
         DataFrame
             ``forecaster`` (or the account, ``strategy@forecaster``), ``symbol``, ``channel`` (``all`` of a score of
             none, ``account`` of an account's), ``step`` (1 .. H, 0: all steps together, or none), ``group`` (``all``,
-            ``month=2019-06``, ``regime=high``, ``label=clean``, ``against=random_walk``), ``metric``, ``value`` (NaN
-            where it is not defined). What each metric means is in `btcbt.metrics.table`.
+            ``month=2019-06``, ``regime=high``, ``label=clean``, ``against=random_walk``, ``cost_bps=5``, ``delay=1``),
+            ``metric``, ``value`` (NaN where it is not defined). What each metric means is in `btcbt.metrics.table`.
 
         Raises
         ------

@@ -14,7 +14,7 @@ import numpy as np
 from btcbt.config import RunConfig, time_text
 from btcbt.loading import source_sha256
 from btcbt.metrics.ensembles import estimator
-from btcbt.records import Float32Array
+from btcbt.records import Float32Array, FundingRates
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.verdicts import stamp, stored_verdict
 from btcbt.walkforward.members import Member
@@ -27,7 +27,13 @@ from btcbt.windows import Windows
 DIGEST_LENGTH = 16
 
 
-def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, str], traders: Sequence[Trader]) -> str:
+def run_digest(
+    config: RunConfig,
+    candles_sha256: str,
+    forecasts: Mapping[str, str],
+    traders: Sequence[Trader],
+    funding: FundingRates | None = None,
+) -> str:
     """Digest of all inputs of a run, so that no run overwrites a different one.
 
     Parameters
@@ -40,6 +46,8 @@ def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, s
         The key of each forecaster's forecasts (`btcbt.storage.forecasts.forecast_key`) by its name.
     traders : sequence of Trader
         Its strategies.
+    funding : FundingRates, optional
+        The series that its accounts pay.
     """
     content = {
         "config": config.digest(),
@@ -48,6 +56,7 @@ def run_digest(config: RunConfig, candles_sha256: str, forecasts: Mapping[str, s
         "strategies": {trader.name: source_sha256(type(trader.strategy)) for trader in traders},
         "code": code_version(),
         "numerical_version": NUMERICAL_VERSION,
+        **({} if funding is None else {"funding": funding.sha256}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
@@ -62,6 +71,7 @@ def make_manifest(
     seconds: Mapping[str, float],
     started: datetime,
     registration: Mapping[str, Any] | None = None,
+    funding: FundingRates | None = None,
 ) -> dict[str, Any]:
     """Inputs of a run and the duration of its stages, as JSON values.
 
@@ -81,6 +91,8 @@ def make_manifest(
         When it began, UTC.
     registration : mapping, optional
         How it stands to the registrations of its name.
+    funding : FundingRates, optional
+        The series that its accounts pay.
     """
     candles, origins = windows.candles, windows.origins
     return {
@@ -98,6 +110,7 @@ def make_manifest(
             "first": time_text(int(candles.open_time[0])),
             "last": time_text(int(candles.open_time[-1])),
         },
+        "funding": None if funding is None else _describe_funding(config, funding),
         "origins": {
             "eligible": len(windows),
             "scored": int(np.count_nonzero(windows.scored)),
@@ -155,6 +168,16 @@ def _audit(
         return np.asarray(batch.paths[0])
 
     return stamp(verdict, outdated(verdict["files"], verdict["decisions"], traders, windows, paths))
+
+
+def _describe_funding(config: RunConfig, funding: FundingRates) -> dict[str, Any]:
+    return {
+        "path": config.portfolio.funding,
+        "sha256": funding.sha256,
+        "rows": len(funding.time),
+        "first": time_text(int(funding.time[0])),
+        "last": time_text(int(funding.time[-1])),
+    }
 
 
 def _describe(member: Member) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
-from btcbt.records import CLOSE, FloatArray, Forecast, IntArray
+from btcbt.records import CLOSE, FloatArray, Forecast, FundingRates, IntArray
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.decisions import closed_before, decide_together
 from btcbt.walkforward.members import Member
@@ -52,6 +52,7 @@ def run_placebos(
     seed: int,
     advance: Callable[[int], None],
     decided: IntArray | None = None,
+    funding: FundingRates | None = None,
 ) -> dict[str, float]:
     """Rank strategies on one forecaster among placebo runs, by the net Sharpe ratio.
 
@@ -80,6 +81,8 @@ def run_placebos(
         Receives the number of finished runs.
     decided : int64, optional
         The origins of all accounts of the run, if they are more than those with forecasts.
+    funding : FundingRates, optional
+        The series that accounts pay.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def run_placebos(
         for column, own in enumerate(scores):
             targets = np.full((len(origins), len(batch)), np.nan)
             targets[rows] = np.column_stack([run[column] for run in batch])
-            accounts = simulate(windows.candles, origins, targets, names, config)
+            accounts = simulate(windows.candles, origins, targets, names, config, funding=funding)
             own += [_score(accounts, run) for run in range(len(batch))]
         advance(len(batch))
     numbers: dict[str, float] = {}
@@ -149,6 +152,7 @@ def placebo_numbers(
     real: Simulation,
     config: RunConfig,
     progress: Progress,
+    funding: FundingRates | None = None,
 ) -> dict[str, float]:
     """Rank every strategy that trades on a forecast among placebo runs; see `run_placebos`."""
     numbers: dict[str, float] = {}
@@ -170,6 +174,7 @@ def placebo_numbers(
                 seed=config.seed,
                 advance=advance,
                 decided=decided,
+                funding=funding,
             )
         numbers |= ranks
         if not ranks:

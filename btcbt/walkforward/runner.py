@@ -16,7 +16,7 @@ from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
 from btcbt.errors import CandleError
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
-from btcbt.records import FloatArray
+from btcbt.records import FloatArray, FundingRates
 from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
@@ -32,6 +32,7 @@ from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
+from btcbt.walkforward.sensitivity import score_sensitivity
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader, make_traders
 from btcbt.walkforward.trials import record_trials
@@ -74,6 +75,7 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
     traders = make_traders(config)
     check_accounts(config, traders)
     loaded, windows = load(config, candles, stages, clock)
+    stages = stages.with_funding(config.portfolio, windows)
     _require_a_fill(windows, traders)
     registered = standing(study, candles, loaded.frozen, traders)
     decided = decision_windows(candles, config.windows, int(windows.origins[0]))
@@ -88,41 +90,41 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
         simulation = None
         if traders:
             with clock("simulate"):
-                simulation = _simulate(config, stages, decided, traders, targets, progress)
-                tried, returns = record_trials(config, decided, traders, members, targets, simulation)
-                accounts = score_accounts(simulation, windows.horizon, tried, windows.candles.source)
+                names, weights = _with_benchmark(traders, targets)
+                with progress.stage("simulate", len(names), unit="accounts") as advance:
+                    simulation = stages.accounts(candles, decided.origins, weights, names, config.portfolio)
+                    advance(len(names))
+                tried, returns = record_trials(config, decided, traders, members, targets, simulation, stages.funding)
+                accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
+            with clock("sensitivity"):
+                changed = score_sensitivity(simulation, decided, weights, config.portfolio, stages.funding, progress)
+                numbers |= changed.headline
+                tables += changed.tables
+            release_memory()
             with clock("placebos"):
-                numbers |= placebo_numbers(traders, members, windows, decided.origins, simulation, config, progress)
+                numbers |= placebo_numbers(
+                    traders, members, windows, decided.origins, simulation, config, progress, stages.funding
+                )
         if study.hypotheses:
             with clock("test hypotheses"):
                 evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
             numbers |= evidence.headline
             tables += evidence.tables
         scores = Scores(numbers, tuple(tables))
-        return _write(study, windows, decided, members, traders, targets, simulation, scores, clock, registered)
+        written = (windows, decided, members, traders, targets, simulation, scores, clock, registered)
+        return _write(study, *written, stages.funding)
 
 
-def _simulate(
-    config: RunConfig,
-    stages: Stages,
-    decided: Windows,
-    traders: list[Trader],
-    targets: FloatArray,
-    progress: Progress,
-) -> Simulation:
-    """The account of every trader, and of buy and hold."""
+def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[str], FloatArray]:
+    """Names and targets of the accounts: those of every trader, and of buy and hold."""
     names = [trader.name for trader in traders]
-    if BUY_AND_HOLD not in names:
-        names.append(BUY_AND_HOLD)
-        targets = np.column_stack([targets, np.ones(len(targets))])
-    with progress.stage("simulate", len(names), unit="accounts") as advance:
-        simulation = stages.accounts(decided.candles, decided.origins, targets, names, config.portfolio)
-        advance(len(names))
-    return simulation
+    if BUY_AND_HOLD in names:
+        return names, targets
+    return [*names, BUY_AND_HOLD], np.column_stack([targets, np.ones(len(targets))])
 
 
 def _write(
@@ -136,10 +138,11 @@ def _write(
     scores: Scores,
     clock: Clock,
     registered: Standing,
+    funding: FundingRates | None,
 ) -> Run:
     """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
-    digest = run_digest(config, windows.candles.sha256, keys, traders)
+    digest = run_digest(config, windows.candles.sha256, keys, traders, funding)
     target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
@@ -154,7 +157,7 @@ def _write(
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
         made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
-        manifest = make_manifest(config, digest, windows, *made_by)
+        manifest = make_manifest(config, digest, windows, *made_by, funding)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.candles import fill_gaps, read_candles
+from btcbt.candles import fill_gaps, read_candles, read_funding, require_cover
 from btcbt.config import CandlesConfig, PortfolioConfig, RefitConfig, WindowsConfig
 from btcbt.forecasters import Forecaster
 from btcbt.portfolio import Simulation, simulate
-from btcbt.records import Candles, DataRange, FloatArray, IntArray
+from btcbt.records import Candles, DataRange, FloatArray, FundingRates, IntArray
 from btcbt.strategies import Strategy
 from btcbt.windows import RefitPeriod, Windows, contamination, make_windows, plan_refits
 
@@ -37,7 +38,8 @@ CANDLES, WINDOWS, REFIT, SCALING, FORECAST, CALIBRATION, STRATEGY, PORTFOLIO, LA
 Read = Callable[[CandlesConfig], Candles]
 Prepare = Callable[[Candles], Candles]
 Split = Callable[[Candles, WindowsConfig, int | None], Windows]
-Simulate = Callable[[Candles, IntArray, FloatArray, Sequence[str], PortfolioConfig], Simulation]
+Simulate = Callable[..., Simulation]
+"""Of (candles, origins, targets, names, config), and of `funding` by its name where the experiment has a series."""
 Label = Callable[[IntArray, Sequence[DataRange] | None], NDArray[np.str_]]
 Plan = Callable[[Candles, WindowsConfig, RefitConfig], tuple[RefitPeriod, ...]]
 
@@ -99,6 +101,8 @@ class Stages:
         As `btcbt.windows.contamination`.
     plan : callable
         As `btcbt.windows.plan_refits`: the candles of each refit.
+    funding : FundingRates, optional
+        The series that accounts pay; `with_funding` reads the one of the configuration.
     """
 
     read: Read = read
@@ -109,6 +113,24 @@ class Stages:
     simulate: Simulate = simulate
     label: Label = contamination
     plan: Plan = plan_refits
+    funding: FundingRates | None = None
+
+    def with_funding(self, config: PortfolioConfig, windows: Windows) -> Self:
+        """These stages with the funding series of a configuration, if it names one.
+
+        Raises
+        ------
+        ConfigError
+            If the file breaks its contract, or does not cover the period in which accounts trade.
+        """
+        if config.funding is None:
+            return self
+        funding = read_funding(config.funding)
+        candles, origins = windows.candles, windows.origins
+        stride = int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms
+        end = min(int(origins[-1]) + stride, int(candles.open_time[-1]) + candles.interval_ms)
+        require_cover(funding, int(origins[0]), end)
+        return replace(self, funding=funding)
 
     def raw(self, config: CandlesConfig) -> Candles:
         """The history as read."""
@@ -130,4 +152,6 @@ class Stages:
     ) -> Simulation:
         """Accounts of the given targets; see `btcbt.portfolio.simulate`."""
         with running(PORTFOLIO):
-            return self.simulate(candles, origins, targets, names, config)
+            if self.funding is None:
+                return self.simulate(candles, origins, targets, names, config)
+            return self.simulate(candles, origins, targets, names, config, funding=self.funding)

@@ -11,7 +11,7 @@ import numpy as np
 from btcbt.config import LEDGER_FILE, STORE_FOLDER, RunConfig
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
-from btcbt.records import Candles, FloatArray, IntArray
+from btcbt.records import Candles, FloatArray, FundingRates, IntArray
 from btcbt.storage.ledger import Ledger, Trial
 from btcbt.strategies import Strategy
 from btcbt.walkforward.accounts import account_trials
@@ -36,6 +36,7 @@ def record_trials(
     members: Mapping[str, Member],
     targets: FloatArray,
     simulation: Simulation,
+    funding: FundingRates | None = None,
 ) -> tuple[list[Trial], FloatArray]:
     """Add the configurations of a run to the ledger.
 
@@ -49,7 +50,7 @@ def record_trials(
         Net returns of those whose returns are known on each candle of this run; NaN where one did not trade. In the
         order of digests, which no run changes.
     """
-    contents, candles = dict(_contents(config, decided, traders, members, targets)), decided.candles.observed
+    contents, candles = dict(_contents(config, decided, traders, members, targets, funding)), decided.candles.observed
     ours = account_trials(simulation, candles, config.name, contents)
     return count_trials(config.store.ledger_folders, ours, simulation, candles)
 
@@ -122,14 +123,21 @@ def _contents(
     traders: Sequence[Trader],
     members: Mapping[str, Member],
     targets: FloatArray,
+    funding: FundingRates | None,
 ) -> Iterable[tuple[str, Mapping[str, object]]]:
     for trader, column in zip(traders, targets.T, strict=True):
         key = None if trader.forecaster is None else members[trader.forecaster].key
-        yield trader.name, trial_content(trader.strategy, trader.use, key, config, decided.origins, column)
+        yield trader.name, trial_content(trader.strategy, trader.use, key, config, decided.origins, column, funding)
 
 
 def trial_content(
-    strategy: Strategy, use: str, key: str | None, config: RunConfig, origins: IntArray, targets: FloatArray
+    strategy: Strategy,
+    use: str,
+    key: str | None,
+    config: RunConfig,
+    origins: IntArray,
+    targets: FloatArray,
+    funding: FundingRates | None,
 ) -> Mapping[str, object]:
     """Everything besides the candles that identifies a configuration, as JSON values.
 
@@ -145,14 +153,19 @@ def trial_content(
         ms UTC.
     targets : float64 (M,)
         Its decisions; NaN where it has none.
+    funding : FundingRates or None
+        The series that it pays.
     """
     own = np.isfinite(targets)
+    portfolio = config.portfolio.model_dump(mode="json", exclude={"funding"})
+    if funding is not None:  # by its content: where the file lies does not matter
+        portfolio["funding_sha256"] = funding.sha256
     return {
         "strategy": use,
         "params": strategy.params.model_dump(mode="json"),
         "source_sha256": source_sha256(type(strategy)),
         "forecasts": key,
         "windows": {"context": config.windows.context, "stride": config.windows.stride},
-        "portfolio": config.portfolio.model_dump(mode="json"),
+        "portfolio": portfolio,
         "decisions": hashlib.sha256(origins[own].tobytes() + targets[own].tobytes()).hexdigest(),
     }

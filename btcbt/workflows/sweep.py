@@ -28,7 +28,7 @@ from btcbt.metrics.returns import drawdown
 from btcbt.metrics.sharpe import bootstrap_interval, compound, deflated_sharpe, sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
-from btcbt.records import YEAR_MS, FloatArray, IntArray
+from btcbt.records import YEAR_MS, FloatArray, FundingRates, IntArray
 from btcbt.report.sweep import draw_sweep
 from btcbt.storage import runs
 from btcbt.strategies.loading import load_strategy
@@ -129,20 +129,21 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
         candles = stages.prepared(stages.raw(merged.candles), merged.candles)
     merged = until_now(merged, candles)
     loaded, windows = load(merged, candles, stages, clock)
+    funding = stages.with_funding(merged.portfolio, windows).funding
     workers = merged.executor.workers or int(joblib.cpu_count())
     decided = decision_windows(candles, merged.windows, int(windows.origins[0]))
     with forecasted(merged, loaded, windows, stages, clock, progress) as members:
         targets = decide(configurations, windows, decided, members, workers, progress)
-        accounts = _simulate(configurations, decided, targets, progress)
+        accounts = _simulate(configurations, decided, targets, funding, progress)
         with progress.stage("count trials", len(configurations), unit="accounts") as advance:
-            contents = _contents(merged, configurations, decided, members, targets)
+            contents = _contents(merged, configurations, decided, members, targets, funding)
             ours = account_trials(accounts, windows.candles, sweep.name, contents)
             tried, returns = count_trials(merged.store.ledger_folders, ours, accounts, windows.candles)
             numbers = selection_numbers(accounts, windows.horizon, returns)
             advance(len(configurations))
         own = _returns(accounts)[:, :-1]
         chosen = choose(own, accounts.open_time, accounts.interval_ms, sweep.select)
-        nested = _nested_account(configurations, decided, targets, accounts.open_time, chosen)
+        nested = _nested_account(configurations, decided, targets, accounts.open_time, chosen, funding)
         numbers |= _nested_numbers(own, nested, chosen, sweep.select, windows.horizon)
         sharpes = [comparable_sharpe(trial, len(own)) for trial in tried]
         table = _table(configurations, accounts, own, sharpes)
@@ -246,7 +247,11 @@ def decide(
 
 
 def _simulate(
-    configurations: Sequence[Configuration], windows: Windows, targets: FloatArray, progress: Progress
+    configurations: Sequence[Configuration],
+    windows: Windows,
+    targets: FloatArray,
+    funding: FundingRates | None,
+    progress: Progress,
 ) -> Simulation:
     """The account of every configuration, in their order, and of buy and hold as the last."""
     at_once = max(1, ACCOUNTS_AT_ONCE // len(windows))
@@ -259,11 +264,18 @@ def _simulate(
             for some in (columns[at : at + at_once] for at in range(0, len(columns), at_once)):
                 names = [configurations[column].name for column in some]
                 portfolio = configurations[some[0]].portfolio
-                parts.append(simulate(windows.candles, windows.origins, targets[:, some], names, portfolio))
+                parts.append(
+                    simulate(windows.candles, windows.origins, targets[:, some], names, portfolio, funding=funding)
+                )
                 order += some
                 advance(len(some))
     held = simulate(
-        windows.candles, windows.origins, np.ones((len(windows), 1)), [BUY_AND_HOLD], configurations[0].portfolio
+        windows.candles,
+        windows.origins,
+        np.ones((len(windows), 1)),
+        [BUY_AND_HOLD],
+        configurations[0].portfolio,
+        funding=funding,
     )
     return _joined([*parts, held], [*np.argsort(order), len(order)])
 
@@ -338,6 +350,7 @@ def _nested_account(
     targets: FloatArray,
     open_time: IntArray,
     chosen: IntArray,
+    funding: FundingRates | None,
 ) -> Simulation:
     """The account that holds what the chosen configuration decides; it pays for changing from one to another."""
     limits = [(-one.portfolio.max_short, one.portfolio.max_long) for one in configurations]
@@ -347,7 +360,7 @@ def _nested_account(
     decided = np.clip(targets, low, high)[np.arange(len(targets)), column]
     portfolio = configurations[0].portfolio.model_copy(update={"max_long": 1.0, "max_short": 1.0})
     held = np.where(column < 0, 0.0, decided)[:, None]
-    return simulate(windows.candles, windows.origins, held, [CHOSEN], portfolio)
+    return simulate(windows.candles, windows.origins, held, [CHOSEN], portfolio, funding=funding)
 
 
 def _nested_numbers(
@@ -401,15 +414,15 @@ def _contents(
     decided: Windows,
     members: Mapping[str, Member],
     targets: FloatArray,
+    funding: FundingRates | None,
 ) -> dict[str, Mapping[str, object]]:
     """What identifies each account in the ledger, as for the accounts of a run."""
     found = {}
     for one, column in zip(configurations, targets.T, strict=True):
         strategy = load_strategy(one.use, one.params)
         key = None if one.forecaster is None else members[one.forecaster].key
-        found[one.name] = trial_content(
-            strategy, one.use, key, merged.model_copy(update={"portfolio": one.portfolio}), decided.origins, column
-        )
+        config = merged.model_copy(update={"portfolio": one.portfolio})
+        found[one.name] = trial_content(strategy, one.use, key, config, decided.origins, column, funding)
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import btcbt
 from btcbt.config import load_config
+from btcbt.config.sweep import load_sweep
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.models.kronos.training.start import load_starting_weights
 from btcbt.walkforward.traders import make_traders
@@ -15,7 +16,8 @@ from btcbt.walkforward.traders import make_traders
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 EXPERIMENTS = [file for file in FILES if "\nwindows:" in file.read_text()]
-RECIPES = [file for file in FILES if file not in EXPERIMENTS]
+SWEEPS = [file for file in FILES if "\nover:" in file.read_text()]
+RECIPES = [file for file in FILES if file not in (*EXPERIMENTS, *SWEEPS)]
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -32,6 +34,16 @@ def test_a_recipe_is_valid_and_its_networks_can_be_built(file: Path) -> None:
     assert config.name == file.stem
     start = load_starting_weights(config)
     assert start.tokenizer.config.s1_bits == start.model.config.s1_bits
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_a_sweep_is_valid_and_so_is_the_experiment_of_each_of_its_configurations(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    sweep, experiments = load_sweep(file)
+    assert sweep.name == file.stem
+    assert len(experiments) > 1
 
 
 def test_the_main_experiment_is_the_one_that_the_makefile_runs() -> None:

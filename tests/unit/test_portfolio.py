@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,8 @@ import pytest
 from btcbt.candles import fill_gaps
 from btcbt.config import PortfolioConfig
 from btcbt.errors import ConfigError
-from btcbt.portfolio import closing_times, simulate
-from btcbt.records import Candles
+from btcbt.portfolio import Fills, closing_times, simulate, simulate_variants
+from btcbt.records import Candles, FundingRates
 
 HOUR = 3_600_000
 START = 1_560_000_000_000 // HOUR * HOUR
@@ -57,18 +58,28 @@ def random_candles(rng, count, *, gaps=0, volatility=0.01):
     return make_candles(prices, missing, high=high)
 
 
-def plain_loop(candles, origins, targets, config, settle="coin"):
+def series(rates):
+    """Funding rates by hour after `START`."""
+    time = START + HOUR * np.array(sorted(rates), dtype=np.int64)
+    return FundingRates(time, np.array([rates[hour] for hour in sorted(rates)], dtype=np.float64), "rates", "")
+
+
+FUNDED = FREE.model_copy(update={"funding": "rates"})
+
+
+def plain_loop(candles, origins, targets, config, settle="coin", rates=None, delay=0):
     """Follow coins and cash one candle at a time; return the equity (N',) and the totals."""
+    due = None if rates is None else dict(zip(rates.time.tolist(), rates.rate.tolist(), strict=True))
     fee, slip = config.fee_bps / 1e4, config.slippage_bps / 1e4
     funding, borrow = config.funding_bps_per_hour / 1e4, config.borrow_bps_per_hour / 1e4
     cash, coins, last, equity, ruined = config.initial_cash, 0.0, 0.0, [], False
     paid = {"fees": 0.0, "slippage": 0.0, "funding": 0.0, "borrow": 0.0, "turnover": 0.0}
 
-    def carry(hours, price):
+    def carry(since, until, price):
         nonlocal coins, cash
         before = coins
-        for _ in range(hours):
-            after_funding = coins * (1 - funding)
+        for time in range(since + HOUR, until + HOUR, HOUR):
+            after_funding = coins * (1 - (funding if due is None else due.get(time, 0.0)))
             after = after_funding * (1 + borrow) if coins < 0 else after_funding
             paid["funding"] += (coins - after_funding) * price
             paid["borrow"] += (after_funding - after) * price
@@ -78,22 +89,23 @@ def plain_loop(candles, origins, targets, config, settle="coin"):
             coins = before
 
     decided = dict(zip(origins.tolist(), targets.tolist(), strict=True))
-    pending, close_time = None, None
+    decisions, close_time = [], None
     stride, until, had, paid["undecided"], paid["closings"] = min(np.diff(origins)), 0, False, 0, []
     for open_time, (open_, high, _, close, *_) in zip(candles.open_time.tolist(), candles.values, strict=True):
-        if pending is not None:
-            if not np.isnan(pending):
+        if decisions:
+            if not np.isnan(decisions[-1]):
                 until = close_time + stride
-            has = not np.isnan(pending) or open_time < until
+            has = not np.isnan(decisions[-1]) or open_time < until
             paid["undecided"] += not has
             if had and not has:
                 paid["closings"].append(open_time)
                 if config.on_gap == "flat":
-                    pending = 0.0
+                    decisions[-1] = 0.0
             had = has
-        if pending is not None and not ruined:
+        if decisions and not ruined:
+            pending = decisions[-1 - delay] if delay < len(decisions) else np.nan
             if equity:
-                carry((open_time - close_time) // HOUR, open_)
+                carry(close_time, open_time, open_)
             worth = cash + coins * open_ * ((1 + slip) * (1 + fee) if coins < 0 else 1)
             ruined = worth <= 0
             target = float(np.clip(pending, -config.max_short, config.max_long))
@@ -110,16 +122,14 @@ def plain_loop(candles, origins, targets, config, settle="coin"):
                 paid["slippage"] += abs(change) * abs(price - open_)
                 paid["turnover"] += abs(change) * price / value
             held = coins
-            carry(candles.interval_ms // HOUR, close)
+            carry(open_time, open_time + candles.interval_ms, close)
             worst = min(coins, held) * high * (1 + slip) * (1 + fee)
             ruined = ruined or (coins < 0 and cash + worst <= 0)
-        if pending is not None:
+        if decisions:
             equity.append(0.0 if ruined else cash + coins * close)
         close_time = open_time + candles.interval_ms
-        if close_time in decided:
-            pending = decided[close_time]
-        elif pending is not None:
-            pending = np.nan
+        if decisions or close_time in decided:
+            decisions.append(decided.get(close_time, np.nan))
     return np.array(equity), paid
 
 
@@ -452,6 +462,115 @@ def test_settling_carry_in_coin_or_in_cash_differs_little(rng):
     assert np.abs(cash / coin - 1).max() < 1e-3
     assert paid["borrow"] > 1.0
     assert paid_in_cash["borrow"] == pytest.approx(paid["borrow"], rel=1e-2)
+
+
+# A funding series
+
+
+def test_a_rate_is_paid_on_what_was_held_up_to_its_time_and_not_on_what_is_filled_then():
+    candles = make_candles([(90, 90), (100, 110), (120, 130), (140, 140), (140, 140)])
+    # Bought at the open of hour 1, sold at that of hour 3.
+    ask = partial(simulate, candles, closes(candles, range(3)), np.array([[0.5], [np.nan], [0.0]]), ["only"], FUNDED)
+    late, own, sale = (ask(funding=series({hour: 0.01})) for hour in (1, 2, 3))
+    assert late.funding.tolist() == [0.0]
+    assert own.funding == pytest.approx([0.05 * 110])
+    assert own.equity[:, 0] == pytest.approx([500 + 4.95 * 110, 500 + 4.95 * 130, 500 + 4.95 * 140])
+    assert sale.funding == pytest.approx([0.05 * 130])
+    assert ask(funding=series({4: 0.01})).funding.tolist() == [0.0]
+    short = simulate(candles, closes(candles, [0]), np.array([[-0.5]]), ["only"], FUNDED, funding=series({2: 0.01}))
+    assert short.funding == pytest.approx([-0.05 * 110])
+
+
+def test_a_rate_within_a_gap_is_settled_at_the_open_after_it_and_one_within_a_candle_at_its_close():
+    gap = make_candles([(90, 90), (100, 100), (1, 1), (1, 1), (200, 200)], missing=[2, 3])
+    held = simulate(gap, closes(gap, [0, 1]), np.array([[0.5], [np.nan]]), ["only"], FUNDED, funding=series({3: 0.01}))
+    assert held.funding == pytest.approx([0.05 * 200])
+    wide = make_candles([(90, 90), (100, 120)], interval_ms=4 * HOUR)
+    held = simulate(wide, closes(wide, [0]), np.array([[0.5]]), ["only"], FUNDED, funding=series({5: 0.01}))
+    assert held.funding == pytest.approx([0.05 * 120])
+
+
+def test_a_series_of_equal_hourly_rates_is_the_constant_rate(rng):
+    constant = PortfolioConfig(funding_bps_per_hour=0.7, borrow_bps_per_hour=0.2, max_short=1.0)
+    funded = constant.model_copy(update={"funding_bps_per_hour": 0.0, "funding": "rates"})
+    candles = random_candles(rng, 400, gaps=30)
+    targets = rng.uniform(-1, 1, (360, 3))
+    ask = partial(simulate, candles, closes(candles, range(360)), targets, list("abc"))
+    one, other = ask(constant), ask(funded, funding=series(dict.fromkeys(range(400), 0.7e-4)))
+    np.testing.assert_allclose(other.equity, one.equity, rtol=1e-12)
+    np.testing.assert_allclose(other.funding, one.funding, rtol=1e-9)
+
+
+def test_rates_are_given_if_and_only_if_the_configuration_names_them():
+    candles = make_candles([(100, 100)] * 3)
+    ask = partial(simulate, candles, closes(candles, [0]), np.array([[0.5]]), ["only"])
+    with pytest.raises(ValueError, match="funding is rates, but no rates are given"):
+        ask(FUNDED)
+    with pytest.raises(ValueError, match="funding is None, but the rates of rates are given"):
+        ask(FREE, funding=series({1: 0.01}))
+    with pytest.raises(ValueError, match="exclude each other; keep one"):
+        PortfolioConfig(funding="rates", funding_bps_per_hour=0.1)
+
+
+# Other costs and late fills, as columns of one simulation
+
+WAYS = (Fills(0.0, 0.0), Fills(20.0, 0.0), Fills(30.0, 10.0), Fills(10.0, 2.0, delay=1), Fills(10.0, 2.0, delay=3))
+
+
+def wild(rng):
+    """Accounts of which some are ruined, with gaps, funding and interest."""
+    config = PortfolioConfig(initial_cash=1000.0, borrow_bps_per_hour=2.0, max_short=1.0, funding="rates")
+    candles = random_candles(rng, 80, gaps=10, volatility=0.25)
+    targets = np.where(rng.random((60, 12)) < 0.2, rng.choice([-1.0, 0.5, 1.0], (60, 12)), np.nan)
+    rates = series({hour: rng.normal(0, 1e-3) for hour in range(0, 80, 4)})
+    return candles, closes(candles, range(60)), targets, config, rates
+
+
+def test_columns_of_one_simulation_equal_the_plain_loop_whatever_their_costs_and_delay(rng):
+    candles, origins, targets, config, rates = wild(rng)
+    equity = simulate_variants(candles, origins, targets, WAYS, config, funding=rates)
+    assert equity.shape == (
+        len(WAYS),
+        len(simulate(candles, origins, targets, range(12), config, funding=rates).equity),
+        12,
+    )
+    for way, curves in zip(WAYS, equity, strict=True):
+        own = config.model_copy(update={"fee_bps": way.fee_bps, "slippage_bps": way.slippage_bps})
+        for column, curve in enumerate(curves.T):
+            expected, _ = plain_loop(candles, origins, targets[:, column], own, rates=rates, delay=way.delay)
+            np.testing.assert_allclose(curve, expected[: len(curve)], rtol=1e-9)
+    ruined = (equity[:, -1] == 0).sum(axis=1)
+    assert (ruined > 0).all()
+    assert (ruined < 12).all()
+
+
+def test_columns_of_one_simulation_equal_separate_simulations(rng):
+    candles, origins, targets, config, rates = wild(rng)
+    equity = simulate_variants(candles, origins, targets, WAYS, config, funding=rates)
+    for way, curves in zip(WAYS, equity, strict=True):
+        own = config.model_copy(update={"fee_bps": way.fee_bps, "slippage_bps": way.slippage_bps})
+        rows = np.searchsorted(candles.open_time, origins) + way.delay
+        late = candles.open_time[rows] if way.delay else origins
+        alone = simulate(candles, late, targets, range(12), own, funding=rates).equity
+        shared = min(len(curves) - way.delay, len(alone))
+        np.testing.assert_allclose(curves[way.delay : way.delay + shared], alone[:shared], rtol=1e-12)
+        assert (curves[: way.delay] == config.initial_cash).all()
+
+
+def test_the_costs_of_the_configuration_give_the_accounts_of_the_run_bit_for_bit(rng):
+    candles, origins, targets, config, rates = wild(rng)
+    usual = Fills(config.fee_bps, config.slippage_bps)
+    equity = simulate_variants(candles, origins, targets, [Fills(0.0, 0.0), usual], config, funding=rates)[1]
+    assert equity.tobytes() == simulate(candles, origins, targets, range(12), config, funding=rates).equity.tobytes()
+
+
+def test_a_late_order_is_filled_at_the_open_of_the_second_candle_after_the_decision():
+    candles = make_candles([(90, 95), (100, 110), (120, 130), (140, 150)])
+    late = simulate_variants(
+        candles, closes(candles, range(3)), np.array([[0.5], [np.nan], [0.0]]), [Fills(0, 0, 1)], FREE
+    )
+    # Not at 100 but at 120; the sale would come after the last candle.
+    assert late[0, :, 0] == pytest.approx([1000.0, 500 + 500 / 120 * 130, 500 + 500 / 120 * 150])
 
 
 # What is refused

@@ -10,7 +10,7 @@ from btcbt.metrics.pairs import LOSSES
 from btcbt.metrics.panel import SCORED
 from btcbt.metrics.placebos import KINDS, summarise_placebos
 from btcbt.metrics.returns import SIMULATED
-from btcbt.metrics.score import ALL, Row
+from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
 from btcbt.metrics.table import TABLE, dotted_key, every_key, find_score, headline_steps, is_headline, score
 from btcbt.portfolio import Simulation
 from tests.unit.metrics.test_streaming import stream_of
@@ -80,8 +80,9 @@ def test_no_score_of_an_account_lacks_an_entry_and_no_entry_its_score(rng: np.ra
     )
     simulated = {one.name for one in SIMULATED}
     assert simulated <= set(Simulation.__dataclass_fields__)
-    assert set(numbers) | simulated == names("strategy")
-    assert not set(numbers) & simulated
+    of_orders = {"capacity"}
+    assert set(numbers) | simulated | of_orders == names("strategy")
+    assert not set(numbers) & (simulated | of_orders)
 
 
 def test_no_number_of_placebos_lacks_an_entry(rng: np.random.Generator) -> None:
@@ -101,6 +102,11 @@ def test_every_key_leads_to_its_entry_whatever_the_forecaster_is_called(rows: li
             assert find_score(dotted_key(name, row, reference=True)) is expected
     for key in ("strategy.a@b.excess.p_value", "strategy.v1.2@b.by_month.2019-06.total_return", "placebo.a@b.runs"):
         assert find_score(key) is not None
+    for group, part in (("cost_bps=5", "at_cost_bps.5"), ("delay=1", "at_delay.1")):
+        for metric in ("total_return", "sharpe"):
+            key = dotted_key("v1.2@b", Row(ACCOUNT, POOLED, group, metric, 0.0))
+            assert key == f"strategy.v1.2@b.{part}.{metric}"
+            assert find_score(key) is score("strategy", metric)
     for key in ("selection.flat.p_value", "origins.scored", "selection.overfitting.probability"):
         assert find_score(key) is not None
     for key in ("m", "", "crps", "forecast", "forecast.x", "forecast.x.none.close.h1", "strategy.a.none", "origins.x"):
