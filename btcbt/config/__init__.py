@@ -30,18 +30,33 @@ from btcbt.config.forecasters import (
     ForecasterSection,
     GarchConfig,
     KronosConfig,
+    LocatedConfig,
     PathForecasterConfig,
     RandomWalkConfig,
     RefitConfig,
     UserForecasterConfig,
     UserPostprocessorConfig,
 )
-from btcbt.config.types import Interval, Name, Place, Section, Time, Use, interval_ms, is_url, time_ms, time_text
+from btcbt.config.types import (
+    LEARNED,
+    Interval,
+    Location,
+    Name,
+    Place,
+    Section,
+    Time,
+    Use,
+    interval_ms,
+    is_url,
+    time_ms,
+    time_text,
+)
 from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
     "KINDS",
+    "LEARNED",
     "LEDGER_FILE",
     "MAX_BATCH",
     "MAX_DEPTH",
@@ -64,6 +79,8 @@ __all__ = [
     "GarchConfig",
     "Interval",
     "KronosConfig",
+    "LocatedConfig",
+    "Location",
     "Name",
     "PathForecasterConfig",
     "Place",
