@@ -5,9 +5,9 @@ close at a step, both in logarithms, the outcome y is regressed on e and on ``d 
 ``y = a e + b d``. As decoded, paths assume a = b = 1; moved by the reconstruction error, a = 0 and b = 1; a random walk
 has a = b = 0. The paths are moved so that their median is ``a e + b d``. Both sides are divided by the spread of the
 paths, so that calm and wild hours count alike. Outcomes of neighbouring origins overlap, so one at step h counts as the
-share of its h candles that are new. The coefficients are the posterior mean under a normal prior: the error of the
-decoder is no news about the future (a = 0), and the model's own direction is kept (b = 1) until outcomes say otherwise,
-to which a checkpoint can add what its validation hours say (`btcbt.models.kronos.checkpoints.location_prior`).
+share of its h candles that are new. The coefficients are the posterior mean under a normal prior around a = b = 0, a
+random walk, until outcomes say otherwise; a checkpoint can add what its own validation hours say
+(`btcbt.models.kronos.checkpoints.location_prior`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ LOOKED_AT = (
     DataRange("looked_at", 1_719_792_000_000, 1_735_689_600_000),
 )
 """The error was found on 2019-06-01 .. 2019-10-01, and the method chosen on 2024-07-01 .. 2025-01-01."""
-PRIOR_MEAN = (0.0, 1.0)
-PRIOR_WEIGHT = (16.0, 4.0)
-"""Inverse variances of a and b before any outcome: standard deviations of 0.25 and 0.5."""
+PRIOR_MEAN = (0.0, 0.0)
+PRIOR_WEIGHT = (16.0, 16.0)
+"""Inverse variances of a and b before any outcome: standard deviations of 0.25."""
 EXTREME = 4.0
 """Outcomes and regressors are bounded by this many spreads, so that one candle does not decide."""
 BOUND = (-1.0, 2.0)
