@@ -115,7 +115,7 @@ def draw(placed: Placed, file: Path, title: str) -> None:
     correlation = np.corrcoef(placed.error, first)[0, 1]
     right.set_title(f"The paths continue from there (correlation {correlation:.2f})", fontsize=10.5, loc="left")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=90)
 
 
 def report(placed: Placed) -> None:

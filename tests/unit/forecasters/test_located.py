@@ -273,6 +273,14 @@ def test_a_prior_is_read_from_the_checkpoint_and_a_broken_one_is_refused(tmp_pat
         read_prior(folder / PRIOR_FILE)
 
 
+def test_the_shipped_checkpoint_knows_that_the_error_of_its_decoder_is_no_news():
+    prior = load_checkpoint("kronos-nano").location
+    assert prior is not None
+    assert len(prior.moment) == 24
+    assert (np.abs(LocationRegression(24, prior).coefficients) < 0.35).all()
+    assert len(LocationRegression(48, prior).moment) == 48
+
+
 def test_located_forecasts_are_labelled_by_what_was_looked_at(checkpoint):
     located = Located(kronos(checkpoint))
     assert set(LOOKED_AT) < set(located.data_ranges())
