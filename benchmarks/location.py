@@ -60,7 +60,7 @@ def place(config: RunConfig, name: str) -> tuple[Placed, LocationRegression]:
     stages = Stages()
     candles = stages.prepared(stages.raw(config.candles))
     forecaster = create_forecaster(config.forecasters[name], config.windows, config.seed)
-    windows = stages.windows(candles, config.windows, forecaster.context)
+    windows = stages.windows(candles, config.windows, forecaster.context).with_context(forecaster.context)
     if windows.origins.tolist() != stored.origins.tolist():
         raise SystemExit(f"{name}: another forecaster of {config.name} has a longer context; leave it out")
     online = LocationRegression(config.windows.horizon)
