@@ -8,7 +8,7 @@ IMPORTED := arch, btcbt.forecasters.kronos, btcbt.report.figures, btcbt.walkforw
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-dev
 
-.PHONY: install run test format bench proof clean
+.PHONY: install run test coverage format bench proof clean
 
 install: $(LIGHT)
 
@@ -35,6 +35,11 @@ test: $(FULL)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 -m "not proof"
+
+# Apart from `test`, since tracing makes the tests half as slow again.
+coverage: export OMP_NUM_THREADS = 1
+coverage: $(FULL)
 	$(BIN)/python -m pytest -n 2 -m "not proof" --cov --cov-report=term:skip-covered
 
 format: $(FULL)

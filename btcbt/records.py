@@ -20,7 +20,7 @@ Prices are in quote units (USD, USDT), volume in base units (BTC), amount in quo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -167,6 +167,35 @@ class Forecast:
     def returns(self, step: int = -1) -> FloatArray:
         """Simple returns from the last known close to the close of `step` (index into H), (S,)."""
         return np.asarray(self.close_paths[:, step], dtype=np.float64) / self.last_close - 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecasts:
+    """What a strategy sees at B consecutive origins, as arrays; see `Forecast`.
+
+    Attributes
+    ----------
+    windows : sequence of Window (B,)
+        The candles known at each origin.
+    paths : float32 (B, S, H, C)
+        Sampled candles after each origin.
+    """
+
+    windows: Sequence[Window]
+    paths: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def last_close(self) -> FloatArray:
+        """The last known price at each origin, in quote units, (B,)."""
+        return np.array([window.last_close for window in self.windows])
+
+    def returns(self, step: int = -1) -> FloatArray:
+        """Simple returns from the last known close to the close of `step` (index into H), (B, S)."""
+        closes = np.ascontiguousarray(self.paths[:, :, step, CLOSE], dtype=np.float64)
+        return closes / self.last_close[:, None] - 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,8 +274,8 @@ class _Audit:
         }
         traders = components.traders(true.candles, tuple(forecasters))
         return {
-            "run": run_digest(self.config, true.raw.sha256, keys, traders),
-            "config": self.config.digest(),
+            "run": run_digest(true.study, true.raw.sha256, keys, traders),
+            "config": true.study.digest(),
             "candles": true.raw.sha256,
             "version": code_version(),
         }

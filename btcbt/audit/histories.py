@@ -11,6 +11,7 @@ import numpy as np
 from btcbt.audit.changes import ALL_NAN, TRUNCATE, change_future
 from btcbt.config import RunConfig, WindowsConfig
 from btcbt.records import Candles, FloatArray, Holding, IntArray, Window
+from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.stages import Stages
 from btcbt.windows import Windows
 
@@ -116,12 +117,14 @@ class History:
 class Histories:
     """The true history of an experiment, and the changed ones.
 
-    `reach` is the longest context of all forecasters: the candles required before an origin.
+    `study` is the experiment as it was given, `config` the same with its window cut to the candles that exist (see
+    `until_now`), `reach` is the longest context of all forecasters: the candles required before an origin.
     """
 
     def __init__(self, config: RunConfig, stages: Stages, seed: int) -> None:
-        self.config, self.stages, self.seed = config, stages, seed
+        self.stages, self.seed = stages, seed
         self.raw = stages.raw(config.candles)
+        self.study, self.config = config, until_now(config, self.raw)
         self.reach = config.windows.context
 
     @cached_property

@@ -13,6 +13,7 @@ from btcbt.errors import StoreError
 from btcbt.storage.runs import Run, load_run
 from btcbt.storage.verdicts import keep_verdict
 from btcbt.walkforward.provenance import git_commit
+from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.stamp import Decision, decisions_of_run, outdated
 from btcbt.walkforward.traders import make_traders
@@ -46,7 +47,7 @@ def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     stages = Stages()
     candles = stages.prepared(stages.raw(config.candles))
     context = max(entry["context"] for entry in run.manifest["forecasters"].values())
-    windows = stages.windows(candles, config.windows, context)
+    windows = stages.windows(candles, until_now(config, candles).windows, context)
     stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}
     try:
         decided = list(_decisions(run, report, windows))

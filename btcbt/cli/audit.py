@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import console, guarded, watch
+from btcbt.cli.terminal import Changes, again, console, guarded, watch
 
 LOOKS_AHEAD = 1
 
@@ -23,6 +23,7 @@ def audit_command(
         bool, typer.Option(help="Repeat it in a process without access to the true future.")
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the verdict.")] = False,
+    changes: Changes = None,
 ) -> None:
     """Check that an experiment does not look ahead.
 
@@ -30,13 +31,13 @@ def audit_command(
     """
     errors, out = console(stderr=True), console()
     progress = watch(errors, quiet=quiet)
-    with guarded(errors, f"python -m btcbt audit {experiment}", kept="an audit cannot be resumed"):
+    with guarded(errors, again("audit", experiment, changes), kept="an audit cannot be resumed"):
         from btcbt.audit import audit_experiment
         from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict
-        from btcbt.config import load_config
+        from btcbt.config.changes import load_changed
 
-        config = load_config(experiment)
+        config = load_changed(experiment, changes or ())
         report = audit_experiment(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
         out.print(verdict(report))
         stamped, stale = keep_report(report, config)

@@ -18,11 +18,13 @@ from btcbt.cli.data import data_app
 from btcbt.cli.finetune import finetune_command
 from btcbt.cli.predict import predict_command
 from btcbt.cli.push import push_command
+from btcbt.cli.register import register_command
 from btcbt.cli.run import run_command
 from btcbt.cli.store import store_app
+from btcbt.cli.sweep import sweep_command
 
 SECTIONS = {
-    "Experiments": ("run", "audit", "check"),
+    "Experiments": ("run", "sweep", "register", "audit", "check"),
     "Forecasts and models": ("predict", "finetune", "card", "push"),
     "Data": ("data", "store"),
 }
@@ -58,6 +60,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog="Example: btcbt run experiments/walkforward.yaml")(run_command)
+app.command("sweep", epilog="Example: btcbt sweep experiments/sweep.yaml")(sweep_command)
+app.command("register", epilog="Example: btcbt register study.yaml")(register_command)
 app.command("audit", epilog="Example: btcbt audit experiments/walkforward.yaml")(audit_command)
 app.command("check", epilog="Example: btcbt check runs/walkforward --baseline baseline.json")(check_command)
 app.command("predict", epilog="Example: btcbt predict bundled:BTCUSD_1h --horizon 24")(predict_command)

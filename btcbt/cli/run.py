@@ -10,20 +10,24 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import console, guarded, watch
+from btcbt.cli.terminal import Changes, again, console, guarded, watch
 
 
 def run_command(
     experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment.")],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
+    changes: Changes = None,
 ) -> None:
     """Run an experiment, or resume an interrupted one."""
     from btcbt.report.summary import summary
 
     errors, out = console(stderr=True), console()
     progress = watch(errors, quiet=quiet)
-    with guarded(errors, f"python -m btcbt run {experiment}"):
+    with guarded(errors, again("run", experiment, changes)):
+        from btcbt.config.changes import load_changed
+
+        config = load_changed(experiment, changes or ())
         from btcbt.walkforward.runner import run
 
-        finished = run(experiment, progress=progress)
+        finished = run(config, progress=progress)
     out.print(summary(finished))

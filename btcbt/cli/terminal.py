@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +19,21 @@ if TYPE_CHECKING:
 
     from btcbt.progress import Progress
 
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the experiment: forecasters.kronos.n_paths=100. Repeatable."
+    ),
+]
+"""The option of every command that takes an experiment."""
 INTERRUPTED = 130
 PIPE_WIDTH = 120
+
+
+def again(command: str, file: Path, changes: list[str] | None = None) -> str:
+    """The command line that resumes a command on an experiment."""
+    parts = ["python", "-m", "btcbt", command, str(file)]
+    return shlex.join(parts + [word for change in changes or () for word in ("--set", change)])
 
 
 def console(*, stderr: bool = False) -> Console:

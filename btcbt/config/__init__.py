@@ -4,6 +4,7 @@ from btcbt.config.experiment import (
     BUY_AND_HOLD,
     LEDGER_FILE,
     REFITS_FOLDER,
+    REGISTRATIONS_FOLDER,
     STORE_FOLDER,
     CandlesConfig,
     ExecutorConfig,
@@ -37,6 +38,7 @@ from btcbt.config.forecasters import (
     UserForecasterConfig,
     UserPostprocessorConfig,
 )
+from btcbt.config.hypotheses import HYPOTHESIS_KINDS, AccountHypothesis, ForecastHypothesis, HypothesisConfig
 from btcbt.config.types import (
     LEARNED,
     Interval,
@@ -55,6 +57,7 @@ from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
+    "HYPOTHESIS_KINDS",
     "KINDS",
     "LEARNED",
     "LEDGER_FILE",
@@ -63,8 +66,10 @@ __all__ = [
     "MAX_FILE_BYTES",
     "RANDOM_WALK",
     "REFITS_FOLDER",
+    "REGISTRATIONS_FOLDER",
     "STORE_FOLDER",
     "USER",
+    "AccountHypothesis",
     "AnchoredKronosConfig",
     "BoostedQuantilesConfig",
     "CalibratedConfig",
@@ -74,9 +79,11 @@ __all__ = [
     "ExecutorConfig",
     "FitConfig",
     "FittedConfig",
+    "ForecastHypothesis",
     "ForecasterConfig",
     "ForecasterSection",
     "GarchConfig",
+    "HypothesisConfig",
     "Interval",
     "KronosConfig",
     "LocatedConfig",

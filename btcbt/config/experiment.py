@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from btcbt.config.forecasters import RANDOM_WALK, ForecasterConfig, RefitConfig
+from btcbt.config.hypotheses import AccountHypothesis, ForecastHypothesis, HypothesisConfig
 from btcbt.config.types import (
     Interval,
     Name,
@@ -29,6 +30,7 @@ from btcbt.messages import first_problem
 STORE_FOLDER = "store"
 REFITS_FOLDER = "refits"
 LEDGER_FILE = "trials.jsonl"
+REGISTRATIONS_FOLDER = "registrations"
 BUY_AND_HOLD = "buy_and_hold"
 """The benchmark strategy, and the name of its account."""
 
@@ -182,6 +184,8 @@ class RunConfig(Section):
     executor: ExecutorConfig = ExecutorConfig()
     placebos: int = Field(0, ge=0, le=100_000)
     """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); at least 200, or 0 for none."""
+    hypotheses: dict[Name, HypothesisConfig] = Field(default_factory=dict)
+    """What the study claims; see ``btcbt register``. With hypotheses, `windows.end` may lie beyond the candles."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
@@ -192,10 +196,13 @@ class RunConfig(Section):
             )
         if self.name == LEDGER_FILE:
             raise ValueError(f"the name '{LEDGER_FILE}' is reserved for the ledger of trials; choose another")
+        if self.name == REGISTRATIONS_FOLDER:
+            raise ValueError(f"the name '{REGISTRATIONS_FOLDER}' is reserved for registered studies; choose another")
         walk = self.forecasters.get(RANDOM_WALK)
         if walk is not None and walk.kind != RANDOM_WALK:
             raise ValueError(f"the forecaster named '{RANDOM_WALK}' is of kind '{walk.kind}'; rename it")
         self._check_opponent()
+        self._check_hypotheses()
         for name, strategy in self.strategies.items():
             unknown = set(strategy.forecasters or ()) - set(self.forecasters)
             if unknown:
@@ -213,10 +220,41 @@ class RunConfig(Section):
                 raise ValueError(f"forecaster '{name}': {error}") from None
         return self
 
+    @property
+    def forecaster_names(self) -> set[str]:
+        """Names of the forecasters, the random walk that is added among them."""
+        walks = [one for one in self.forecasters.values() if one.kind == RANDOM_WALK]
+        return {*self.forecasters, *(() if walks else (RANDOM_WALK,))}
+
+    def _check_hypotheses(self) -> None:
+        for name, one in self.hypotheses.items():
+            try:
+                if isinstance(one, ForecastHypothesis):
+                    self._check_forecast_hypothesis(one)
+                else:
+                    self._check_account_hypothesis(one)
+            except ValueError as error:
+                raise ValueError(f"hypothesis '{name}': {error}") from None
+
+    def _check_forecast_hypothesis(self, one: ForecastHypothesis) -> None:
+        for role, given in (("forecaster", one.forecaster), ("opponent", one.opponent)):
+            if given is not None and given not in self.forecaster_names:
+                raise ValueError(f"{role} '{given}' is not among the forecasters {sorted(self.forecaster_names)}")
+        if one.forecaster == (one.opponent or self.opponent or RANDOM_WALK):
+            raise ValueError(f"'{one.forecaster}' cannot beat itself; name another opponent")
+        if one.metric == "energy_bps" and one.step is not None:
+            raise ValueError("energy_bps is of the whole path; remove 'step'")
+        if one.step is not None and one.step > self.windows.horizon:
+            raise ValueError(f"step {one.step} is beyond windows.horizon {self.windows.horizon}; choose a smaller one")
+
+    def _check_account_hypothesis(self, one: AccountHypothesis) -> None:
+        if one.strategy not in self.strategies:
+            raise ValueError(f"strategy '{one.strategy}' is not among the strategies {sorted(self.strategies)}")
+        if one.forecaster is not None and one.forecaster not in self.forecasters:
+            raise ValueError(f"forecaster '{one.forecaster}' is not among the forecasters {sorted(self.forecasters)}")
+
     def _check_opponent(self) -> None:
-        known = set(self.forecasters)
-        if all(one.kind != RANDOM_WALK for one in self.forecasters.values()):
-            known.add(RANDOM_WALK)  # it is added
+        known = self.forecaster_names
         if self.opponent is not None and self.opponent not in known:
             raise ValueError(
                 f"opponent '{self.opponent}' is not among the forecasters {sorted(known)}; name one of them"
@@ -245,10 +283,17 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 (hex) of the experiment with defaults filled in and keys sorted.
 
-        Settings that affect only speed or location (`store`, `executor`, batch sizes) are left out.
+        Settings that affect only speed or location (`store`, `executor`, batch sizes) are left out, and hypotheses,
+        which change no forecast, decision or account.
         """
+        tree = self.content()
+        del tree["hypotheses"]
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """Everything that affects the numbers of a run or a study, defaults filled in, as JSON values."""
         tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():
             forecaster.pop("batch_size", None)
-        text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return tree

@@ -17,6 +17,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from btcbt.config.experiment import RunConfig
 from btcbt.config.forecasters import BRANCHES
+from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem, short
@@ -42,7 +43,7 @@ def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
     path = Path(path)
     tree = read_yaml(path)
     try:
-        return (kind or RunConfig).model_validate(_plain(tree))
+        return (kind or RunConfig).model_validate(plain(tree))
     except ValidationError as error:
         raise ConfigError(_explain(path, tree, error)) from None
 
@@ -68,7 +69,7 @@ def read_yaml(path: Path) -> CommentedMap:
         problem = _excerpt(str(error))
         raise ConfigError(f"{path}: not readable as YAML ({problem}); correct it") from None
     if not isinstance(tree, CommentedMap):
-        got = "nothing" if tree is None else type(_plain(tree)).__name__
+        got = "nothing" if tree is None else type(plain(tree)).__name__
         raise ConfigError(f"{path}:1: an experiment is a mapping of keys to values; got {got}")
     return tree
 
@@ -104,12 +105,12 @@ def _refuse_features(path: Path, text: str) -> None:
             raise ConfigError(f"{path}:{line}: more than {MAX_DEPTH} levels deep; an experiment needs fewer")
 
 
-def _plain(node: Any) -> Any:
+def plain(node: Any) -> Any:
     """The same tree in builtin types, since ruamel's types keep the formatting of numbers."""
     if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
+        return {key: plain(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_plain(value) for value in node]
+        return [plain(value) for value in node]
     for builtin in (bool, int, float, str):
         if isinstance(node, builtin):
             return builtin(node)
@@ -144,7 +145,7 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
             line = node.lc.item(key)[0] + 1
             node = node[key]
-        elif not missing or key in BRANCHES:
+        elif not missing or key in (*BRANCHES, *HYPOTHESIS_KINDS):
             continue  # the branch of a union: part of pydantic's location, not of the file
         where.append(str(key))
     return where, line, node

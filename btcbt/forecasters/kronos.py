@@ -24,7 +24,7 @@ from btcbt.models.kronos.inference.location import (
     window_move,
 )
 from btcbt.models.kronos.inference.predictor import TOO_LARGE, find_extreme, resolve_device
-from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw
+from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw, on_device
 from btcbt.models.kronos.inference.scaling import Scaling
 from btcbt.models.kronos.network.model import CALENDAR, Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
@@ -327,7 +327,7 @@ class KronosForecaster(Forecaster):
         """The keyed draw of tokens for groups of origins, (G,) or (G, J)."""
         spread = self.sampling == "systematic"
         numbers = (systematic if spread else uniforms)(self.seed, origins.ravel(), self.n_paths, self.horizon)
-        rows = torch.from_numpy(numbers.reshape(len(origins), -1, self.horizon, 2)).to(self.device)
+        rows = on_device(numbers.reshape(len(origins), -1, self.horizon, 2), self.device)
         return KeyedDraw(rows, self.generator.price_orders if spread else None)
 
     def _bytes_per_origin(self) -> int:

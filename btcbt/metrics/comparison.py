@@ -294,11 +294,13 @@ def _null_shares(table: FloatArray, halves: FloatArray, reps: int, seed: int) ->
     spread = table.std(axis=0)
     scaled = (table - table.mean(axis=0)) / np.where(spread > 0.0, spread, 1.0)
     values, vectors = np.linalg.eigh(scaled.T @ scaled / len(table))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    # Configurations that are alike, such as the neighbours in a grid, span few dimensions.
+    spanned = values > 1e-9 * values.max(initial=0.0)
+    root = (vectors[:, spanned] * np.sqrt(values[spanned])).T
     rng = np.random.default_rng(seed)
     out = np.empty(reps)
     for i in range(reps):
-        means = rng.standard_normal((halves.shape[1], table.shape[1])) @ root.T
+        means = rng.standard_normal((halves.shape[1], len(root))) @ root
         inside = halves @ means
         out[i] = _overfit_share(inside, means.sum(axis=0) - inside)[0]
     return out

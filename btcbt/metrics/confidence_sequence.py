@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft, stats
 
-from btcbt.metrics.inference import cosine_terms, regime_cosine_terms
+from btcbt.metrics.inference import cosine_projections, cosine_terms, regime_cosine_terms
 from btcbt.records import FloatArray
 
 MIN_STRETCHES = 90
@@ -68,13 +68,43 @@ def confidence_sequence(
         raise ValueError("differences have NaN; drop those origins first")
     count = np.arange(1, len(x) + 1, dtype=np.float64).reshape(-1, *(1,) * (x.ndim - 1))
     mean = np.cumsum(x, axis=0) / count
-    deviation = _deviation_so_far(x, overlap, 1.0 - level)
-    # The boundary is tightest near best_at: their choice, with the logarithm of a logarithm for Lambert's W.
-    surprise = -2.0 * np.log(1.0 - level)
-    rho = (surprise + np.log(1.0 + surprise)) / (best_at * overlap)
-    known = count * rho + 1.0
-    half = deviation * np.sqrt(2.0 * known / (count**2 * rho) * np.log(np.sqrt(known) / (1.0 - level)))
+    half = _deviation_so_far(x, overlap, 1.0 - level) * _boundary(count, best_at * overlap, 1.0 - level)
     return ConfidenceSequence(mean, mean - half, mean + half)
+
+
+def latest_interval(
+    difference: ArrayLike, overlap: int, *, level: float = 0.95, best_at: int = 180
+) -> tuple[float, float, float]:
+    """Mean and ends of the newest interval of `confidence_sequence` of one record (n,), without the earlier ones.
+
+    NaN for the mean of nothing, infinite ends before the first interval.
+    """
+    x = np.asarray(difference, dtype=np.float64)
+    mean = float(x.mean()) if len(x) else float("nan")
+    stretches = len(x) // overlap
+    if stretches < MIN_STRETCHES:
+        return mean, -np.inf, np.inf
+    sums = x[: stretches * overlap].reshape(stretches, overlap).sum(axis=1)
+    deviations = []
+    for rule in (cosine_terms, regime_cosine_terms):
+        terms = rule(stretches * overlap, overlap)
+        squares = cosine_projections(sums, 1, terms) ** 2 / overlap
+        deviations.append(_widening(1.0 - level, terms) * float(np.sqrt(squares.mean())))
+    half = max(deviations) * float(_boundary(np.asarray(float(len(x))), best_at * overlap, 1.0 - level))
+    return mean, mean - half, mean + half
+
+
+def _boundary(count: FloatArray, best_at: int, size: float) -> FloatArray:
+    """Half-width of the interval after `count` origins, in long-run standard deviations."""
+    # The boundary is tightest near best_at: their choice, with the logarithm of a logarithm for Lambert's W.
+    surprise = -2.0 * np.log(size)
+    rho = (surprise + np.log(1.0 + surprise)) / best_at
+    known = count * rho + 1.0
+    return np.asarray(np.sqrt(2.0 * known / (count**2 * rho) * np.log(np.sqrt(known) / size)))
+
+
+def _widening(size: float, terms: int) -> float:
+    return float(stats.t.isf(size / 2.0, terms) / stats.norm.isf(size / 2.0))
 
 
 def _deviation_so_far(x: FloatArray, overlap: int, size: float) -> FloatArray:
@@ -86,9 +116,6 @@ def _deviation_so_far(x: FloatArray, overlap: int, size: float) -> FloatArray:
         counts = [rule(count * overlap, overlap) for rule in (cosine_terms, regime_cosine_terms)]
         cosines = fft.dct(np.eye(count), type=2, norm="ortho", axis=0)[1 : max(counts) + 1]
         squares = np.tensordot(cosines, sums[:count], axes=1) ** 2 / overlap
-        widened = [
-            float(stats.t.isf(size / 2.0, terms) / stats.norm.isf(size / 2.0)) * np.sqrt(squares[:terms].mean(axis=0))
-            for terms in counts
-        ]
+        widened = [_widening(size, terms) * np.sqrt(squares[:terms].mean(axis=0)) for terms in counts]
         out[count * overlap - 1 :] = np.maximum(*widened)
     return out

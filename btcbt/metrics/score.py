@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 
 Better = Literal["lower", "higher", "neither"] | float
 """Which values are better: lower ones, higher ones, those closest to a number, or neither."""
-Family = Literal["forecast", "against", "opponent", "confidence_set", "strategy", "selection", "placebo", "origins"]
+Family = Literal[
+    "forecast", "against", "opponent", "confidence_set", "strategy", "selection", "placebo", "origins", "hypothesis"
+]
 """Subject of a score; the first part of its dotted key (``against`` and ``opponent`` follow a forecaster's name)."""
 Breakdown = Literal["channel", "step", "month", "regime", "label"]
 
@@ -96,7 +98,7 @@ class Row(NamedTuple):
         1 .. H, or `POOLED`.
     group : str
         `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk``, ``opponent=har`` (a
-        comparison with it).
+        comparison with it), ``hypothesis=edge_24h``.
     metric : str
         Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
     value : float

@@ -171,11 +171,19 @@ def compound(returns: FloatArray | Sequence[float]) -> float:
         return float(np.expm1(np.sum(np.log1p(np.asarray(returns, dtype=np.float64)))))
 
 
+def moments(returns: FloatArray) -> tuple[float, float]:
+    """Skewness and kurtosis (3 for a normal distribution) of returns that vary, not corrected for bias."""
+    centred = returns - returns.mean()
+    square = centred * centred
+    variance = float(square.mean())
+    return float((square * centred).mean()) / variance**1.5, float((square * square).mean()) / variance**2
+
+
 def _sharpe_spread(returns: ArrayLike) -> float:
     """Standard deviation of the Sharpe ratio's estimate, times the root of n - 1 (Mertens, 2002)."""
     r = np.asarray(returns, dtype=np.float64)
     ratio = sharpe_ratio(r)
     if math.isnan(ratio):
         return _NAN
-    skew, kurtosis = float(stats.skew(r)), float(stats.kurtosis(r, fisher=False))
+    skew, kurtosis = moments(r)
     return math.sqrt(max(0.0, 1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2))

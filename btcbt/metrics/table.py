@@ -6,6 +6,7 @@ computed, so that a new score touches one file (and its test):
 - a score of forecasts: an entry in `btcbt.metrics.forecast_scores`, formula included;
 - a score of accounts: `btcbt.metrics.returns`; a statistic of pairs of forecasters: `btcbt.metrics.pairs`;
 - a statistic of forecasters beside the opponent: `btcbt.metrics.versus`;
+- evidence on registered hypotheses: `btcbt.metrics.hypotheses`;
 - a test over all configurations, or a score of placebo runs: here.
 
 Dotted keys (``metrics.json``, baselines)::
@@ -18,6 +19,7 @@ Dotted keys (``metrics.json``, baselines)::
     forecast.<forecaster>.versus. ...                    the same against the random walk, at more steps
     forecast.<forecaster>.opponent.<loss>.<channel>.<step>.<statistic>   against the opponent of the experiment
     confidence_set.<loss>.<channel>.<step>.<forecaster>
+    hypothesis.<hypothesis>.<score>
     strategy.<account>.<score>, placebo.<account>.<score>, selection.<score>, origins.<score>
 
 Headline numbers, those in ``metrics.json``, are the scores over all origins at the steps of `headline_steps`, of the
@@ -30,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from btcbt.metrics.forecast_scores import FORECAST_SCORES
+from btcbt.metrics.hypotheses import HYPOTHESIS, HYPOTHESIS_SCORES
 from btcbt.metrics.pairs import CONFIDENCE_SET, LOSSES, PAIR_SCORES
 from btcbt.metrics.placebos import KINDS
 from btcbt.metrics.returns import ACCOUNT_SCORES
@@ -123,10 +126,11 @@ TABLE: tuple[Score, ...] = (
     *ACCOUNT_SCORES,
     *SELECTION_SCORES,
     *PLACEBO_SCORES,
+    *HYPOTHESIS_SCORES,
 )
 _BY_NAME: dict[tuple[str, str], Score] = {(score.family, score.name): score for score in TABLE}
 _GROUPS = {"month": "by_month", "regime": "by_volatility", "label": "by_label"}
-_AGAINST, _OPPONENT = "against=", f"{OPPONENT}="
+_AGAINST, _OPPONENT, _HYPOTHESIS = "against=", f"{OPPONENT}=", f"{HYPOTHESIS}="
 
 
 def score(family: Family, name: str) -> Score:
@@ -147,6 +151,8 @@ def headline_steps(horizon: int) -> list[int]:
 
 def is_headline(row: Row, horizon: int) -> bool:
     """Whether a row of a forecaster or an account is a headline number, in a run with this horizon."""
+    if row.group.startswith(_HYPOTHESIS):
+        return True
     if row.channel == ACCOUNT:
         return row.group == ALL
     if row.step not in headline_steps(horizon):
@@ -174,6 +180,8 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
         Whether a comparison is one with the random walk, whose key has ``versus``.
     """
     kind, _, value = row.group.partition("=")
+    if kind == HYPOTHESIS:
+        return f"{HYPOTHESIS}.{value}.{row.metric}"
     if row.channel == ACCOUNT:
         return f"strategy.{name}." + (row.metric if row.group == ALL else f"{_GROUPS[kind]}.{value}.{row.metric}")
     loss, _, statistic = row.metric.rpartition(".")

@@ -16,6 +16,7 @@ from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
+from btcbt.report.registration import registration_parts
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
@@ -29,7 +30,7 @@ def summary(run: Run) -> RenderableType:
     parts: list[RenderableType] = [_head(run)]
     if _scored(run):
         parts += ["", *versus_parts(run), "", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
-    parts += [*estimators(run), *_remarks(run), _labels(run)]
+    parts += [*estimators(run), *_remarks(run), _labels(run), *registration_parts(run)]
     if run.manifest["strategies"]:
         parts += ["", _account_table(run)]
         if len(run.config.forecasters) > 1:
@@ -67,7 +68,9 @@ def _forecast_table(run: Run) -> Table:
     horizon = run.config.windows.horizon
     last = f"h{horizon}"
     crps, mae, sign, inside = (score("forecast", name) for name in ("crps_bps", "mae_bps", "direction", "coverage90"))
-    table = _table(f"Forecast errors of the close, 1 and {horizon} candles ahead, in {crps.unit}: {crps.direction}")
+    table = plain_table(
+        f"Forecast errors of the close, 1 and {horizon} candles ahead, in {crps.unit}: {crps.direction}"
+    )
     table.add_column("forecaster", no_wrap=True)
     headings = (f"{crps.heading} 1", f"{crps.heading} {horizon}", "vs RW")
     for column in (*headings, f"{mae.heading} {horizon}", sign.heading, inside.heading):
@@ -122,7 +125,8 @@ def _label(labels: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {label}" for label, count in sorted(labels.items()))
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table in the style of all commands."""
     return Table(
         title=title,
         title_justify="left",
@@ -154,7 +158,7 @@ def _labels(run: Run) -> Text:
 def _account_table(run: Run) -> Table:
     main = primary(run)
     fees, slippage = run.config.portfolio.fee_bps, run.config.portfolio.slippage_bps
-    table = _table(f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side")
+    table = plain_table(f"Net results on '{main}', fees {fees:g} bps and slippage {slippage:g} bps a side")
     table.add_column("strategy", no_wrap=True)
     of = {name: score("strategy", name) for name in ("total_return", "sharpe", "max_drawdown", "turnover", "trades")}
     even = score("strategy", "break_even_bps")
@@ -189,7 +193,7 @@ def _account_table(run: Run) -> Table:
 
 def _return_matrix(run: Run) -> Table:
     columns = list(run.config.forecasters)
-    table = _table("Net return by forecaster")
+    table = plain_table("Net return by forecaster")
     table.add_column("strategy", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

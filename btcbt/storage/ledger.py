@@ -67,6 +67,8 @@ class Trial:
         written before this was recorded.
     gross_sharpe : float
         Sharpe ratio per candle before fees and slippage; NaN as `sharpe`, and on such lines.
+    recorded : str
+        When it was first evaluated, ISO 8601 in UTC; empty on lines written before this was recorded.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Trial:
     version: int = VERSION
     configuration: str = ""
     gross_sharpe: float = math.nan
+    recorded: str = ""
 
     @property
     def account(self) -> tuple[object, ...]:
@@ -254,8 +257,8 @@ def _read(line: bytes) -> Trial | None:
         tree = record["trial"]
         if record["checksum"] != _checksum(tree):
             return None
-        # Lines of the first version do not name it; the other two were added later.
-        tree = {"version": 1, "configuration": "", "gross_sharpe": None, **tree}
+        # Lines of the first version do not name it; the others were added later.
+        tree = {"version": 1, "configuration": "", "gross_sharpe": None, "recorded": "", **tree}
         if set(tree) != {field.name for field in fields(Trial)}:
             return None
         numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in _NUMBERS}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from btcbt.loading import Params
-from btcbt.records import DataRange, Forecast, Holding
+from btcbt.records import DataRange, FloatArray, Forecast, Forecasts, Holding
 
 __all__ = ["Params", "Strategy"]
 
@@ -65,6 +65,28 @@ class Strategy(ABC):
             Fraction of equity to hold from the next candle's open, in [-1, 1]. Return
             ``holding.weight`` to leave the position as it is (no order is sent then).
         """
+
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray | None:  # noqa: ARG003
+        """Decide at consecutive origins for several parameters at once; optional, for sweeps over many parameters.
+
+        It must decide what `decide` does, one origin after the other; a sweep compares both at some origins.
+
+        Parameters
+        ----------
+        forecasts : Forecasts
+            B origins.
+        weights : float64 (K,)
+            The holding of each configuration before the first of them.
+        params : sequence of Params (K,)
+            Their parameters.
+
+        Returns
+        -------
+        float64 (B, K), or None
+            Target weights; None (the default) if it decides at one origin at a time only.
+        """
+        return None
 
     def data_ranges(self) -> Sequence[DataRange] | None:
         """Data ranges used by anything that it loads or was fitted on; None (the default) if not declared.

@@ -11,7 +11,7 @@ from btcbt.loading import Extension, load_class, make_params
 from btcbt.messages import explain
 from btcbt.strategies.base import Strategy
 
-_NOT_STRATEGIES = ("__init__", "base", "loading")
+_NOT_STRATEGIES = ("__init__", "base", "loading", "thresholds")
 
 BUILT_IN: Mapping[str, str] = {
     file.stem: f"btcbt.strategies.{file.stem}:{file.stem.title().replace('_', '')}"

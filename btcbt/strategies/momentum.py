@@ -1,10 +1,15 @@
 """Follow the trend of past candles: a benchmark that needs no forecast."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 from pydantic import Field
 
 from btcbt.errors import StrategyError
-from btcbt.records import CLOSE, Forecast, Holding
+from btcbt.records import CLOSE, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
+from btcbt.strategies.thresholds import column, hold_between
 
 
 class MomentumParams(Params):
@@ -44,3 +49,16 @@ class Momentum(Strategy):
         if self.params.allow_short and trend < -self.params.threshold_bps:
             return -self.params.size
         return 0.0
+
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray | None:
+        """As `decide`, for many parameters; None where a lookback is too long, which `decide` reports."""
+        lookbacks = column(params, "lookback").astype(int)
+        if any(len(window.values) <= lookbacks.max() for window in forecasts.windows):
+            return None
+        trend = np.empty((len(forecasts), len(params)))
+        for lookback in np.unique(lookbacks):
+            before = np.array([window.values[-1 - lookback, CLOSE] for window in forecasts.windows])
+            trend[:, lookbacks == lookback] = ((forecasts.last_close / before - 1) * 1e4)[:, None]
+        least, never = column(params, "threshold_bps"), np.zeros(trend.shape, dtype=bool)
+        return hold_between(weights, params, (trend > least, never), (trend < -least, never))

@@ -1,12 +1,14 @@
 """Trade on the probability of a rise."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from btcbt.records import Forecast, Holding
+from btcbt.records import FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
+from btcbt.strategies.thresholds import column, hold_between
 
 
 class ProbabilityParams(Params):
@@ -44,6 +46,13 @@ class Probability(Strategy):
         if self.params.allow_short and self._long(1 - rise, holding.weight < 0):
             return -self.params.size
         return 0.0
+
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray:
+        """As `decide`, for many parameters."""
+        rise = (1 + np.sign(forecasts.returns()).mean(axis=1)[:, None]) / 2
+        enter, leave = column(params, "entry"), column(params, "exit")
+        return hold_between(weights, params, (rise >= enter, rise > leave), (1 - rise >= enter, 1 - rise > leave))
 
     def _long(self, probability: float, held: bool) -> bool:
         return probability >= self.params.entry or (held and probability > self.params.exit)

@@ -1,12 +1,14 @@
 """Trade on the ratio of the upper to the lower tail of the forecast."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from btcbt.records import Forecast, Holding
+from btcbt.records import FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
+from btcbt.strategies.thresholds import column, hold_between
 
 
 class QuantileParams(Params):
@@ -46,6 +48,22 @@ class Quantile(Strategy):
         if self.params.allow_short and self._long(float(-low), float(high), holding.weight < 0):
             return -self.params.size
         return 0.0
+
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray:
+        """As `decide`, for many parameters."""
+        returns, tails = forecasts.returns(), column(params, "tail")
+        low, high = np.empty((2, len(returns), len(params)))
+        for tail in np.unique(tails):
+            same = tails == tail
+            low[:, same], high[:, same] = np.quantile(returns, [tail, 1 - tail], axis=1)[:, :, None]
+        enter, leave = column(params, "entry_ratio"), column(params, "exit_ratio")
+        least = column(params, "min_reward_bps")
+
+        def conditions(reward: FloatArray, risk: FloatArray) -> tuple[Any, Any]:
+            return (reward * 1e4 > least) & (reward >= enter * risk), reward > leave * risk
+
+        return hold_between(weights, params, conditions(high, -low), conditions(-low, high))
 
     def _long(self, reward: float, risk: float, held: bool) -> bool:
         # Products instead of a quotient, so that a risk of zero or less needs no special case.

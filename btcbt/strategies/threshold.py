@@ -1,11 +1,13 @@
 """Trade when the expected return exceeds the cost of trading."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from btcbt.records import Forecast, Holding
+from btcbt.records import FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
+from btcbt.strategies.thresholds import column, hold_between
 
 
 class ThresholdParams(Params):
@@ -45,6 +47,15 @@ class Threshold(Strategy):
         if self.params.allow_short and self._long(-expected, holding.weight < 0):
             return -self.params.size
         return 0.0
+
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray:
+        """As `decide`, for many parameters."""
+        expected = forecasts.returns().mean(axis=1)[:, None] * 1e4
+        enter, leave = column(params, "entry_bps"), column(params, "exit_bps")
+        return hold_between(
+            weights, params, (expected >= enter, expected > leave), (-expected >= enter, -expected > leave)
+        )
 
     def _long(self, expected: float, held: bool) -> bool:
         return expected >= self.params.entry_bps or (held and expected > self.params.exit_bps)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics import summarise_returns
 from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns, share_of_equity
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
-from btcbt.metrics.sharpe import sharpe_ratio
+from btcbt.metrics.sharpe import moments, sharpe_ratio
 from btcbt.metrics.table import dotted_key
 from btcbt.portfolio import Simulation
 from btcbt.records import Candles, FloatArray
@@ -90,14 +90,17 @@ def account_trials(
     """
     start, end = int(simulation.open_time[0]), int(simulation.open_time[-1]) + simulation.interval_ms
     stretch = stretch_digest(candles, start, end)
+    columns = {name: k for k, name in enumerate(simulation.names)}
+    orders_of = dict(tuple(simulation.orders.groupby("strategy")))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     trials = []
     for name, content in contents.items():
-        equity = simulation.equity[:, simulation.names.index(name)]
-        orders = simulation.orders[simulation.orders["strategy"] == name]
+        equity = simulation.equity[:, columns[name]]
+        orders = orders_of.get(name, simulation.orders[:0])
         costs = _by_candle(simulation, orders, orders["fee"] + orders["slippage"])
         returns = equity_returns(equity, simulation.initial_cash)
         sharpe = sharpe_ratio(returns)
-        moves = np.isfinite(sharpe)
+        shape = moments(returns) if np.isfinite(sharpe) else (float("nan"), float("nan"))
         trials.append(
             Trial(
                 id=trial_id({**content, "stretch": stretch}),
@@ -111,8 +114,9 @@ def account_trials(
                 end=end,
                 sharpe=sharpe,
                 n=len(returns),
-                skew=float(stats.skew(returns)) if moves else float("nan"),
-                kurtosis=float(stats.kurtosis(returns, fisher=False)) if moves else float("nan"),
+                skew=shape[0],
+                kurtosis=shape[1],
+                recorded=now,
             )
         )
     return trials

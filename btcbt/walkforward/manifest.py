@@ -61,6 +61,7 @@ def make_manifest(
     traders: Sequence[Trader],
     seconds: Mapping[str, float],
     started: datetime,
+    registration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Inputs of a run and the duration of its stages, as JSON values.
 
@@ -78,6 +79,8 @@ def make_manifest(
         Wall seconds by stage.
     started : datetime
         When it began, UTC.
+    registration : mapping, optional
+        How it stands to the registrations of its name.
     """
     candles, origins = windows.candles, windows.origins
     return {
@@ -115,6 +118,7 @@ def make_manifest(
             for trader in traders
         },
         "code": {"version": code_version(), "commit": git_commit(), "numerical_version": NUMERICAL_VERSION},
+        "registration": registration,
         "audit": _audit(config, digest, windows, {one.name: one for one in members}, traders),
         "packages": package_versions(),
         "started": started.isoformat(timespec="seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from importlib import metadata
@@ -28,6 +29,15 @@ def code_version() -> str:
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect the numbers of a run."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def package_sha256() -> str:
+    """SHA-256 (hex) of the Python files of this package: what ran, whatever the commit says."""
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def git_commit() -> str | None:

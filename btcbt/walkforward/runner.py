@@ -7,35 +7,29 @@ the result does not depend on where a run was interrupted.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from btcbt.config import BUY_AND_HOLD, STORE_FOLDER, RunConfig, load_config, time_text
-from btcbt.errors import CandleError, StoreError
-from btcbt.files import in_use
+from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
+from btcbt.errors import CandleError
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import FloatArray
 from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
-from btcbt.storage.remote import RemoteFolder, open_remote
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.decisions import decide_targets
-from btcbt.walkforward.forecasters import Serving, load_forecasters
-from btcbt.walkforward.forecasting import forecast_missing, try_out
+from btcbt.walkforward.forecasted import Clock, forecasted, load
+from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
 from btcbt.walkforward.manifest import make_manifest, run_digest, wall_seconds
-from btcbt.walkforward.members import Member, make_members
+from btcbt.walkforward.members import Member
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
-from btcbt.walkforward.refits import make_refits
+from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
@@ -44,23 +38,6 @@ from btcbt.walkforward.trials import record_trials
 from btcbt.windows import Windows
 
 __all__ = ["Interrupted", "run"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Clock:
-    """Wall seconds of each stage, and when the run began (UTC)."""
-
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
 def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
@@ -89,31 +66,18 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
     return _walk(experiment, Stages(), Clock(), progress or Progress())
 
 
-def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(config.candles))
+        candles = stages.prepared(stages.raw(study.candles))
+    config = until_now(study, candles)
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
-    remote = _open_remote(config)
-    with clock("load forecasters"):
-        stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
-        loaded = load_forecasters(config, candles, stages.plan)
-        for refitter in loaded.refitters.values():
-            refitter.check()
-        windows = stages.windows(candles, config.windows, loaded.context)
+    check_accounts(config, traders)
+    loaded, windows = load(config, candles, stages, clock)
     _require_a_fill(windows, traders)
+    registered = standing(study, candles, loaded.frozen, traders)
 
-    with _store_in_use(config.store.folder / STORE_FOLDER):
-        serving: dict[str, Serving] = {}
-        for name, refitter in loaded.refitters.items():
-            with clock(f"refit {name}"):
-                serving[name] = make_refits(name, refitter, windows.origins, progress)
-        members = make_members(config, loaded, serving, windows, remote, stages.label)
-        try_out(members.values())
-        for name, member in members.items():
-            with clock(f"forecast {name}"):
-                base = None if member.base is None else members[member.base]
-                members[name] = forecast_missing(member, base, config, progress)
+    with forecasted(config, loaded, windows, stages, clock, progress) as members:
         with clock("score"):
             scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
@@ -125,14 +89,20 @@ def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -
             with clock("simulate"):
                 simulation = _simulate(config, stages, windows, traders, targets, progress)
                 tried, returns = record_trials(config, windows, traders, members, targets, simulation)
-                accounts = score_accounts(simulation, windows.horizon, tried, candles.source)
+                accounts = score_accounts(simulation, windows.horizon, tried, windows.candles.source)
                 numbers |= accounts.headline
                 tables += accounts.tables
                 numbers |= selection_numbers(simulation, windows.horizon, returns)
             release_memory()
             with clock("placebos"):
                 numbers |= placebo_numbers(traders, members, windows, simulation, config, progress)
-        return _write(config, windows, members, traders, targets, simulation, Scores(numbers, tuple(tables)), clock)
+        if study.hypotheses:
+            with clock("test hypotheses"):
+                evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
+            numbers |= evidence.headline
+            tables += evidence.tables
+        scores = Scores(numbers, tuple(tables))
+        return _write(study, windows, members, traders, targets, simulation, scores, clock, registered)
 
 
 def _simulate(
@@ -163,6 +133,7 @@ def _write(
     simulation: Simulation | None,
     scores: Scores,
     clock: Clock,
+    registered: Standing,
 ) -> Run:
     """Write the run directory, completely or not at all."""
     keys = {name: member.key for name, member in members.items()}
@@ -180,7 +151,8 @@ def _write(
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
-        manifest = make_manifest(config, digest, windows, list(members.values()), traders, clock.seconds, clock.started)
+        made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
+        manifest = make_manifest(config, digest, windows, *made_by)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):
@@ -202,11 +174,6 @@ def _write_origins(folder: Path, windows: Windows, members: Mapping[str, Member]
         member.store.link_into(folder / "forecasts" / member.name, member.plan)
 
 
-def _open_remote(config: RunConfig) -> RemoteFolder | None:
-    url = config.store.url
-    return None if url is None else open_remote(url).child(STORE_FOLDER)
-
-
 def _require_a_fill(windows: Windows, traders: list[Trader]) -> None:
     candles = windows.candles
     if traders and windows.origins[0] > candles.open_time[-1]:
@@ -214,16 +181,3 @@ def _require_a_fill(windows: Windows, traders: list[Trader]) -> None:
             f"candles {candles.source}: no candle follows the first origin, "
             f"{time_text(int(windows.origins[0]))}, so nothing trades; move windows.start back"
         )
-
-
-@contextmanager
-def _store_in_use(folder: Path) -> Iterator[None]:
-    """Prevent ``btcbt store gc`` from deleting what this run uses."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be written ({error.strerror}); make room or choose another store.root, and run again"
-        ) from None
-    with in_use(folder):
-        yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from btcbt.portfolio import Simulation
 from btcbt.records import CLOSE, Candles, FloatArray, IntArray
 from btcbt.storage.ledger import Trial
 
+_WRITERS = 16
 _SAME_CLOSE = 1e-6
 _SAME_RETURN = 1e-9
 _LARGEST_DIFFERENCE = 0.02
@@ -75,12 +77,17 @@ def keep_returns(folder: Path, trials: Sequence[Trial], simulation: Simulation, 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for trial in trials:
-            if _read_returns(_returns_file(folder, trial), trial) is None:
-                _write(_returns_file(folder, trial), account_returns(simulation, trial.name))
+        for trial in {trial.stretch: trial for trial in trials}.values():
             if _read_hours(_hours_file(folder, trial), trial) is None:
                 hours = hours_between(candles, trial.start, trial.end)
                 _write(_hours_file(folder, trial), np.stack([hours.open_time.astype(np.float64), hours.close]))
+
+        def keep(trial: Trial) -> None:
+            if _read_returns(_returns_file(folder, trial), trial) is None:
+                _write(_returns_file(folder, trial), account_returns(simulation, trial.name))
+
+        with ThreadPoolExecutor(_WRITERS) as pool:  # each waits for the disk
+            list(pool.map(keep, trials))
     except OSError as error:
         raise StoreError(f"{folder}: returns cannot be kept ({error.strerror}); make room and run again") from None
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from btcbt.config import LEDGER_FILE, STORE_FOLDER, RunConfig
+from btcbt.config import LEDGER_FILE, STORE_FOLDER, PortfolioConfig, RunConfig
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
 from btcbt.records import Candles, FloatArray
 from btcbt.storage.ledger import Ledger, Trial
+from btcbt.strategies import Strategy
 from btcbt.walkforward.accounts import account_trials
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.traders import Trader
@@ -122,17 +123,42 @@ def _contents(
     members: Mapping[str, Member],
     targets: FloatArray,
 ) -> Iterable[tuple[str, Mapping[str, object]]]:
-    origins = windows.origins.tobytes()
     for trader, column in zip(traders, targets.T, strict=True):
-        yield (
-            trader.name,
-            {
-                "strategy": trader.use,
-                "params": trader.strategy.params.model_dump(mode="json"),
-                "source_sha256": source_sha256(type(trader.strategy)),
-                "forecasts": None if trader.forecaster is None else members[trader.forecaster].key,
-                "windows": {"context": windows.context, "stride": config.windows.stride},
-                "portfolio": config.portfolio.model_dump(mode="json"),
-                "decisions": hashlib.sha256(origins + column.tobytes()).hexdigest(),
-            },
-        )
+        key = None if trader.forecaster is None else members[trader.forecaster].key
+        stride, portfolio = config.windows.stride, config.portfolio
+        yield trader.name, trial_content(trader.strategy, trader.use, key, windows, stride, portfolio, column)
+
+
+def trial_content(
+    strategy: Strategy,
+    use: str,
+    key: str | None,
+    windows: Windows,
+    stride: int,
+    portfolio: PortfolioConfig,
+    targets: FloatArray,
+) -> Mapping[str, object]:
+    """Everything besides the candles that identifies a configuration, as JSON values.
+
+    Parameters
+    ----------
+    strategy, use
+        The strategy, and its class as named in an experiment.
+    key : str or None
+        Of the forecasts that it trades on.
+    windows : Windows
+        M origins.
+    stride : int
+    portfolio : PortfolioConfig
+    targets : float64 (M,)
+        Its decisions.
+    """
+    return {
+        "strategy": use,
+        "params": strategy.params.model_dump(mode="json"),
+        "source_sha256": source_sha256(type(strategy)),
+        "forecasts": key,
+        "windows": {"context": windows.context, "stride": stride},
+        "portfolio": portfolio.model_dump(mode="json"),
+        "decisions": hashlib.sha256(windows.origins.tobytes() + targets.tobytes()).hexdigest(),
+    }

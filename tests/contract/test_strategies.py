@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from btcbt.records import Forecast, Holding, Window
+from btcbt.records import Forecast, Forecasts, Holding, Window
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import BUILT_IN, load_strategy
 from btcbt.walkforward.decisions import decide_all
@@ -21,6 +21,8 @@ START = 1_559_347_200_000
 FILES = [Path(inspect.getfile(type(load_strategy(use)))) for use in BUILT_IN]
 ALLOWED_IMPORTS = {
     "btcbt.strategies.base",
+    "btcbt.strategies.thresholds",
+    "collections.abc",
     "btcbt.errors",
     "btcbt.records",
     "numpy",
@@ -163,3 +165,21 @@ def test_a_strategy_file_imports_little_and_has_a_docstring(file):
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert imported <= ALLOWED_IMPORTS
+
+
+@every_strategy
+def test_deciding_for_many_parameters_at_once_equals_deciding_alone(use, rng):
+    strategies = [load_strategy(use, params) for params in variants(use)] * 2
+    past = 8000 * np.exp(np.cumsum(rng.normal(0, 0.01, 80)))
+    paths = 8000 * np.exp(rng.normal(0, 0.01, (40, 7, 1)) + np.cumsum(rng.normal(0, 0.01, (40, 7, 5)), axis=2))
+    several = [make_forecast(one, past[hour : hour + 40], hour) for hour, one in enumerate(paths)]
+    parts, weights = [], np.zeros(len(strategies))
+    for some in (several[:17], several[17:]):
+        block = Forecasts([one.window for one in some], np.array([one.paths for one in some]))
+        decided = type(strategies[0]).decide_many(block, weights, [one.params for one in strategies])
+        if decided is None:
+            pytest.skip("decides at one origin at a time")
+        parts.append(decided)
+        weights = decided[-1]
+    for column, strategy in zip(np.concatenate(parts).T, strategies, strict=True):
+        np.testing.assert_array_equal(column, decide_all(strategy, several))

@@ -102,7 +102,7 @@ class TokenizerConfig(_Shape):
 
 @dataclass(frozen=True)
 class ModelConfig(_Shape):
-    """Shape of a decoder."""
+    """Shape of a decoder; `learn_te` says whether the calendar's vectors are trained, or fixed sinusoids."""
 
     s1_bits: int
     s2_bits: int
@@ -117,12 +117,10 @@ class ModelConfig(_Shape):
     learn_te: bool
 
     def check(self, where: str) -> None:
-        """As for every shape; also, the dependency layer's heads must divide the width, and `learn_te` must be true."""
+        """As for every shape; also, the dependency layer's heads must divide the width."""
         super().check(where)
         if self.d_model % DEPENDENCY_HEADS:
             raise CheckpointError(f"{where}: d_model {self.d_model} does not divide by {DEPENDENCY_HEADS}")
-        if not self.learn_te:
-            raise CheckpointError(f"{where}: learn_te is false; only learned time embeddings are supported")
 
 
 def _tokenizer(d_model: int, n_heads: int, ff_dim: int, layers: int, bits: int, group_size: int) -> TokenizerConfig:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from btcbt.metrics.confidence_sequence import MIN_STRETCHES, confidence_sequence
+from btcbt.metrics.confidence_sequence import MIN_STRETCHES, confidence_sequence, latest_interval
 from btcbt.metrics.inference import cosine_projections, cosine_terms, regime_cosine_terms
 from tests.unit.metrics.designs import overlapping
 
@@ -54,3 +54,11 @@ def test_a_year_of_looks_seldom_leaves_the_truth_out_and_finds_a_large_differenc
     x = overlapping(rng, 60, 8760).T
     assert confidence_sequence(x, 24).excludes().sum() <= 8
     assert confidence_sequence(x + 5.0 * 24 / np.sqrt(8760), 24).excludes().mean() > 0.7
+
+
+@pytest.mark.parametrize("n", [2159, 2160, 2900])
+def test_the_latest_interval_is_the_last_of_the_sequence(rng, n):
+    x = overlapping(rng, 1, n)[0] + 3.0
+    whole = confidence_sequence(x, 24, level=0.9)
+    assert latest_interval(x, 24, level=0.9) == pytest.approx((whole.mean[-1], whole.low[-1], whole.high[-1]))
+    assert np.isnan(latest_interval(x[:0], 24)[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -57,12 +57,18 @@ class PathGenerator:
         dtype: torch.dtype = torch.float32,
         packed: bool = True,
     ) -> None:
-        self.max_context, self.device = max_context, device
+        self.max_context = max_context
         self.shapes = tokenizer.config, model.config
+        self._networks = tokenizer, model, dtype, packed
+        self._move(device)
+        self._warned = False
+
+    def _move(self, device: torch.device) -> None:
+        tokenizer, model, dtype, packed = self._networks
+        self.device = device
         with torch.inference_mode():
             self.tokens = TokenizerEngine(tokenizer, device, packed)
             self.model = ModelEngine(model, device, dtype, packed)
-        self._warned = False
 
     @cached_property
     def price_orders(self) -> tuple[Tensor, Tensor]:
@@ -109,6 +115,26 @@ class PathGenerator:
         ConfigError
             If the horizon, or an anchored block, does not fit `max_context`.
         """
+        sample = partial(self._generate, scaled, stamps, horizon, n_paths, draw, keep, ends)
+        try:
+            return sample()
+        except NotImplementedError as error:  # torch's word for an operator that a device lacks
+            if self.device.type != "mps":
+                raise
+            _log.warning("device 'mps' lacks an operator that Kronos needs; the CPU is used instead (%s)", error)
+            self._move(torch.device("cpu"))
+            return sample()
+
+    def _generate(
+        self,
+        scaled: Tensor,
+        stamps: Tensor,
+        horizon: int,
+        n_paths: int,
+        draw: Draw,
+        keep: Filter,
+        ends: Sequence[int] | None,
+    ) -> Tensor:
         length = scaled.shape[1]
         seen = torch.tensor(ends or [length], device=self.device)
         self._check(length, horizon, anchored=ends is not None)

@@ -13,7 +13,7 @@ from btcbt.errors import CandleError, ConfigError
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PathGenerator
 from btcbt.models.kronos.inference.location import check_location, move_prices, window_move
-from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw
+from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw, on_device
 from btcbt.models.kronos.inference.scaling import Scaling
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
@@ -120,11 +120,11 @@ class KronosPredictor:
         top_p: float = 0.9,
         sample_count: int = 1,
         verbose: bool = True,
+        use_kv_cache: bool = True,
     ) -> pd.DataFrame:
         """Forecast one series; see `predict_batch`."""
-        return self.predict_batch([df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose)[
-            0
-        ]
+        series = ([df], [x_timestamp], [y_timestamp])
+        return self.predict_batch(*series, pred_len, T, top_k, top_p, sample_count, verbose, use_kv_cache)[0]
 
     def predict_batch(
         self,
@@ -137,6 +137,7 @@ class KronosPredictor:
         top_p: float = 0.9,
         sample_count: int = 1,
         verbose: bool = True,  # noqa: ARG002 - kept for drop-in calls; there is no step-by-step bar
+        use_kv_cache: bool = True,  # noqa: ARG002 - kept for drop-in calls; keys and values are always cached
     ) -> list[pd.DataFrame]:
         """Forecast series of equal length, each as the mean of its sampled paths.
 
@@ -154,7 +155,7 @@ class KronosPredictor:
             Filters; see `btcbt.models.kronos.inference.sampling`.
         sample_count : int
             Paths to average, drawn from torch's global generator as upstream does.
-        verbose : bool
+        verbose, use_kv_cache : bool
             Accepted for compatibility.
 
         Returns
@@ -198,9 +199,47 @@ class KronosPredictor:
         path, step), so a series' paths do not depend on the others of the call.
         """
         origins = np.array([_ms(times)[0] for times in y_timestamp_list], dtype=np.int64)
-        draw = KeyedDraw(torch.from_numpy(uniforms(seed, origins, sample_count, pred_len)).to(self.device))
+        draw = KeyedDraw(on_device(uniforms(seed, origins, sample_count, pred_len), self.device))
         keep = Filter(T, top_k, top_p)
         return self._paths(df_list, x_timestamp_list, y_timestamp_list, pred_len, sample_count, keep, draw)
+
+    def predict_quantiles(
+        self,
+        df: pd.DataFrame,
+        x_timestamp: Times,
+        y_timestamp: Times,
+        pred_len: int,
+        T: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        sample_count: int = 100,
+        seed: int = 0,
+        quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
+    ) -> pd.DataFrame:
+        """Quantiles of each channel over the sampled paths of one series, step by step.
+
+        Arguments as in `predict_paths`. `top_p` is 1 by default, since dropping unlikely tokens narrows every quantile.
+
+        Returns
+        -------
+        DataFrame
+            `pred_len` rows, indexed by the y timestamps; columns (channel, quantile).
+
+        Raises
+        ------
+        ConfigError
+            If a quantile is outside [0, 1], beside the errors of `predict_batch`.
+        """
+        levels = np.asarray(quantiles, dtype=float)
+        if levels.ndim != 1 or not len(levels) or not ((levels >= 0) & (levels <= 1)).all():
+            raise ConfigError(f"quantiles are {list(quantiles)}; expected one or more numbers from 0 to 1")
+        series = ([df], [x_timestamp], [y_timestamp])
+        paths = self.predict_paths(*series, pred_len, T, top_k, top_p, sample_count, seed)[0]
+        values = np.quantile(paths, levels, axis=0)  # (quantiles, H, 6)
+        columns = pd.MultiIndex.from_product((CHANNELS, levels), names=("channel", "quantile"))
+        return pd.DataFrame(
+            values.transpose(1, 2, 0).reshape(pred_len, -1), index=pd.Index(y_timestamp), columns=columns
+        )
 
     def _paths(
         self,

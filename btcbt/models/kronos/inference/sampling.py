@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from btcbt.errors import ConfigError
+from btcbt.records import FloatArray
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Draw(Protocol):
         """Draw from weights (B, S, V) at a step (0 first) and lane (0 coarse, 1 fine): int64 (B, S)."""
 
 
+def on_device(numbers: FloatArray, device: torch.device) -> Tensor:
+    """Uniform numbers for `KeyedDraw` on the device; on the host for ``mps``, which has no float64."""
+    tensor = torch.from_numpy(numbers)
+    return tensor if device.type == "mps" else tensor.to(device)
+
+
 class KeyedDraw:
     """Inverse CDF at uniform numbers that belong to (origin, path, step, lane): see `btcbt.randomness`.
 
@@ -91,7 +98,7 @@ class KeyedDraw:
 
     def __call__(self, p: Tensor, step: int, lane: int) -> Tensor:
         """Draw; a token of zero weight is never chosen."""
-        order = None if self.orders is None else self.orders[lane]
+        order = None if self.orders is None else self.orders[lane].to(p.device)
         cdf = torch.cumsum(p if order is None else p[..., order], dim=-1)
         total = cdf[..., -1:]
         # Rounded down to float32: a target equal to the total would select no token.

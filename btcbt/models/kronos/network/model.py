@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,35 @@ class TokenEmbedding(nn.Module):
         return self.fusion_proj(torch.cat((self.emb_s1(s1), self.emb_s2(s2)), -1) * self.scale)
 
 
-class CalendarEmbedding(nn.Module):
-    """Sum of one learned vector for each of minute, hour, weekday, day and month."""
+class FixedEmbedding(nn.Module):
+    """Sinusoids of the index (Vaswani et al., 2017, section 3.5), never trained; stored as upstream does."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, size: int, d_model: int) -> None:
         super().__init__()
+        wavelengths = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000.0) / d_model))
+        angles = torch.outer(torch.arange(size).float(), wavelengths)
+        table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)
+        self.emb = nn.Embedding(size, d_model)
+        self.emb.weight = nn.Parameter(table, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The table (size, D)."""
+        return self.emb.weight
+
+
+class CalendarEmbedding(nn.Module):
+    """Sum of one vector for each of minute, hour, weekday, day and month."""
+
+    def __init__(self, d_model: int, learned: bool = True) -> None:
+        super().__init__()
+        table = nn.Embedding if learned else FixedEmbedding
         for name, size in CALENDAR:
-            self.add_module(f"{name}_embed", nn.Embedding(size, d_model))
+            self.add_module(f"{name}_embed", table(size, d_model))
 
     def tables(self) -> list[Tensor]:
         """The embedding matrices, in the order of `CALENDAR`."""
-        return [self.get_parameter(f"{name}_embed.weight") for name, _ in CALENDAR]
+        return [cast(Tensor, self.get_submodule(f"{name}_embed").weight) for name, _ in CALENDAR]
 
     def forward(self, stamp: Tensor) -> Tensor:
         """Map stamps (B, T, 5) to (B, T, D)."""
@@ -105,7 +123,7 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
         self.config = c = config
         self.token_drop = nn.Dropout(c.token_dropout_p)
         self.embedding = TokenEmbedding(c.s1_bits, c.s2_bits, c.d_model)
-        self.time_emb = CalendarEmbedding(c.d_model)
+        self.time_emb = CalendarEmbedding(c.d_model, c.learn_te)
         self.transformer = nn.ModuleList(
             Block(c.d_model, c.n_heads, c.ff_dim, c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
             for _ in range(c.n_layers)
@@ -120,7 +138,7 @@ class Kronos(nn.Module, Checkpointed[ModelConfig]):
             nn.init.xavier_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding) and module.weight.requires_grad:
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 
     @staticmethod

@@ -61,7 +61,7 @@ def load_starting_weights(config: FinetuneConfig) -> StartingWeights:
 def freeze_calendar(model: Kronos, trained: Sequence[str], *, zero: bool) -> None:
     """Freeze the calendar tables that are not trained: a few seasons teach nothing about months.
 
-    `zero` sets them to zero, for new networks; a checkpoint's tables stay as they are.
+    `zero` sets them to zero, for new networks; a checkpoint's tables stay as they are. Fixed tables are never trained.
     """
     for (name, _), table in zip(CALENDAR, model.time_emb.tables(), strict=True):
         if name not in trained:

@@ -150,7 +150,7 @@ def test_a_broken_configuration_names_its_file(saved, content, message):
         ("d_model", 18, "does not divide"),
         ("s1_bits", 40, "expected 1 to 16"),
         ("ffn_dropout_p", 1.0, "probability below 1"),
-        ("learn_te", False, "only learned time embeddings"),
+        ("learn_te", 0, "expected bool"),
     ],
 )
 def test_impossible_shapes_are_refused_before_memory_is_taken(model_config, key, value, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from btcbt.errors import ConfigError
+from btcbt.models.kronos import Kronos, KronosTokenizer
 from btcbt.models.kronos.inference.cache import AppendStep, ScoreBuffers, SharedPrefixCache
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PATH_BYTES, PathGenerator
@@ -64,6 +66,44 @@ def test_paths_equal_those_of_the_plain_loop(tokenizer, model, context, horizon,
     slow = plain_loop(tokenizer, model, scaled, stamp, max_context=max_context, **task)
     assert fast.shape == (3, 1, 4, horizon, 6)
     torch.testing.assert_close(fast[:, 0], slow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("s1_bits", "s2_bits", "learn_te"), [(6, 4, True), (3, 7, False)])
+def test_other_numbers_of_bits_and_fixed_calendars_are_sampled_like_the_plain_loop(
+    tokenizer_config, model_config, s1_bits, s2_bits, learn_te
+):
+    torch.manual_seed(4)
+    bits = {"s1_bits": s1_bits, "s2_bits": s2_bits}
+    coder = KronosTokenizer(dataclasses.replace(tokenizer_config, **bits)).eval()
+    network = Kronos(dataclasses.replace(model_config, **bits, learn_te=learn_te)).eval()
+    scaled, stamp, numbers = problem(2, 20, 5, 3)
+    task = {"horizon": 5, "n_paths": 3, "draw": KeyedDraw(numbers), "keep": Filter(top_p=0.9)}
+    fast = engine(coder, network).generate(scaled, stamp, **task)
+    slow = plain_loop(coder, network, scaled, stamp, max_context=64, **task)
+    torch.testing.assert_close(fast[:, 0], slow, rtol=1e-5, atol=1e-5)
+
+
+def test_where_mps_lacks_an_operator_the_cpu_is_used_with_a_warning(tokenizer, model, monkeypatch, caplog):
+    scaled, stamp, numbers = problem(2, 20, 4, 3)
+    task = {"horizon": 4, "n_paths": 3, "draw": KeyedDraw(numbers), "keep": Filter()}
+    generator = engine(tokenizer, model)
+    expected = generator.generate(scaled, stamp, **task)
+
+    sample = generator._generate
+
+    def on_a_device_that_lacks_an_operator(*arguments):
+        if generator.device.type != "cpu":
+            raise NotImplementedError("The operator 'aten::x' is not currently implemented")
+        return sample(*arguments)
+
+    monkeypatch.setattr(generator, "_generate", on_a_device_that_lacks_an_operator)
+    monkeypatch.setattr(generator, "device", torch.device("cuda"))
+    with pytest.raises(NotImplementedError):  # elsewhere it is an error
+        generator.generate(scaled, stamp, **task)
+    monkeypatch.setattr(generator, "device", torch.device("mps"))
+    torch.testing.assert_close(generator.generate(scaled, stamp, **task), expected)
+    assert generator.device.type == "cpu"
+    assert "aten::x" in caplog.text
 
 
 def test_the_reference_s_sampling_stream_gives_the_same_paths(tokenizer, model):

@@ -1,0 +1,157 @@
+"""Decisions of one strategy with many parameters: as columns of arrays where it offers that, otherwise in processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from btcbt.config import time_text
+from btcbt.errors import StrategyError
+from btcbt.execution.local import on_processes
+from btcbt.progress import Advance
+from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding
+from btcbt.storage.forecasts import ForecastStore, ShardPlan
+from btcbt.strategies import Strategy
+from btcbt.strategies.loading import load_strategy
+from btcbt.walkforward.decisions import decide_all, decide_from
+from btcbt.walkforward.members import READ_BATCH
+from btcbt.windows import Windows
+
+CHECKED_COLUMNS, CHECKED_ORIGINS = 8, 25
+"""How many parameters, and how many origins of each, `decide_many` is compared with `decide` at."""
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """The origins of a walk with the stored forecasts of one forecaster; light enough to be sent to a process.
+
+    Attributes
+    ----------
+    windows : Windows
+        M origins.
+    store : ForecastStore or None
+        Where its forecasts are; None for strategies that use none.
+    plan : ShardPlan or None
+    """
+
+    windows: Windows
+    store: ForecastStore | None = None
+    plan: ShardPlan | None = None
+
+    def __iter__(self) -> Iterator[Forecasts]:
+        """The forecasts of every origin in order, a few origins at once; read-only."""
+        at = 0
+        for paths in self._paths():
+            paths.setflags(write=False)
+            yield Forecasts([self.windows[at + i] for i in range(len(paths))], paths)
+            at += len(paths)
+
+    def _paths(self) -> Iterator[Float32Array]:
+        if self.store is None or self.plan is None:
+            none = np.empty((len(self.windows), 0, self.windows.horizon, len(CHANNELS)), dtype=np.float32)
+            yield from np.array_split(none, range(READ_BATCH, len(none), READ_BATCH))
+            return
+        for batch in self.store.read(self.plan, self.windows.origins, READ_BATCH):
+            yield batch.paths.copy()
+
+    def singly(self) -> Iterator[Forecast]:
+        """The same, one origin at a time."""
+        for forecasts in self:
+            yield from map(Forecast, forecasts.windows, forecasts.paths)
+
+
+def decide_parameters(
+    use: str, parameters: Sequence[Parameters], stream: Stream, workers: int, advance: Advance
+) -> FloatArray:
+    """Decisions of a strategy at every origin, for each of its parameters.
+
+    Parameters
+    ----------
+    use : str
+        The strategy, as in an experiment.
+    parameters : sequence of mapping (K,)
+        Its parameters.
+    stream : Stream
+        M origins, with the forecasts that it trades on.
+    workers : int
+        Processes for a strategy that decides at one origin at a time only.
+    advance : callable
+        Called with the number of parameters that are done.
+
+    Returns
+    -------
+    float64 (M, K)
+        Targets.
+
+    Raises
+    ------
+    StrategyError
+        If a strategy fails, or its `decide_many` decides otherwise than its `decide`.
+    """
+    strategies = [load_strategy(use, one) for one in parameters]
+    targets = _in_columns(strategies, stream, use)
+    if targets is not None:
+        _compare(strategies, targets, stream, use)
+        advance(len(parameters))
+        return targets
+    columns = []
+    alone = partial(_decide_alone, use, stream)
+    for column in on_processes(alone, parameters, workers) if workers > 1 else map(alone, parameters):
+        columns.append(column)
+        advance(1)
+    return np.column_stack(columns)
+
+
+def _in_columns(strategies: Sequence[Strategy], stream: Stream, use: str) -> FloatArray | None:
+    """Decisions by `decide_many` (M, K); None if the strategy does not offer it."""
+    params = [strategy.params for strategy in strategies]
+    weights, parts = np.zeros(len(params)), []
+    for forecasts in stream:
+        targets = type(strategies[0]).decide_many(forecasts, weights, params)
+        if targets is None:
+            return None
+        targets = np.asarray(targets, dtype=np.float64)
+        if targets.shape != (len(forecasts), len(params)) or not (np.abs(targets) <= 1.0).all():
+            raise StrategyError(
+                f"strategy '{use}': decide_many returned an array {targets.shape}; expected finite weights in [-1, 1], "
+                f"{(len(forecasts), len(params))}"
+            )
+        parts.append(targets)
+        weights = targets[-1]
+    return np.concatenate(parts)
+
+
+def _compare(strategies: Sequence[Strategy], targets: FloatArray, stream: Stream, use: str) -> None:
+    """Compare with `decide` at origins and parameters spread over all of them."""
+    rows = {int(row) for row in np.linspace(0, len(targets) - 1, CHECKED_ORIGINS)}
+    columns = sorted({int(column) for column in np.linspace(0, len(strategies) - 1, CHECKED_COLUMNS)})
+    for row, forecast in enumerate(stream.singly()):
+        for column in columns if row in rows else ():
+            holding = holding_before(targets[:, column], row, stream.windows)
+            expected = decide_from(strategies[column], [forecast], [holding], use)[0]
+            if targets[row, column] != expected:
+                raise StrategyError(
+                    f"strategy '{use}' at {time_text(forecast.origin)}: decide_many returned "
+                    f"{targets[row, column]:g}, decide {expected:g}; correct decide_many, or remove it"
+                )
+
+
+def holding_before(targets: FloatArray, row: int, windows: Windows) -> Holding:
+    """The holding with which a strategy decided at a row of its targets (M,)."""
+    if row == 0:
+        return Holding()
+    changed = np.flatnonzero(np.diff(np.sign(targets[:row]), prepend=0.0))
+    since = int(changed[-1]) if len(changed) else 0
+    held = (windows.origins[row] - windows.origins[since]) // windows.candles.interval_ms
+    return Holding(weight=float(targets[row - 1]), candles_held=int(held))
+
+
+def _decide_alone(use: str, stream: Stream, parameters: Parameters) -> FloatArray:
+    """Decisions (M,) of one configuration."""
+    return decide_all(load_strategy(use, parameters), stream.singly(), name=use)
