@@ -31,6 +31,7 @@ from btcbt.config.forecasters import (
     ForecasterSection,
     GarchConfig,
     KronosConfig,
+    LocatedConfig,
     PathForecasterConfig,
     RandomWalkConfig,
     RefitConfig,
@@ -38,13 +39,27 @@ from btcbt.config.forecasters import (
     UserPostprocessorConfig,
 )
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS, AccountHypothesis, ForecastHypothesis, HypothesisConfig
-from btcbt.config.types import Interval, Name, Place, Section, Time, Use, interval_ms, is_url, time_ms, time_text
+from btcbt.config.types import (
+    LEARNED,
+    Interval,
+    Location,
+    Name,
+    Place,
+    Section,
+    Time,
+    Use,
+    interval_ms,
+    is_url,
+    time_ms,
+    time_text,
+)
 from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
     "HYPOTHESIS_KINDS",
     "KINDS",
+    "LEARNED",
     "LEDGER_FILE",
     "MAX_BATCH",
     "MAX_DEPTH",
@@ -71,6 +86,8 @@ __all__ = [
     "HypothesisConfig",
     "Interval",
     "KronosConfig",
+    "LocatedConfig",
+    "Location",
     "Name",
     "PathForecasterConfig",
     "Place",

@@ -296,6 +296,9 @@ class RunConfig(Section):
             raise ValueError(
                 f"forecaster '{name}': base '{base}' is not one of {known}, the forecasters without a base"
             )
+        objection = self.forecasters[name].objection_to(self.forecasters[base])
+        if objection:
+            raise ValueError(f"forecaster '{name}': base '{base}' {objection}")
 
     def digest(self) -> str:
         """SHA-256 (hex) of the experiment with defaults filled in and keys sorted.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from btcbt.config.types import Duration, Name, Place, Section, Use
+from btcbt.config.types import LEARNED, Duration, Location, Name, Place, Section, Use
 from btcbt.messages import did_you_mean
 
 MAX_FORECAST_BYTES = 1 << 28
@@ -70,6 +70,10 @@ class ForecasterSection(Section):
     def based_on(self) -> str | None:
         """Name of its base, the forecaster whose forecasts it processes; None if it has none."""
         return None
+
+    def objection_to(self, base: ForecasterSection) -> str:  # noqa: ARG002 - for subclasses
+        """Why it cannot process the forecasts of a base; empty if it can."""
+        return ""
 
     @property
     def schedule(self) -> RefitConfig | None:
@@ -148,7 +152,20 @@ class KronosConfig(PathForecasterConfig):
     overflow: Literal["recompute", "refuse"] = "recompute"
     max_context: int | None = Field(None, ge=2, le=1 << 16)
     """Tokens that the model attends to; by default that of the published model of the same shape, 512 for others."""
+    location: Location = "as_decoded"
+    """Where the paths lie: as the decoder puts them, moved by the tokenizer's error on the last close so that they
+    continue from the price, or so that their mean return is zero. ``learned`` is a forecaster of its own, `located`."""
     refit: RefitConfig | None = None
+
+    @field_validator("location", mode="before")
+    @classmethod
+    def _not_learned(cls, value: object) -> object:
+        if value == LEARNED:
+            raise ValueError(
+                "location 'learned' is fitted on the outcomes of earlier forecasts; name those in a forecaster of its "
+                "own, {kind: located, base: NAME}, or use 'reconstruction'"
+            )
+        return value
 
     @property
     def schedule(self) -> RefitConfig | None:
@@ -159,6 +176,11 @@ class KronosConfig(PathForecasterConfig):
     def starts_from(self) -> tuple[str | None, ...] | None:
         """See `ForecasterSection.starts_from`."""
         return self.checkpoint, self.tokenizer
+
+    @property
+    def remark(self) -> str:
+        """See `ForecasterSection.remark`."""
+        return "" if self.location == "as_decoded" else f"location: {self.location}"
 
 
 class AnchoredKronosConfig(KronosConfig):
@@ -175,7 +197,9 @@ class AnchoredKronosConfig(KronosConfig):
     @property
     def remark(self) -> str:
         """See `ForecasterSection.remark`."""
-        return f"anchored context, one scaling for blocks of {self.block} origins; not the per-origin forecast"
+        moved = super().remark
+        text = f"anchored context, one scaling for blocks of {self.block} origins; not the per-origin forecast"
+        return f"{text}; {moved}" if moved else text
 
 
 class RandomWalkConfig(PathForecasterConfig):
@@ -288,6 +312,37 @@ class CalibratedConfig(ForecasterSection):
         return self.base
 
 
+class LocatedConfig(ForecasterSection):
+    """The paths of the Kronos forecaster `base`, moved: its stored forecasts are used again.
+
+    `location` is as of `KronosConfig`; ``learned`` moves paths by a regression, fitted on the outcomes of the earlier
+    forecasts, on the tokenizer's error on the last close and on the offset of the paths' median.
+    """
+
+    kind: Literal["located"]
+    builds: ClassVar[str] = "btcbt.forecasters.located:Located"
+    base: Name
+    location: Literal["reconstruction", "driftless", "learned"] = LEARNED
+
+    @property
+    def based_on(self) -> str | None:
+        """See `ForecasterSection.based_on`."""
+        return self.base
+
+    @property
+    def remark(self) -> str:
+        """See `ForecasterSection.remark`."""
+        return f"the paths of {self.base}, location: {self.location}"
+
+    def objection_to(self, base: ForecasterSection) -> str:
+        """See `ForecasterSection.objection_to`."""
+        if not isinstance(base, KronosConfig):
+            return "is not of kind 'kronos' or 'kronos_anchored', so it has no tokenizer; name one that is"
+        if base.location != "as_decoded":
+            return f"has location '{base.location}' already; name one whose location is 'as_decoded'"
+        return ""
+
+
 class UserForecasterConfig(SamplerConfig):
     """A user-defined forecaster: ``module:Class`` or ``path/to/file.py:Class``, and the values of its `Params`."""
 
@@ -323,6 +378,7 @@ _BuiltIn = (
     | GjrGarchConfig
     | BoostedQuantilesConfig
     | CalibratedConfig
+    | LocatedConfig
 )
 KINDS = tuple(str(get_args(one.model_fields["kind"].annotation)[0]) for one in get_args(_BuiltIn))
 """The built-in kinds of forecasters."""

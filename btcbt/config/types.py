@@ -116,6 +116,10 @@ Use = Annotated[Place, AfterValidator(_parse_use)]
 """Names a strategy or a forecaster; see `btcbt.loading`."""
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Duration = Annotated[str, AfterValidator(_parse_duration)]
+Location = Literal["as_decoded", "reconstruction", "driftless"]
+"""Where the paths of Kronos lie, as far as it follows from the window alone."""
+LEARNED: Literal["learned"] = "learned"
+"""The location that is fitted on the outcomes of earlier forecasts."""
 Interval = Literal["1m", "5m", "15m", "30m", "1h", "2h", "4h", "12h", "1d"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,9 @@ from btcbt.forecasters.candle_paths import candles_from_closes
 from btcbt.loading import Params, source_sha256
 from btcbt.randomness import uniforms
 from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArray, PathKind, Refit, Window
+
+if TYPE_CHECKING:  # torch comes with it
+    from btcbt.models.kronos.checkpoints.location_prior import LocationPrior
 
 
 class Part(NamedTuple):
@@ -98,6 +101,8 @@ class Forecaster(ABC):
     scaled around their own median, a shuffle). It chooses the estimator of CRPS and energy score
     (`btcbt.metrics.ensembles`). What is not declared is taken as dependent, which is right for any paths and favours
     none: the plain estimator adds about 3 % to the score of 30 independent ones."""
+    location_prior: LocationPrior | None = None
+    """What validation hours of its own say about the location of its forecasts, for `located` forecasters on it."""
     single_threaded: bool = False
     """True if a forecast is slow and runs best on one core: the work is then spread over processes."""
 
@@ -165,6 +170,10 @@ class Forecaster(ABC):
 
     def scaling(self, windows: Sequence[Window]) -> NDArray[Any] | None:
         """What each window is scaled with, (B, ...), for the look-ahead audit; None if it is not reported."""
+        return None
+
+    def reconstruct(self, windows: Sequence[Window]) -> FloatArray | None:
+        """The last close of each window as the forecaster's own encoding gives it back, (B,); None without one."""
         return None
 
     @property

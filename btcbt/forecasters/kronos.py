@@ -9,13 +9,20 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from btcbt.config import AnchoredKronosConfig, KronosConfig, WindowsConfig, time_text
+from btcbt.config import AnchoredKronosConfig, KronosConfig, Location, WindowsConfig, time_text
 from btcbt.errors import CandleError, CheckpointError, ConfigError
 from btcbt.forecasters.base import Forecaster, origins_of
 from btcbt.models.kronos.checkpoints.files import weights_digest
-from btcbt.models.kronos.checkpoints.locate import find_model, find_tokenizer, pair_ranges
+from btcbt.models.kronos.checkpoints.locate import find_location_prior, find_model, find_tokenizer, pair_ranges
+from btcbt.models.kronos.checkpoints.location_prior import LocationPrior
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PathGenerator
+from btcbt.models.kronos.inference.location import (
+    check_location,
+    kind_of_paths,
+    move_prices,
+    window_move,
+)
 from btcbt.models.kronos.inference.predictor import TOO_LARGE, find_extreme, resolve_device
 from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw, on_device
 from btcbt.models.kronos.inference.scaling import Scaling
@@ -23,7 +30,18 @@ from btcbt.models.kronos.network.model import CALENDAR, Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS
 from btcbt.randomness import systematic, uniforms
-from btcbt.records import CHANNELS, CLOSE, VOLUME, DataRange, Float32Array, ForecastBatch, IntArray, Refit, Window
+from btcbt.records import (
+    CHANNELS,
+    CLOSE,
+    VOLUME,
+    DataRange,
+    Float32Array,
+    FloatArray,
+    ForecastBatch,
+    IntArray,
+    Refit,
+    Window,
+)
 
 NUMERICS = 1
 """Increased whenever the same weights, windows and seed give different paths than before."""
@@ -33,11 +51,12 @@ _DEVICE_SHARE = 0.5
 
 
 class Checkpoint(NamedTuple):
-    """A model with its tokenizer, and the data ranges that both have used (None if unknown)."""
+    """A model with its tokenizer, the data ranges that both have used (None if unknown), and its location prior."""
 
     model: Kronos
     tokenizer: KronosTokenizer
     ranges: Sequence[DataRange] | None
+    location: LocationPrior | None = None
 
 
 def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint:
@@ -67,7 +86,9 @@ def load_checkpoint(checkpoint: str, tokenizer: str | None = None) -> Checkpoint
             f"{checkpoint}: the model has {bits[0][0]} + {bits[0][1]} bits, the tokenizer {bits[1][0]} + {bits[1][1]}; "
             "give the tokenizer that the model was trained with"
         )
-    return Checkpoint(*pair, pair_ranges(checkpoint, tokenizer))
+    # Another tokenizer has another error.
+    location = find_location_prior(checkpoint) if tokenizer is None else None
+    return Checkpoint(*pair, pair_ranges(checkpoint, tokenizer), location)
 
 
 def pair_digest(checkpoint: Checkpoint) -> str:
@@ -98,6 +119,8 @@ class KronosForecaster(Forecaster):
         As in `Forecaster`.
     sampling : str
         ``independent`` or ``systematic`` uniform numbers across the paths of an origin (`btcbt.randomness`).
+    location : Location
+        Where the paths lie (`btcbt.models.kronos.inference.location`).
     batch_size : int, optional
         Chosen from the device's free memory if left out.
     """
@@ -116,12 +139,15 @@ class KronosForecaster(Forecaster):
         n_paths: int,
         seed: int,
         sampling: str = "independent",
+        location: Location = "as_decoded",
         batch_size: int | None = None,
     ) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
-        self.keep, self.clip, self.sampling = keep, clip, sampling
-        self.paths_are = "dependent" if sampling == "systematic" else "independent"
+        check_location(location)
+        self.keep, self.clip, self.sampling, self.location = keep, clip, sampling, location
+        self.paths_are = kind_of_paths(location, "dependent" if sampling == "systematic" else "independent")
         self.checkpoint, self.device, self.dtype, self.max_context = checkpoint, device, dtype, max_context
+        self.location_prior = checkpoint.location
         self.single_threaded = device.type == "cpu"  # two processes of one thread beat one of two
         self._batch_size = batch_size
         self._digests = {
@@ -161,6 +187,7 @@ class KronosForecaster(Forecaster):
             n_paths=config.n_paths,
             seed=seed,
             sampling=config.sampling,
+            location=config.location,
             batch_size=None if config.batch_size == "auto" else config.batch_size,
             **cls._extra(config),
         )
@@ -217,11 +244,47 @@ class KronosForecaster(Forecaster):
             draw=self._draw(origins),
             keep=self.keep,
         )
-        paths = scaling.invert(scaled[:, 0].cpu().numpy())
-        return ForecastBatch(origins, _bounded(paths, context[:, -1]), self._provenance())
+        paths = self._locate(scaling.invert(scaled.cpu().numpy()), context, scaling, np.array([context.shape[1]]))
+        return ForecastBatch(origins, paths[:, 0], self._provenance())
+
+    def reconstruct(self, windows: Sequence[Window]) -> FloatArray:
+        """The last close of each window, encoded and decoded with the window, (B,)."""
+        context, scaling = _scale(windows, len(windows[0].values))
+        return self._decoded_closes(context, scaling, np.array([context.shape[1]]))[:, 0]
+
+    def _locate(self, paths: Float32Array, context: Float32Array, scaling: Scaling, ends: IntArray) -> Float32Array:
+        """Bound paths (G, J, S, H, 6) and move them to their location.
+
+        Parameters
+        ----------
+        paths : float32 (G, J, S, H, 6)
+            In quote units, as decoded.
+        context : float32 (G, T, 6)
+        scaling : Scaling
+            Of the context.
+        ends : int64 (J,)
+            Number of candles of the context that origin j sees.
+        """
+        last = context[:, ends - 1]
+        bounded = _bounded(paths, last)
+        if self.location == "as_decoded":
+            return bounded
+        decoded = self._decoded_closes(context, scaling, ends) if self.location == "reconstruction" else None
+        return move_prices(bounded, window_move(self.location, bounded, last[..., CLOSE], decoded))
+
+    def _decoded_closes(self, context: Float32Array, scaling: Scaling, ends: IntArray) -> FloatArray:
+        """Closes (G, J) of a context (G, T, 6) that is encoded and decoded, each the last one of its origin."""
+        scaled = torch.from_numpy(scaling.apply(context, self.clip))
+        decoded = self.generator.reconstruct(scaled, horizon=self.horizon)
+        candles = scaling.invert(decoded[:, ends - 1 - context.shape[1]].cpu().numpy())
+        return candles[..., CLOSE].astype(np.float64)
 
     def identity(self) -> Mapping[str, object]:
-        """Digests of the weights, and all parameters of the sampling."""
+        """Digests of the weights, and all parameters of the sampling.
+
+        As decoded, the location is not named: its forecasts are those that were stored before there were others.
+        """
+        located = {} if self.location == "as_decoded" else {"location": self.location}
         return {
             "kind": "kronos",
             "numerics": NUMERICS,
@@ -238,6 +301,7 @@ class KronosForecaster(Forecaster):
             "max_context": self.max_context,
             "dtype": str(self.dtype).removeprefix("torch."),
             "sampling": self.sampling,
+            **located,
         }
 
     @property
@@ -355,7 +419,18 @@ class AnchoredKronos(KronosForecaster):
         )
         # The last close of an origin is that of its own last candle, not of the last one of the block.
         ends = np.array([self.scaled_on + step for step in steps])
-        return _bounded(scaling.invert(scaled.cpu().numpy()), context[:, ends - 1])
+        return self._locate(scaling.invert(scaled.cpu().numpy()), context, scaling, ends)
+
+    def reconstruct(self, windows: Sequence[Window]) -> FloatArray:
+        """The last closes, each encoded and decoded with the context of its own origin, (B,)."""
+        closes = np.empty(len(windows))
+        steps = np.array([window.origin // window.interval_ms % self.block for window in windows])
+        for step in np.unique(steps).tolist():
+            rows = np.flatnonzero(steps == step)
+            length = self.scaled_on + step
+            context, scaling = _scale([windows[row] for row in rows.tolist()], length, self.scaled_on)
+            closes[rows] = self._decoded_closes(context, scaling, np.array([length]))[:, 0]
+        return closes
 
     def identity(self) -> Mapping[str, object]:
         """As of `KronosForecaster`, and the block."""

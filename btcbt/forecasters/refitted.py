@@ -10,7 +10,7 @@ import numpy as np
 
 from btcbt.config import time_text
 from btcbt.forecasters.base import Forecaster, Part, origins_of
-from btcbt.records import DataRange, ForecastBatch, IntArray, Refit, Window
+from btcbt.records import DataRange, FloatArray, ForecastBatch, IntArray, Refit, Window
 
 _KEPT = 2  # sets of weights in memory: a batch may span two periods
 
@@ -70,6 +70,7 @@ class Refitted(Forecaster):
         self.frozen, self.serving, self.schedule = base, serving, dict(schedule)
         self.single_threaded = base.single_threaded
         self.paths_are = base.paths_are
+        self.location_prior = base.location_prior
         self._load = load
         self._loaded: dict[str, Forecaster] = {}
 
@@ -85,6 +86,16 @@ class Refitted(Forecaster):
             paths[rows] = batch.paths
             provenance = {**batch.provenance, "refit": refit.key}
         return ForecastBatch(origins, paths, provenance)
+
+    def reconstruct(self, windows: Sequence[Window]) -> FloatArray | None:
+        """The last closes as the tokenizer of each window's period gives them back, (B,)."""
+        origins, closes = origins_of(windows), np.empty(len(windows))
+        for rows, refit in self._groups(origins):
+            part = self._forecaster(refit).reconstruct([windows[row] for row in rows.tolist()])
+            if part is None:
+                return None
+            closes[rows] = part
+        return closes
 
     def identity(self) -> Mapping[str, object]:
         """The base's identity and the schedule.

@@ -125,7 +125,7 @@ def named_forecaster(text: str, n_paths: int) -> ForecasterConfig:
         config = known[name]
     else:
         key = "use" if ":" in text else "kind"
-        tree = {key: text} if text == "calibrated" else {key: text, "n_paths": n_paths}
+        tree = {key: text} if text in ("calibrated", "located") else {key: text, "n_paths": n_paths}
         try:
             config = TypeAdapter(ForecasterConfig).validate_python(tree)
         except ValidationError as error:

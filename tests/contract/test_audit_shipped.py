@@ -23,6 +23,7 @@ SPECIAL = {
     "kronos": {"device": "cpu"},
     "kronos_anchored": {"device": "cpu", "block": 4},
     "calibrated": {"base": "drift"},
+    "located": {"base": "kronos"},
 }
 
 
@@ -44,7 +45,10 @@ def experiment(checkpoint, kinds, uses, base="drift", context=60, every="240h"):
     forecasters = {}
     for kind in kinds:
         forecasters[kind] = {"kind": kind, **SPECIAL.get(kind, {})}
-        forecasters[kind] |= {"base": base} if kind == "calibrated" else {"n_paths": 4}
+        if kind == "calibrated":
+            forecasters[kind]["base"] = base
+        if "base" not in forecasters[kind]:
+            forecasters[kind]["n_paths"] = 4
         if kind in FITTED:
             forecasters[kind]["fit"] = {"every": every, "window": "1500h"}
         if kind.startswith("kronos"):
@@ -100,8 +104,8 @@ def test_a_fit_that_sees_past_its_origin_is_caught(monkeypatch):
     assert {finding.stage for finding in report.findings} >= {"forecast"}
 
 
-def test_a_calibrated_network_passes_in_a_fresh_process(tiny_checkpoint):
-    config = experiment(tiny_checkpoint, ["kronos", "calibrated"], [], base="kronos")
+def test_a_calibrated_and_a_located_network_pass_in_a_fresh_process(tiny_checkpoint):
+    config = experiment(tiny_checkpoint, ["kronos", "calibrated", "located"], [], base="kronos")
     report = audit_experiment(config, sample=2)
     assert report.clean, report.findings[:3]
 

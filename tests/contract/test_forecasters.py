@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -43,6 +43,8 @@ class Case:
         Prices that it can tell apart (Kronos adds 1e-5 to the spread that it scales by, as the reference does).
     learns : bool
         Whether the paths of an origin depend on the windows before it.
+    made_of : dict
+        The configuration of its base, if it names one.
     """
 
     config: dict[str, object]
@@ -51,6 +53,7 @@ class Case:
     context: int = 96
     smallest_price: float = 1e-8
     learns: bool = False
+    made_of: dict[str, object] = field(default_factory=lambda: {"kind": "random_walk"})
 
     def build(self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None) -> Forecaster:
         windows = WindowsConfig(
@@ -62,7 +65,7 @@ class Case:
         tree = {**self.config, "n_paths": n_paths}
         built = {}
         if "base" in self.config:
-            base = TypeAdapter(ForecasterConfig).validate_python({**BASE, "n_paths": n_paths})
+            base = TypeAdapter(ForecasterConfig).validate_python({**self.made_of, "n_paths": n_paths})
             built = {"base": create_forecaster(base, windows, seed)}
             tree.pop("n_paths")
         return create_forecaster(
@@ -88,7 +91,6 @@ def _history() -> Candles:
 
 
 FIT = {"every": None, "window": "1500h"}
-BASE = {"kind": "random_walk"}
 USER = f"{Path(__file__).with_name('user_forecaster.py')}:RecentReturns"
 CASES = {
     "random_walk": Case({"kind": "random_walk"}),
@@ -103,6 +105,14 @@ CASES = {
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
+    "located": Case(
+        {"kind": "located", "base": "base"},
+        rtol=1e-4,
+        valid_candles=False,
+        smallest_price=1.0,
+        learns=True,
+        made_of={"kind": "kronos", "device": "cpu"},
+    ),
     "user": Case({"use": USER, "params": {"recent": 30}}),
 }
 

@@ -26,7 +26,7 @@ def config(kind: str, **parameters: object) -> ForecasterConfig:
 
 
 def test_these_are_all_the_kinds() -> None:
-    assert set(KINDS) == {*BASELINES, *FITTED, "kronos", "kronos_anchored", "calibrated"}
+    assert set(KINDS) == {*BASELINES, *FITTED, "kronos", "kronos_anchored", "calibrated", "located"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)
@@ -72,7 +72,7 @@ def test_the_decay_reaches_the_forecaster_and_its_identity() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_schema_names_a_class_that_exists(kind: str) -> None:
-    module, _, name = config(kind, **({"base": "x"} if kind == "calibrated" else {})).builds.partition(":")
+    module, _, name = config(kind, **({"base": "x"} if kind in ("calibrated", "located") else {})).builds.partition(":")
     assert issubclass(getattr(import_module(module), name), Forecaster)
 
 

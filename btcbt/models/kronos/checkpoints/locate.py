@@ -21,6 +21,7 @@ from btcbt.models.kronos.checkpoints.files import (
     read_json,
     resolve_folder,
 )
+from btcbt.models.kronos.checkpoints.location_prior import PRIOR_FILE, LocationPrior, read_prior
 from btcbt.models.kronos.checkpoints.published import known_ranges, known_tokenizer
 from btcbt.records import DataRange
 
@@ -75,6 +76,11 @@ def fitted_context(checkpoint: str | Path) -> int | None:
     if isinstance(context, list) and len(context) == 2 and all(isinstance(n, int) and n >= 2 for n in context):
         return int(context[1])
     return None
+
+
+def find_location_prior(checkpoint: str | Path) -> LocationPrior | None:
+    """What a checkpoint's validation hours say about the location of its forecasts; None if it says nothing."""
+    return read_prior(_own_or_pair_file(checkpoint_folder(checkpoint), PRIOR_FILE))
 
 
 def declared_ranges(checkpoint: str | Path) -> Sequence[DataRange] | None:

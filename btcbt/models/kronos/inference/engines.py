@@ -95,6 +95,12 @@ class TokenizerEngine:
         step = AppendStep.new(0, horizon, horizon, like)
         return self.tokenizer.head(self.decoder.extend(self._embed(*new), caches, positions, buffers, step))
 
+    def reconstruct(self, ids: tuple[Tensor, Tensor]) -> Tensor:
+        """Scaled candles (G, T, 6) of context ids (G, T), as the decoder gives them back."""
+        size = max(1, PREFILL_TOKENS // ids[0].shape[1])
+        parts = zip(*(one.split(size) for one in ids), strict=True)
+        return torch.cat([self.tokenizer.head(self.decoder.prefill(self._embed(*part))[0]) for part in parts])
+
     def price_orders(self) -> tuple[Tensor, Tensor]:
         """Coarse and fine ids sorted by the close that they decode to, each as a sequence of one candle.
 

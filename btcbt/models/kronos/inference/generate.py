@@ -153,6 +153,30 @@ class PathGenerator:
             whole.append(torch.cat(parts, dim=2))
         return torch.cat(whole)
 
+    @torch.inference_mode()
+    def reconstruct(self, scaled: Tensor, *, horizon: int) -> Tensor:
+        """Contexts encoded and decoded, as they are before the paths of `generate`.
+
+        Parameters
+        ----------
+        scaled : float32 (G, T, 6)
+            Scaled and clipped contexts.
+        horizon : int
+            Of the paths: where context and horizon exceed `max_context`, the oldest candles are not decoded.
+
+        Returns
+        -------
+        float32 (G, T', 6)
+            The newest T' scaled candles, T' = T but for that.
+        """
+        ids = self.tokens.encode(scaled.to(self.device, torch.float32))
+        start = self._first_decoded(scaled.shape[1], horizon)
+        return self.tokens.reconstruct((ids[0][:, start:], ids[1][:, start:]))
+
+    def _first_decoded(self, length: int, horizon: int) -> int:
+        """The oldest context token with which paths are decoded."""
+        return max(0, length + horizon - self.max_context)
+
     def _parts(self, groups: int, n_paths: int, n_origins: int, length: int, horizon: int) -> tuple[int, int]:
         """How many contexts, and how many paths of each of their origins, to sample at once."""
         if n_paths <= MIN_PATHS:
@@ -178,7 +202,7 @@ class PathGenerator:
 
     def _candles(self, ids: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], layout: PrefixLayout) -> Tensor:
         """Candles (G, J, S, H, 6) of the ids (G, R, H) sampled after context ids (G, T)."""
-        start = max(0, ids[0].shape[1] + new[0].shape[2] - self.max_context)
+        start = self._first_decoded(ids[0].shape[1], new[0].shape[2])
         window = layout.drop_oldest(start)
         paths = self.tokens.decode((ids[0][:, start:], ids[1][:, start:]), new, window)
         return paths.unflatten(1, (-1, layout.n_paths))

@@ -12,12 +12,13 @@ import torch
 from btcbt.errors import CandleError, ConfigError
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PathGenerator
+from btcbt.models.kronos.inference.location import check_location, move_prices, window_move
 from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw, on_device
 from btcbt.models.kronos.inference.scaling import Scaling
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.randomness import uniforms
-from btcbt.records import CHANNELS, Float32Array, IntArray
+from btcbt.records import CHANNELS, CLOSE, Float32Array, IntArray
 
 TOO_LARGE = "too large to be scaled in float32; expected below 1e+18: correct it, or count in larger units"
 _PRICES = list(CHANNELS[:4])
@@ -81,6 +82,14 @@ class KronosPredictor:
         Bound on scaled values.
     dtype : torch.dtype
         Of the model; the tokenizer stays float32.
+    location : str
+        Where the paths lie: ``as_decoded``, as upstream's; ``reconstruction`` or ``driftless``
+        (`btcbt.models.kronos.inference.location`).
+
+    Raises
+    ------
+    ConfigError
+        If the device is not available, or the location is unknown or needs the outcomes of earlier forecasts.
     """
 
     def __init__(
@@ -91,8 +100,10 @@ class KronosPredictor:
         max_context: int = 512,
         clip: float = 5,
         dtype: torch.dtype = torch.float32,
+        location: str = "as_decoded",
     ) -> None:
-        self.clip = float(clip)
+        check_location(location)
+        self.clip, self.location = float(clip), location
         self.device = resolve_device(device)
         self.generator = PathGenerator(
             tokenizer.eval(), model.eval(), max_context=max_context, device=self.device, dtype=dtype
@@ -264,15 +275,20 @@ class KronosPredictor:
         if extreme is not None:
             value = f"its {CHANNELS[extreme.channel]} of {context[extreme]:g}"
             raise CandleError(f"series {extreme.window}: row {extreme.row}: {value} is {TOO_LARGE}")
+        known = torch.from_numpy(scaling.apply(context, self.clip))
         scaled = self.generator.generate(
-            torch.from_numpy(scaling.apply(context, self.clip)),
+            known,
             torch.from_numpy(stamps(times)),
             horizon=horizon,
             n_paths=n_paths,
             draw=draw,
             keep=keep,
         )
-        return scaling.invert(scaled[:, 0].cpu().numpy())
+        paths = scaling.invert(scaled[:, 0].cpu().numpy())
+        if self.location == "as_decoded":
+            return paths
+        decoded = scaling.invert(self.generator.reconstruct(known, horizon=horizon)[:, -1:].cpu().numpy())
+        return move_prices(paths, window_move(self.location, paths, context[:, -1, CLOSE], decoded[:, -1, CLOSE]))
 
 
 def _values(frame: pd.DataFrame, name: str) -> Float32Array:
