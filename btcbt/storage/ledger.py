@@ -33,8 +33,8 @@ from btcbt.records import Candles
 
 VERSION = 3
 """Of trial identities; the same configuration has another one under each version. 2: built-in strategies have short
-names (``threshold`` for ``strategies.threshold:Threshold``), the digest of a user's source covers what it imports. 3: the
-portfolio has `on_gap` and a funding series, and decisions are those at a strategy's own origins."""
+names (``threshold`` for ``strategies.threshold:Threshold``), the digest of a user's source covers what it imports. 3:
+the portfolio has `on_gap` and a funding series, and decisions are those at a strategy's own origins."""
 _CHECKSUM_BYTES = 8
 _NUMBERS = ("sharpe", "skew", "kurtosis", "gross_sharpe")
 
