@@ -21,6 +21,8 @@ LATE = f"{DELAY}1"
 
 def sensitivity_lines(run: Run) -> list[Text]:
     """The account with the highest Sharpe ratio at other costs, late and large; and how many accounts gain then."""
+    if not (run.directory / "scores.parquet").is_file():
+        return []  # of an older version
     scores = run.scores()
     changed = scores["group"].str.startswith((COST, DELAY)) & (scores["metric"] == "total_return")
     table = scores[changed].pivot_table(index="forecaster", columns="group", values="value", sort=False)
