@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -13,6 +13,7 @@ from btcbt.config.forecasters import RANDOM_WALK, ForecasterConfig, RefitConfig
 from btcbt.config.types import (
     Interval,
     Name,
+    ParamValues,
     Place,
     Section,
     Time,
@@ -70,7 +71,7 @@ class StrategyConfig(Section):
     """
 
     use: Use
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: ParamValues = Field(default_factory=dict)
     forecasters: tuple[str, ...] | None = Field(None, strict=False)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
 """Supported URL schemes of stores, and the options allowed after ``?``."""
+_LONGEST_PART = 240
+"""Systems allow names of 255 bytes; ours for unfinished files are longer than the file's."""
 _DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
 _USE = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -51,10 +55,19 @@ def _parse_duration(value: str) -> str:
 
 
 def _parse_place(value: str) -> str:
-    """Paths of files and folders may not contain control characters."""
+    """Paths of files and folders may not contain control characters; ``~`` stands for a home folder, as in a shell."""
     if not value.isprintable():
         raise ValueError("a path of printable characters is expected")
-    return value
+    _check_parts(value)
+    place = os.path.expanduser(value)
+    if place.startswith("~"):
+        raise ValueError("a path that starts with the home folder of somebody unknown; write the folder out")
+    return place
+
+
+def _check_parts(path: str) -> None:
+    if any(len(part.encode()) > _LONGEST_PART for part in path.split("/")):
+        raise ValueError(f"a path is expected, whose parts have at most {_LONGEST_PART} bytes each")
 
 
 def is_url(place: str) -> bool:
@@ -107,10 +120,21 @@ def parse_root(value: str) -> str:
 def _parse_use(value: str) -> str:
     if not _USE.fullmatch(value):
         raise ValueError("a short name, 'module:Class' or 'path/to/file.py:Class' is expected")
+    _check_parts(value)
     return value
 
 
+def _parse_params(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters become part of digests and manifests, which are JSON."""
+    try:
+        json.dumps(to_jsonable_python(values))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"values that JSON can hold are expected ({error})") from None
+    return values
+
+
 Name = Annotated[str, AfterValidator(_parse_name)]
+ParamValues = Annotated[dict[str, Any], AfterValidator(_parse_params)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Use = Annotated[Place, AfterValidator(_parse_use)]
 """Names a strategy or a forecaster; see `btcbt.loading`."""

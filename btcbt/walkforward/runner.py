@@ -18,7 +18,8 @@ import numpy as np
 
 from btcbt.config import BUY_AND_HOLD, STORE_FOLDER, RunConfig, load_config, time_text
 from btcbt.errors import CandleError, StoreError
-from btcbt.files import in_use
+from btcbt.execution.local import within_cores
+from btcbt.files import in_use, refusals_explained
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import FloatArray
@@ -86,10 +87,12 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
         If the run was interrupted.
     """
     experiment = config if isinstance(config, RunConfig) else load_config(config)
-    return _walk(experiment, Stages(), Clock(), progress or Progress())
+    with refusals_explained(experiment.store.folder):
+        return _walk(experiment, Stages(), Clock(), progress or Progress())
 
 
 def _walk(config: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+    config = config.model_copy(update={"executor": within_cores(config.executor)})
     with clock("read candles"):
         candles = stages.prepared(stages.raw(config.candles))
     # Errors in the experiment are reported before the first forecast is computed.

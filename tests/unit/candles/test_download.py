@@ -567,3 +567,12 @@ class TestRealMonths:
         ][-1]
         assert not any(archive_server.faults.values())
         assert stormy.output.read_bytes() == calm.output.read_bytes()
+
+
+def test_a_bad_archive_with_a_right_checksum_blocks_no_later_download(download, publish, archive_server, tmp_path):
+    archive_server.publish(TWO[0], "not,a,table\n")
+    with pytest.raises(CandleError, match="the file was removed, so the next download fetches it again"):
+        download(end="2024-12")
+    assert list((tmp_path / "archive").rglob("*.zip*")) == []
+    publish(TWO[:1])
+    assert download(end="2024-12").stored.added == 744
