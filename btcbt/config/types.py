@@ -59,15 +59,18 @@ def _parse_place(value: str) -> str:
     if not value.isprintable():
         raise ValueError("a path of printable characters is expected")
     _check_parts(value)
-    place = os.path.expanduser(value)
-    if place.startswith("~"):
-        raise ValueError("a path that starts with the home folder of somebody unknown; write the folder out")
-    return place
+    return os.path.expanduser(value)
 
 
 def _check_parts(path: str) -> None:
     if any(len(part.encode()) > _LONGEST_PART for part in path.split("/")):
         raise ValueError(f"a path is expected, whose parts have at most {_LONGEST_PART} bytes each")
+
+
+def _at_a_known_home(folder: str) -> str:
+    if folder.startswith("~"):  # it would be made, under that very name
+        raise ValueError("a folder is expected, this is in the home of somebody unknown; write it out")
+    return folder
 
 
 def is_url(place: str) -> bool:
@@ -83,7 +86,7 @@ def parse_shared_folder(value: str) -> str:
             "a folder is expected, not a URL: lines are appended under a lock, which no object store offers; "
             "name a folder that all machines mount",
         )
-    return value
+    return _at_a_known_home(value)
 
 
 def parse_root(value: str) -> str:
@@ -92,7 +95,7 @@ def parse_root(value: str) -> str:
     Errors do not repeat the URL, since messages end up in logs.
     """
     if not is_url(value):
-        return value
+        return _at_a_known_home(value)
     try:
         parts = urlsplit(value)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
