@@ -40,14 +40,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import PortfolioConfig
-from btcbt.errors import ConfigError
-from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, OPEN, Candles, FloatArray, IntArray
+from btcbt.errors import CandleError, ConfigError
+from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, LOW, OPEN, Candles, FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CARRY = 1e6
 """Factor by which carry may shrink or grow one holding; beyond it units lose their precision."""
+
+MIN_PRICE = 1e-11
+"""vectorbt takes prices below 1e-12 for zero."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +141,8 @@ def simulate(
     ------
     ConfigError
         Carry would shrink or grow a holding by more than `MAX_CARRY`.
+    CandleError
+        A price is below `MIN_PRICE`.
     ValueError
         Shapes do not match, origins do not increase or share a candle, none has a candle after it, or a target
         is outside [-1, 1].
@@ -150,6 +155,12 @@ def simulate(
     orders[fill_rows] = _changes(limited)[: len(fill_rows)]
 
     carry = _carry(market, orders, config)
+    lowest = float(market.values[:, LOW].min() * min(carry.at_open.min(), carry.at_close.min()))
+    if lowest < MIN_PRICE:
+        raise CandleError(
+            f"candles {candles.source}: accounts need prices of at least {MIN_PRICE:g}, got {lowest:g} (carry "
+            "included); state the prices in a smaller unit"
+        )
     account = _fill(market, carry, orders, market.close * carry.at_close, config)
     ruin = _find_ruin(market, carry, account, config)
     if np.any(ruin.row < len(orders)):
