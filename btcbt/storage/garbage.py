@@ -75,6 +75,7 @@ class _Contents:
 
     rows: dict[Entry, set[tuple[int, bytes]]] = field(default_factory=dict)
     damaged: dict[Entry, str] = field(default_factory=dict)
+    unreadable: dict[Entry, str] = field(default_factory=dict)  # now; that is no reason to delete them
 
 
 def list_keys(root: Folder) -> list[StoredKey]:
@@ -91,7 +92,7 @@ def list_keys(root: Folder) -> list[StoredKey]:
         meaning = _meaning(folder, key, files)
         contents = _read(folder, key, meaning, files)
         origins = {origin for rows in contents.rows.values() for origin, _ in rows}
-        damaged = list(contents.damaged.values())
+        damaged = [*contents.damaged.values(), *contents.unreadable.values()]
         if not meaning and any(entry.name == KEY_FILE for entry in files):
             damaged.append(f"{folder}/{KEY_FILE} does not describe the key that its folder is named by")
         found.append(
@@ -99,8 +100,8 @@ def list_keys(root: Folder) -> list[StoredKey]:
                 key=key,
                 meaning=meaning,
                 origins=len(origins),
-                shards=len(contents.rows) + len(contents.damaged),
-                size=sum(entry.size for entry in (*contents.rows, *contents.damaged)),
+                shards=len(contents.rows) + len(contents.damaged) + len(contents.unreadable),
+                size=sum(entry.size for entry in (*contents.rows, *contents.damaged, *contents.unreadable)),
                 first=min(origins, default=None),
                 last=max(origins, default=None),
                 damaged=tuple(damaged),
@@ -219,7 +220,12 @@ def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entr
             contents.damaged[entry] = f"{folder}/{entry.name} is foreign: it is not named like a shard of forecasts"
             continue
         try:
-            contents.rows[entry] = shard_rows(shard, folder.read(entry.name), key, shape)
+            content = folder.read(entry.name)
+        except StoreError as error:
+            contents.unreadable[entry] = str(error)
+            continue
+        try:
+            contents.rows[entry] = shard_rows(shard, content, key, shape)
         except StoreError as error:
             contents.damaged[entry] = str(error)
     return contents
