@@ -1,15 +1,20 @@
-"""Atomic writes, file locks, and temporary files that show whether their writer is still alive."""
+"""Bounded reads of regular files, atomic writes, file locks, and temporary files that show if their writer lives."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal, cast
+
+from btcbt.errors import StoreError
 
 try:
     import fcntl
@@ -21,6 +26,88 @@ CAN_LOCK = fcntl is not None
 files of killed processes stay until somebody deletes them; results are the same."""
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Names of unfinished files and folders; ``btcbt store gc`` recognises them by it."""
+
+
+_REFUSALS = frozenset(
+    {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE}
+    | {errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE}
+)
+"""What a file system may answer to a correct program."""
+
+
+@contextmanager
+def refusals_explained(where: Path | None = None) -> Iterator[None]:
+    """Turn what a file system refuses (no space, read-only, permissions, broken) into an error that a user can fix.
+
+    Parameters
+    ----------
+    where : Path, optional
+        Named where the system does not say which file it was.
+
+    Raises
+    ------
+    StoreError
+        With the system's error as its ``__cause__``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        place = error.filename or where or "a file"
+        raise StoreError(
+            f"{place}: cannot be read or written ({error.strerror}); make room or fix its permissions, and run again"
+        ) from error
+
+
+BufferedIO = io.BufferedReader | io.BufferedWriter | io.BufferedRandom
+_DOES_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+def open_regular(path: Path, mode: Literal["rb", "wb", "ab+"] = "rb") -> BufferedIO:
+    """Open a regular file, or a link to one; every file that somebody else may have put there is opened by this.
+
+    A pipe would wait for a writer, a device may never end.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mode : str
+        A binary mode of `open`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or is anything else.
+    """
+    return cast(BufferedIO, open(path, mode, opener=_regular))
+
+
+def _regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | _DOES_NOT_WAIT, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, is not a regular file, or is larger; then at most ``limit + 1`` bytes were read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > limit else file.read(size + 1)
+        if size < len(content) <= limit:  # it grew, or is of those whose size the system does not know
+            content += file.read(limit + 1 - len(content))
+    if max(size, len(content)) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    return content
 
 
 def write_whole(path: Path, content: Any) -> None:
@@ -95,7 +182,7 @@ def is_being_written(path: Path) -> bool:
     if not CAN_LOCK:
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return not acquire_lock(file, wait=False)
     except OSError:
         return True
@@ -148,5 +235,5 @@ def file_digest(file: Path) -> str:
     """SHA-256 (hex) of a regular file; empty for anything else."""
     if not file.is_file():
         return ""
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from btcbt.config import Section
 from btcbt.errors import BtcbtError
-from btcbt.messages import describe, did_you_mean, explain, explain_invalid
+from btcbt.messages import describe, did_you_mean, explain, explain_invalid, user_code
 
 T = TypeVar("T")
 
@@ -119,10 +119,15 @@ def make_params(kind: Extension[T], use: str, cls: type[T], values: Mapping[str,
     if not (isinstance(schema, type) and issubclass(schema, Params)):
         raise kind.error(f"{kind.noun} '{use}': Params is {describe(schema)}; derive it from btcbt.{kind.nouns}.Params")
     try:
-        return schema.model_validate(dict(values or {}))
+        with user_code(
+            lambda problem: kind.error(f"{kind.noun} '{use}': invalid parameters: {problem}"), ValidationError
+        ):
+            params = schema.model_validate(dict(values or {}))
+            params.model_dump_json()  # they become part of a run's digest and manifest
     except ValidationError as error:
         problem = explain_invalid(error, "parameter", schema.model_fields)
         raise kind.error(f"{kind.noun} '{use}': {problem}") from None
+    return params
 
 
 def _expected(kind: Extension[T], use: str) -> str:
@@ -149,7 +154,8 @@ def _import_name(name: str) -> ModuleType:
     here = Path.cwd()
     _search_last(here)
     try:
-        return importlib.import_module(name)
+        with user_code(lambda problem: _NotLoadedError(f"cannot be imported: {problem}"), ModuleNotFoundError):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise _NotLoadedError(f"cannot be imported: {explain(error)}; install it") from error
@@ -160,8 +166,6 @@ def _import_name(name: str) -> ModuleType:
             ) from None
         # A folder of the user with the same name as an installed package.
         return _execute(name, file)
-    except (Exception, SystemExit) as error:
-        raise _NotLoadedError(f"cannot be imported: {explain(error)}") from error
 
 
 def _import_path(path: str) -> ModuleType:
@@ -191,10 +195,11 @@ def _execute(name: str, file: Path) -> ModuleType:
     # Registered first, as the import system does, since pydantic resolves annotations through it.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with user_code(lambda problem: _NotLoadedError(f"cannot be imported: {problem}")):
+            spec.loader.exec_module(module)
+    except _NotLoadedError:
         del sys.modules[name]
-        raise _NotLoadedError(f"cannot be imported: {explain(error)}") from error
+        raise
     return module
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,7 +78,7 @@ def explain(error: BaseException) -> str:
     """An error of user code in one line, with the file and line that raised it."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {_shown(error, str)}".split())
     # The innermost line that is neither of this package, nor of the import system, nor of an installed package.
     skip = ("<", _OWN, str(Path(importlib.__file__).parent))
     frames = [
@@ -88,10 +89,36 @@ def explain(error: BaseException) -> str:
     return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text
 
 
+@contextmanager
+def user_code(error: Callable[[str], Exception], passing: type[Exception] | None = None) -> Iterator[None]:
+    """Turn whatever code of the user raises in the block into an error of one line; Ctrl-C passes.
+
+    Also what is no `Exception`: ``sys.exit`` in a strategy would end the command as if it had succeeded.
+
+    Parameters
+    ----------
+    error : callable
+        Makes the error from the explanation.
+    passing : type, optional
+        Errors that are raised unchanged.
+    """
+    try:
+        yield
+    except BaseException as raised:
+        if isinstance(raised, (KeyboardInterrupt, *([passing] if passing else []))):
+            raise
+        raise error(explain(raised)) from raised
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name closest to a wrong one; empty if none is close."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which could move a terminal's cursor or set its title; line ends remain."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def describe(value: object) -> str:
@@ -103,5 +130,13 @@ def short(value: object) -> str:
     """A value in at most 60 characters of one line."""
     if isinstance(value, date):
         return value.isoformat()
-    text = " ".join(repr(value).split())
+    text = " ".join(_shown(value, repr).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def _shown(value: object, how: Callable[[object], str]) -> str:
+    """``repr`` or ``str`` of a value that may be the user's, or too long a number to be written out."""
+    try:
+        return how(value)
+    except Exception as error:  # noqa: BLE001 - anything may come from the user's method
+        return f"<{type(value).__name__}, whose {how.__name__}() raises {type(error).__name__}>"

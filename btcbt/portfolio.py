@@ -46,14 +46,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import PortfolioConfig
-from btcbt.errors import ConfigError
-from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, OPEN, Candles, FloatArray, FundingRates, IntArray
+from btcbt.errors import CandleError, ConfigError
+from btcbt.records import BPS, CLOSE, HIGH, HOUR_MS, LOW, OPEN, Candles, FloatArray, FundingRates, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CARRY = 1e6
 """Factor by which carry may shrink or grow one holding; beyond it units lose their precision."""
+
+MIN_PRICE = 1e-11
+"""vectorbt takes prices below 1e-12 for zero."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +171,8 @@ def simulate(
     ------
     ConfigError
         Carry would shrink or grow a holding by more than `MAX_CARRY`.
+    CandleError
+        A price is below `MIN_PRICE`.
     ValueError
         Shapes do not match, origins do not increase or share a candle, none has a candle after it, a target
         is outside [-1, 1], or only one of `config.funding` and `funding` is given.
@@ -233,6 +238,7 @@ class _Market:
     open_time: IntArray
     interval_ms: int
     values: FloatArray
+    source: str
 
     @property
     def open(self) -> FloatArray:
@@ -284,7 +290,7 @@ def _orders(
     """The candles to simulate, the weights ordered at their opens (NaN: none), and which have a decision, (N', K)."""
     targets, candles = np.asarray(targets, dtype=np.float64), candles.observed
     rows, fill_rows = _schedule(candles, origins, targets, columns)
-    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows])
+    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows], candles.source)
     orders = np.full((len(market.open_time), columns), np.nan)
     orders[fill_rows] = np.clip(targets, -config.max_short, config.max_long)[: len(fill_rows)]
     decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, _stride(candles, origins))
@@ -298,6 +304,12 @@ def _trade(
 ) -> tuple[_Carry, _Account, _Ruin]:
     """Fill orders until the last candle, or until the ruin of an account."""
     carry = _carry(market, orders, config, funding)
+    lowest = float(market.values[:, LOW].min() * min(carry.at_open.min(), carry.at_close.min()))
+    if lowest < MIN_PRICE:
+        raise CandleError(
+            f"candles {market.source}: accounts need prices of at least {MIN_PRICE:g}, got {lowest:g} (carry "
+            "included); state the prices in a smaller unit"
+        )
     account = _fill(market, carry, orders, market.close * carry.at_close, costs, config)
     ruin = _find_ruin(market, carry, account, costs, config)
     if np.any(ruin.row < len(orders)):

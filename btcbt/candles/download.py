@@ -37,7 +37,7 @@ from btcbt.candles.rows import Rows, join_rows
 from btcbt.candles.schema import candle_error, parse_interval
 from btcbt.candles.transport import Client, FetchError, RetryPolicy
 from btcbt.errors import CandleError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 
 ARCHIVES_NOTE = f"{NOTE_PREFIX}archives"
 """Name of the note that maps the zips of a history to their SHA-256."""
@@ -343,10 +343,8 @@ def _kept(job: _Job, file: ArchiveFile, published: str | None) -> str:
     """SHA-256 of a zip in the folder that matches its checksum (and the published one, if known); else ''."""
     place = job.folder / file.path
     try:
-        if place.stat().st_size > MAX_ZIP_BYTES or _checksum_place(place).stat().st_size > MAX_CHECKSUM_BYTES:
-            return ""
-        expected = parse_checksum(_checksum_place(place).read_bytes(), file.name)
-        digest = hashlib.sha256(place.read_bytes()).hexdigest()
+        expected = parse_checksum(read_file(_checksum_place(place), MAX_CHECKSUM_BYTES), file.name)
+        digest = hashlib.sha256(read_file(place, MAX_ZIP_BYTES)).hexdigest()
     except (OSError, CandleError):
         return ""
     return digest if digest == expected and published in (None, digest) else ""
@@ -354,12 +352,18 @@ def _kept(job: _Job, file: ArchiveFile, published: str | None) -> str:
 
 def _read_zip(job: _Job, result: FileResult) -> Rows:
     try:
-        content = (job.folder / result.file.path).read_bytes()
+        content = read_file(job.folder / result.file.path, MAX_ZIP_BYTES)
     except OSError as error:
         raise candle_error(result.file.name, f"cannot be read ({error.strerror}); run the command again") from None
     if hashlib.sha256(content).hexdigest() != result.sha256:
         raise candle_error(result.file.name, "changed while it was read; run the command again")
-    return read_archive_file(content, result.file)
+    try:
+        return read_archive_file(content, result.file)
+    except CandleError as error:
+        # Kept, it would fail every later run, even after a new one was published.
+        for place in (_checksum_place(job.folder / result.file.path), job.folder / result.file.path):
+            place.unlink(missing_ok=True)
+        raise CandleError(f"{error}; the file was removed, so the next download fetches it again") from None
 
 
 def _check_failed(job: _Job, keep_going: bool) -> None:

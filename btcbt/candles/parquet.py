@@ -19,7 +19,7 @@ from btcbt.candles.rows import Rows
 from btcbt.candles.schema import candle_error, check_interval, digest_arrays, make_candles, name_interval
 from btcbt.candles.tables import MAX_ROWS, TIME
 from btcbt.errors import CandleError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 from btcbt.records import AMOUNT, CHANNELS, VOLUME, Candles, FloatArray, IntArray
 
 MAX_FILE_BYTES = 1 << 30
@@ -185,15 +185,10 @@ def read_bytes(place: Path, source: str, wanted: str) -> bytes:
         if not place.is_file():
             reason = "is not a file" if place.exists() else "does not exist"
             raise candle_error(source, f"{place} {reason}; give {wanted}")
-        size = place.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise candle_error(
-                source, f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}; split the history into years"
-            )
-        return place.read_bytes()
+        return read_file(place, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise candle_error(source, f"cannot be read ({reason}); check the path and its permissions") from None
+        raise candle_error(source, f"cannot be read ({reason}); check it, or split the history into years") from None
 
 
 def _write(path: Path, times: IntArray, values: FloatArray, *, amount: bool, notes: Mapping[str, str]) -> str:

@@ -7,14 +7,17 @@ the server (``Retry-After``) applies to every thread, and is the only reason to 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from btcbt.errors import CandleError
@@ -167,6 +170,19 @@ class Client:
             raise FetchError("stopped")
 
     def _request(self, path: str, limit: int) -> bytes | None:
+        with _Deadline(self.retry.total_timeout_s) as deadline:
+            self._threads.deadline = deadline
+            try:
+                content = self._exchange(path, limit)
+            except FetchError:
+                if not deadline.passed:
+                    raise
+            if deadline.passed:  # a body of undeclared length then seems to have ended
+                late = f"response not complete after {self.retry.total_timeout_s:g} s"
+                raise FetchError(late, transient=True) from None
+            return content
+
+    def _exchange(self, path: str, limit: int) -> bytes | None:
         import requests
 
         timeout = self.retry.read_timeout_s
@@ -207,6 +223,9 @@ class Client:
                 raise FetchError("stopped")
         return bytes(content)
 
+    def _watch(self, sock: socket.socket) -> None:
+        self._threads.deadline.watch(sock)
+
     def _session(self) -> requests.Session:
         """The thread's own session: requests does not guarantee that sessions can be shared."""
         import requests
@@ -214,10 +233,74 @@ class Client:
         session: requests.Session | None = getattr(self._threads, "session", None)
         if session is None:
             session = requests.Session()
+            adapter = requests.adapters.HTTPAdapter()
+            pools = adapter.poolmanager.pool_classes_by_scheme.items()
+            adapter.poolmanager.pool_classes_by_scheme = {name: _watched(pool, self._watch) for name, pool in pools}
+            for prefix in ("http://", "https://"):
+                session.mount(prefix, adapter)
             # Without compression the limit on the body also limits the memory.
             session.headers.update({"User-Agent": "btcbt", "Accept-Encoding": "identity"})
             self._threads.session = session
         return session
+
+
+class _Deadline:
+    """Cuts a connection when its request takes too long: the timeout of a socket starts again with every byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._lock = threading.Lock()
+        self._handle: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._close()
+
+    def watch(self, sock: socket.socket) -> None:
+        """Cut this connection. A handle of its own works at every stage: encrypted or not, in use or handed over."""
+        with self._lock:
+            self._close()
+            self._handle = socket.socket(fileno=os.dup(sock.fileno()))
+            if self.passed:
+                self._shut()
+
+    def _cut(self) -> None:
+        with self._lock:
+            self.passed = True
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._handle is not None:
+            with suppress(OSError):  # the server was faster
+                self._handle.shutdown(socket.SHUT_RDWR)
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+def _watched(pool: Any, watch: Callable[[socket.socket], None]) -> Any:
+    """A class of urllib3's connection pools that shows the socket of every request to `watch`."""
+
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            watch(self.sock)
+
+        def request(self, *args: Any, **options: Any) -> Any:
+            if self.sock is not None:  # kept from an earlier request
+                watch(self.sock)
+            return super().request(*args, **options)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
 
 def _refused(response: requests.Response) -> FetchError:

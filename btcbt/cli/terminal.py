@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from btcbt.errors import BtcbtError
+from btcbt.files import refusals_explained
+from btcbt.messages import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from btcbt.progress import Progress
 
@@ -39,10 +42,18 @@ def again(command: str, file: Path, changes: list[str] | None = None) -> str:
 def console(*, stderr: bool = False) -> Console:
     """A console on standard output or standard error."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class PrintableConsole(Console):
+        """Shows no control characters of texts, which come from files and other people's code."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     stream = sys.stderr if stderr else sys.stdout
     # Pipes and logs have no width, and tables do not fit rich's default of 80 columns.
-    return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
+    return PrintableConsole(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def watch(errors: Console, *, quiet: bool) -> Progress:
@@ -63,7 +74,8 @@ def guarded(errors: Console, again: str, kept: str = "finished shards are kept")
     handler = Warnings(errors)
     logging.getLogger("btcbt").addHandler(handler)
     try:
-        yield
+        with refusals_explained():
+            yield
     except BtcbtError as error:
         message = " ".join(str(error).split())
         errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from btcbt.config.hypotheses import AccountHypothesis, ForecastHypothesis, Hypot
 from btcbt.config.types import (
     Interval,
     Name,
+    ParamValues,
     Place,
     Section,
     Time,
@@ -76,7 +77,7 @@ class StrategyConfig(Section):
     """
 
     use: Use
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: ParamValues = Field(default_factory=dict)
     forecasters: tuple[str, ...] | None = Field(None, strict=False)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from btcbt.config.types import LEARNED, Duration, Location, Name, Place, Section, Use
+from btcbt.config.types import LEARNED, Duration, Location, Name, ParamValues, Place, Section, Use
 from btcbt.messages import did_you_mean
 
 MAX_FORECAST_BYTES = 1 << 28
@@ -349,7 +349,7 @@ class UserForecasterConfig(SamplerConfig):
     kind: ClassVar[str] = USER
     builds: ClassVar[str] = ""  # given by `use`
     use: Use
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: ParamValues = Field(default_factory=dict)
 
 
 class UserPostprocessorConfig(ForecasterSection):
@@ -359,7 +359,7 @@ class UserPostprocessorConfig(ForecasterSection):
     builds: ClassVar[str] = ""  # given by `use`
     use: Use
     base: Name
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: ParamValues = Field(default_factory=dict)
 
     @property
     def based_on(self) -> str | None:

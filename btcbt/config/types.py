@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
 """Supported URL schemes of stores, and the options allowed after ``?``."""
+_LONGEST_PART = 240
+"""Systems allow names of 255 bytes; ours for unfinished files are longer than the file's."""
 _DURATION = re.compile(r"0[mhd]|[1-9]\d{0,6}[mhd]")
 _USE = re.compile(r"[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -51,10 +55,22 @@ def _parse_duration(value: str) -> str:
 
 
 def _parse_place(value: str) -> str:
-    """Paths of files and folders may not contain control characters."""
+    """Paths of files and folders may not contain control characters; ``~`` stands for a home folder, as in a shell."""
     if not value.isprintable():
         raise ValueError("a path of printable characters is expected")
-    return value
+    _check_parts(value)
+    return os.path.expanduser(value)
+
+
+def _check_parts(path: str) -> None:
+    if any(len(part.encode()) > _LONGEST_PART for part in path.split("/")):
+        raise ValueError(f"a path is expected, whose parts have at most {_LONGEST_PART} bytes each")
+
+
+def _at_a_known_home(folder: str) -> str:
+    if folder.startswith("~"):  # it would be made, under that very name
+        raise ValueError("a folder is expected, this is in the home of somebody unknown; write it out")
+    return folder
 
 
 def is_url(place: str) -> bool:
@@ -70,7 +86,7 @@ def parse_shared_folder(value: str) -> str:
             "a folder is expected, not a URL: lines are appended under a lock, which no object store offers; "
             "name a folder that all machines mount",
         )
-    return value
+    return _at_a_known_home(value)
 
 
 def parse_root(value: str) -> str:
@@ -79,7 +95,7 @@ def parse_root(value: str) -> str:
     Errors do not repeat the URL, since messages end up in logs.
     """
     if not is_url(value):
-        return value
+        return _at_a_known_home(value)
     try:
         parts = urlsplit(value)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
@@ -107,10 +123,21 @@ def parse_root(value: str) -> str:
 def _parse_use(value: str) -> str:
     if not _USE.fullmatch(value):
         raise ValueError("a short name, 'module:Class' or 'path/to/file.py:Class' is expected")
+    _check_parts(value)
     return value
 
 
+def _parse_params(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters become part of digests and manifests, which are JSON."""
+    try:
+        json.dumps(to_jsonable_python(values))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"values that JSON can hold are expected ({error})") from None
+    return values
+
+
 Name = Annotated[str, AfterValidator(_parse_name)]
+ParamValues = Annotated[dict[str, Any], AfterValidator(_parse_params)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Use = Annotated[Place, AfterValidator(_parse_use)]
 """Names a strategy or a forecaster; see `btcbt.loading`."""

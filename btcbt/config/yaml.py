@@ -13,17 +13,20 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
 
 from btcbt.config.experiment import RunConfig
 from btcbt.config.forecasters import BRANCHES
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
 from btcbt.errors import ConfigError
-from btcbt.messages import first_problem, short
+from btcbt.files import read_file
+from btcbt.messages import first_problem, printable, short
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
+MAX_NODES = 5000
+"""Most keys, values, lists and mappings of a file: reading them with their positions takes about a second."""
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -78,10 +81,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: a folder; give the path of an experiment file")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes; an experiment file has at most {MAX_FILE_BYTES:,}")
-        return path.read_text(encoding="utf-8")
+        return read_file(path, MAX_FILE_BYTES).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an experiment file") from None
     except UnicodeDecodeError as error:
@@ -90,7 +90,7 @@ def _read_text(path: Path) -> str:
 
 def _refuse_features(path: Path, text: str) -> None:
     """Reject features with which a small file could name a type, grow without bound, or exhaust the stack."""
-    depth = 0
+    depth = nodes = 0
     for event in YAML(typ="rt").parse(text):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
@@ -101,6 +101,9 @@ def _refuse_features(path: Path, text: str) -> None:
             anchor = _excerpt(str(event.anchor))
             raise ConfigError(f"{path}:{line}: YAML anchor or alias '{anchor}'; write the value out")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        nodes += isinstance(event, NodeEvent)
+        if nodes > MAX_NODES:
+            raise ConfigError(f"{path}:{line}: more than {MAX_NODES:,} keys and values; an experiment needs fewer")
         if depth > MAX_DEPTH:
             raise ConfigError(f"{path}:{line}: more than {MAX_DEPTH} levels deep; an experiment needs fewer")
 
@@ -153,5 +156,5 @@ def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) ->
 
 def _excerpt(text: str) -> str:
     """Text of a file for one line of a message: printable, at most 300 characters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    text = printable(" ".join(text.split()))
     return text if len(text) <= 300 else text[:297] + "..."

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import joblib
 import numpy as np
 
+from btcbt.config import ExecutorConfig
 from btcbt.errors import BtcbtError
 from btcbt.forecasters.asking import ask, out_of_memory
 from btcbt.forecasters.base import Forecaster
@@ -29,6 +30,8 @@ PROCESS_BATCH = 16
 MIN_ORIGINS = 128
 """Fewer origins finish before a second process has started."""
 
+PROCESSES_PER_CORE = 4
+"""More only take memory."""
 AHEAD = 2
 """Tasks in flight per worker, so that the next one is ready when one finishes."""
 IDLE_SECONDS = 60
@@ -57,6 +60,16 @@ def processes(forecaster: Forecaster, origins: int) -> int:
     if not forecaster.single_threaded or origins < MIN_ORIGINS:
         return 1
     return int(joblib.cpu_count())
+
+
+def within_cores(executor: ExecutorConfig) -> ExecutorConfig:
+    """The executor with no more local processes than this machine can use, with a warning if it named more."""
+    cores = int(joblib.cpu_count())
+    most = PROCESSES_PER_CORE * cores
+    if executor.workers is None or executor.workers <= most or executor.address is not None:
+        return executor
+    log.warning("executor.workers %d: this machine has %d cores; using %d workers", executor.workers, cores, most)
+    return executor.model_copy(update={"workers": most})
 
 
 def batch_size(forecaster: Forecaster) -> int:

@@ -41,9 +41,9 @@ def explained(forecaster: Forecaster, origins: IntArray) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         ours = type(forecaster).__module__.partition(".")[0] == "btcbt"
-        if ours or isinstance(error, BtcbtError) or out_of_memory(error):
+        if ours or isinstance(error, BtcbtError | KeyboardInterrupt) or out_of_memory(error):
             raise
         raise AnswerError(f"{_span(origins)}: raised {explain(error)}") from error
 
@@ -96,7 +96,10 @@ def _check_values(batch: ForecastBatch, origins: IntArray) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch raises a RuntimeError for that."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
+    if isinstance(error, MemoryError):
+        return True
+    text = explain(error)
+    return "out of memory" in text or "allocate memory" in text
 
 
 def _span(origins: IntArray) -> str:

@@ -12,7 +12,7 @@ from btcbt.config import ForecasterSection, UserForecasterConfig, UserPostproces
 from btcbt.errors import BtcbtError, ForecasterError
 from btcbt.forecasters.base import Forecaster, Postprocessor
 from btcbt.loading import Extension, Params, load_class, make_params
-from btcbt.messages import describe, explain
+from btcbt.messages import describe, user_code
 from btcbt.records import Candles, DataRange, Refit
 
 FORECASTERS: Extension[Forecaster] = Extension("forecaster", "forecasters", Forecaster, ForecasterError, {})  # type: ignore[type-abstract]
@@ -123,16 +123,15 @@ def _create_user_defined(config: UserConfig, windows: WindowsConfig, seed: int, 
     cls, params = _load_user_defined(config)
     make: Any = cls  # the constructors of the two base classes differ
     try:
-        if isinstance(config, UserForecasterConfig):
-            shape = {"context": windows.context, "horizon": windows.horizon, "n_paths": config.n_paths}
-            forecaster: Forecaster = make(params, **shape, seed=seed)
-        else:
-            forecaster = make(base, params)
-        _check_built(forecaster)
+        with user_code(lambda problem: ForecasterError(f"cannot be built: {problem}"), BtcbtError):
+            if isinstance(config, UserForecasterConfig):
+                shape = {"context": windows.context, "horizon": windows.horizon, "n_paths": config.n_paths}
+                forecaster: Forecaster = make(params, **shape, seed=seed)
+            else:
+                forecaster = make(base, params)
+            _check_built(forecaster)
     except BtcbtError as error:
-        raise ForecasterError(f"forecaster '{config.use}': {error}") from error
-    except Exception as error:
-        raise ForecasterError(f"forecaster '{config.use}': cannot be built: {explain(error)}") from error
+        raise ForecasterError(f"forecaster '{config.use}': {error}") from (error.__cause__ or error)
     return forecaster
 
 

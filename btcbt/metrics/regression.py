@@ -33,12 +33,13 @@ from pydantic import Field
 
 from btcbt.config import Section, load_config
 from btcbt.errors import ConfigError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 from btcbt.metrics.score import Score
 from btcbt.metrics.table import find_score
 
 Verdict = Literal["equal", "within", "better", "moved", "worse", "vanished", "new"]
 FAILURES: tuple[Verdict, ...] = ("worse", "vanished")
+MAX_BASELINE_BYTES = 1 << 26
 
 
 class Rule(Section):
@@ -121,7 +122,7 @@ def read_baseline(file: Path) -> dict[str, float]:
         If it is missing or invalid.
     """
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = json.loads(read_file(file, MAX_BASELINE_BYTES))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such baseline; create it with --update") from None
     except OSError as error:

@@ -42,9 +42,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from btcbt.errors import StoreError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
-from btcbt.storage.remote import RemoteFolder
+from btcbt.storage.remote import MAX_BYTES, RemoteFolder
 
 NUMERICAL_VERSION = 1
 """Increased when a code change alters forecasts beyond rounding; old shards are then unused."""
@@ -59,6 +59,8 @@ _FORMAT = "btcbt-forecasts-1"
 _PAGE_BYTES = 1 << 16
 MAX_SHARD_ROWS = 100_000
 """Most origins of a shard; `btcbt.config.experiment.StoreConfig` has the same bound."""
+MAX_SHARD_PATHS = 1 << 27
+"""Most bytes of the paths of a shard or of a batch read, unless one origin has more; a run holds several at once."""
 Shape = tuple[int, int, int]
 """S, H, C of a row's paths."""
 KEY_FILE = "key.json"
@@ -188,6 +190,11 @@ class ForecastStore:
         self.remote = remote
         self.shape = (n_paths, horizon, len(CHANNELS))
 
+    @property
+    def most_rows(self) -> int:
+        """Most origins of a shard and of a batch, by `MAX_SHARD_PATHS`; where shards end changes no key and no path."""
+        return max(1, MAX_SHARD_PATHS // (4 * math.prod(self.shape)))
+
     def shards(self) -> list[Shard]:
         """The local files named like shards, in order of their origins; not verified."""
         if not self.folder.is_dir():
@@ -237,11 +244,10 @@ class ForecastStore:
             if not len(origins) or candidate.last < origins[0] or candidate.first > origins[-1]:
                 continue
             try:
-                table = self._read(candidate, ["origin", "window"])
+                stored, seen = _rows(candidate, self._read(candidate, ["origin", "window"]))
             except StoreError as error:
                 damaged.append(error)
                 continue
-            stored, seen = column_values(table, "origin", np.dtype("<i8")), column_values(table, "window", _DIGEST)
             at = np.minimum(np.searchsorted(origins, stored), len(origins) - 1)
             fits = (origins[at] == stored) & (digests[at] == seen) & (shard[at] < 0)
             if fits.any():
@@ -256,7 +262,7 @@ class ForecastStore:
         def fetch(shard: Shard) -> None:
             name = shard.path.name
             try:
-                if _checksum(shard.path.read_bytes()) == shard.checksum:
+                if _checksum(read_file(shard.path, MAX_BYTES)) == shard.checksum:
                     return
             except OSError:
                 pass  # not present locally
@@ -276,7 +282,7 @@ class ForecastStore:
         """Copy local files to the remote folder: those written without one, or while it was unreachable."""
         for name in names:
             if (path := self.folder / name).exists():
-                remote.write(name, path.read_bytes())
+                remote.write(name, read_file(path, MAX_BYTES))
 
     def read(self, plan: ShardPlan, origins: IntArray, batch: int) -> Iterator[ForecastBatch]:
         """Stream the planned forecasts in order, `batch` origins at a time; memory is bounded by the batch.
@@ -341,7 +347,7 @@ class ForecastStore:
             try:
                 os.link(shard.path, target)
             except OSError:
-                write_whole(target, shard.path.read_bytes())
+                write_whole(target, read_file(shard.path, MAX_BYTES))
 
     def _put(self, path: Path, content: Any) -> None:
         try:
@@ -387,7 +393,7 @@ class ForecastStore:
     def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
         """Verify a shard and parse some of its columns."""
         try:
-            content = shard.path.read_bytes()
+            content = read_file(shard.path, MAX_BYTES)
         except OSError as error:
             raise StoreError(f"{shard.path} cannot be read ({error.strerror})") from None
         return _parse(str(shard.path), content, shard.checksum, self.key, self.shape, columns)
@@ -447,19 +453,17 @@ def shard_named(path: Path) -> Shard | None:
     return None if match is None else Shard(path, int(match[1]), int(match[2]), match[3])
 
 
-def shard_rows(
-    where: str, content: bytes, checksum: str, key: str, shape: Shape | None = None
-) -> set[tuple[int, bytes]]:
+def shard_rows(shard: Shard, content: bytes, key: str, shape: Shape | None = None) -> set[tuple[int, bytes]]:
     """The forecasts in a shard, by origin and window digest.
 
     Parameters
     ----------
-    where : str
-        Name of the shard in messages.
+    shard : Shard
+        What its name says.
     content : bytes
         Its bytes.
-    checksum, key : str
-        From its name and from the name of its folder.
+    key : str
+        From the name of its folder.
     shape : (S, H, C), optional
         Expected shape of its paths; any by default.
 
@@ -468,9 +472,17 @@ def shard_rows(
     StoreError
         If it is damaged or foreign.
     """
-    table = _parse(where, content, checksum, key, shape, ["origin", "window"])
-    origins, seen = column_values(table, "origin", np.dtype("<i8")), column_values(table, "window", _DIGEST)
+    table = _parse(str(shard.path), content, shard.checksum, key, shape, ["origin", "window"])
+    origins, seen = _rows(shard, table)
     return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
+
+
+def _rows(shard: Shard, table: pa.Table) -> tuple[IntArray, Digests]:
+    """Origins and window digests of a shard, whose name must say which origins are in it."""
+    origins = column_values(table, "origin", np.dtype("<i8"))
+    if (origins[0], origins[-1]) != (shard.first, shard.last) or (np.diff(origins) <= 0).any():
+        raise StoreError(f"{shard.path} is foreign: its origins are not those that its name says")
+    return origins, column_values(table, "window", _DIGEST)
 
 
 def _parse(where: str, content: bytes, checksum: str, key: str, shape: Shape | None, columns: list[str]) -> pa.Table:

@@ -18,10 +18,11 @@ from typing import Any
 
 from btcbt.config import REFITS_FOLDER, STORE_FOLDER
 from btcbt.errors import StoreError
-from btcbt.files import TEMPORARY, in_use, is_being_written
+from btcbt.files import TEMPORARY, in_use, is_being_written, read_file
 from btcbt.records import CHANNELS, DAY_MS, HOUR_MS
 from btcbt.storage.forecasts import KEY_FILE, shard_named, shard_rows
 from btcbt.storage.remote import Entry, Folder, LocalFolder
+from btcbt.storage.verdicts import MAX_JSON_BYTES
 
 GRACE_SECONDS = HOUR_MS / 1000
 """Younger files are never garbage: a run may be about to use them."""
@@ -74,6 +75,7 @@ class _Contents:
 
     rows: dict[Entry, set[tuple[int, bytes]]] = field(default_factory=dict)
     damaged: dict[Entry, str] = field(default_factory=dict)
+    unreadable: dict[Entry, str] = field(default_factory=dict)  # now; that is no reason to delete them
 
 
 def list_keys(root: Folder) -> list[StoredKey]:
@@ -90,7 +92,7 @@ def list_keys(root: Folder) -> list[StoredKey]:
         meaning = _meaning(folder, key, files)
         contents = _read(folder, key, meaning, files)
         origins = {origin for rows in contents.rows.values() for origin, _ in rows}
-        damaged = list(contents.damaged.values())
+        damaged = [*contents.damaged.values(), *contents.unreadable.values()]
         if not meaning and any(entry.name == KEY_FILE for entry in files):
             damaged.append(f"{folder}/{KEY_FILE} does not describe the key that its folder is named by")
         found.append(
@@ -98,8 +100,8 @@ def list_keys(root: Folder) -> list[StoredKey]:
                 key=key,
                 meaning=meaning,
                 origins=len(origins),
-                shards=len(contents.rows) + len(contents.damaged),
-                size=sum(entry.size for entry in (*contents.rows, *contents.damaged)),
+                shards=len(contents.rows) + len(contents.damaged) + len(contents.unreadable),
+                size=sum(entry.size for entry in (*contents.rows, *contents.damaged, *contents.unreadable)),
                 first=min(origins, default=None),
                 last=max(origins, default=None),
                 damaged=tuple(damaged),
@@ -213,12 +215,17 @@ def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entr
     for entry in files:
         if not entry.name.endswith(".parquet"):
             continue
-        where, shard = f"{folder}/{entry.name}", shard_named(Path(entry.name))
+        shard = shard_named(Path(f"{folder}/{entry.name}"))
         if shard is None:
-            contents.damaged[entry] = f"{where} is foreign: it is not named like a shard of forecasts"
+            contents.damaged[entry] = f"{folder}/{entry.name} is foreign: it is not named like a shard of forecasts"
             continue
         try:
-            contents.rows[entry] = shard_rows(where, folder.read(entry.name), shard.checksum, key, shape)
+            content = folder.read(entry.name)
+        except StoreError as error:
+            contents.unreadable[entry] = str(error)
+            continue
+        try:
+            contents.rows[entry] = shard_rows(shard, content, key, shape)
         except StoreError as error:
             contents.damaged[entry] = str(error)
     return contents
@@ -248,7 +255,7 @@ def _unused_refits(root: Path, now: float, older_than_days: float) -> Iterator[G
     used: set[str] = set()
     for manifest in root.glob("*/*/manifest.json"):
         try:
-            forecasters = json.loads(manifest.read_bytes())["forecasters"].values()
+            forecasters = json.loads(read_file(manifest, MAX_JSON_BYTES))["forecasters"].values()
             used |= {refit["key"] for entry in forecasters for refit in entry.get("refits", ())}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return  # a run that cannot be read may use any of them

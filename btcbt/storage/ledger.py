@@ -16,6 +16,7 @@ file and to the shared one, and counts what is in either.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from btcbt.errors import StoreError
-from btcbt.files import acquire_lock
+from btcbt.files import acquire_lock, open_regular, read_file
 from btcbt.records import Candles
 
 VERSION = 3
@@ -36,6 +37,10 @@ VERSION = 3
 names (``threshold`` for ``strategies.threshold:Threshold``), the digest of a user's source covers what it imports. 3:
 the portfolio has `on_gap` and a funding series, and decisions are those at a strategy's own origins."""
 _CHECKSUM_BYTES = 8
+_LARGEST = 2**53
+"""Bound of every number of a trial."""
+MAX_LEDGER_BYTES = 1 << 28
+"""Some 400,000 trials."""
 _NUMBERS = ("sharpe", "skew", "kurtosis", "gross_sharpe")
 
 log = logging.getLogger(__name__)
@@ -148,10 +153,12 @@ class Ledger:
     def _record(self, path: Path, wanted: Iterable[Trial]) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab+") as file:
+            with open_regular(path, "ab+") as file:
                 acquire_lock(file)
                 file.seek(0)
-                content = file.read()
+                content = file.read(MAX_LEDGER_BYTES + 1)
+                if len(content) > MAX_LEDGER_BYTES:
+                    raise OSError(errno.EFBIG, f"larger than {MAX_LEDGER_BYTES:,} bytes")
                 known: dict[str, bool] = {}
                 for trial in _parse(path, content):
                     known[trial.id] = known.get(trial.id, False) or bool(trial.configuration)
@@ -183,7 +190,7 @@ class Ledger:
         first: dict[str, Trial] = {}
         for path in self.files:
             try:
-                content = path.read_bytes()
+                content = read_file(path, MAX_LEDGER_BYTES)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -263,9 +270,24 @@ def _read(line: bytes) -> Trial | None:
         if set(tree) != {field.name for field in fields(Trial)}:
             return None
         numbers = {key: math.nan if tree[key] is None else float(tree[key]) for key in _NUMBERS}
-        return Trial(**{**tree, **numbers})
-    except (ValueError, TypeError, KeyError, RecursionError):
+        trial = Trial(**{**tree, **numbers})
+        return trial if _plausible(trial) else None
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
+
+
+def _plausible(trial: Trial) -> bool:
+    """Whether values have their types and sizes: anyone who can append a line can compute its checksum."""
+    texts = (trial.id, trial.name, trial.experiment, trial.candles, trial.stretch, trial.configuration)
+    whole = (trial.start, trial.end, trial.n, trial.version)
+    scores = (trial.sharpe, trial.skew, trial.kurtosis, trial.gross_sharpe)
+    return (
+        all(type(text) is str for text in texts)
+        and all(type(number) is int and abs(number) < _LARGEST for number in whole)
+        and trial.start <= trial.end
+        and trial.n >= 0
+        and all(math.isnan(one) or abs(one) < _LARGEST for one in scores)
+    )
 
 
 def _checksum(tree: Mapping[str, Any]) -> str:

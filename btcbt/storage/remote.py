@@ -6,6 +6,7 @@ objects only when complete; on HDFS a file is written under a temporary name and
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from btcbt.config import is_url
 from btcbt.errors import StoreError
+from btcbt.files import read_file
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 GCS_RETRY_SECONDS = 15
 _MESSAGE = 200
+MAX_BYTES = 1 << 31
+"""Most bytes of a file that is read; shards are far smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class LocalFolder:
         """The content of a file."""
         path = self.path / name
         try:
-            return path.read_bytes()
+            return read_file(path, MAX_BYTES)
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror})") from None
 
@@ -162,7 +166,10 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with self._explained("read", name), self._system.open_input_stream(self._at(name), compression=None) as stream:
-            return bytes(stream.read())
+            content = bytes(stream.read(MAX_BYTES + 1))
+            if len(content) > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MAX_BYTES:,} bytes")
+            return content
 
     def write(self, name: str, content: Any) -> None:
         """Create or replace a file atomically.

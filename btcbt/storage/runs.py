@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
+import secrets
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,14 +39,17 @@ from pydantic import ValidationError
 
 from btcbt.config import RunConfig
 from btcbt.errors import StoreError
-from btcbt.files import sync_folder, temporary_name, write_whole
+from btcbt.files import open_regular, read_file, sync_folder, temporary_name, write_whole
 from btcbt.records import CHANNELS, Candles, Float32Array, ForecastBatch, IntArray
 from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, ShardPlan, column_values, fixed_binary
+from btcbt.storage.verdicts import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
+MAX_POINTER_BYTES = 4096
+log = logging.getLogger(__name__)
 SCORE_COLUMNS = ("forecaster", "symbol", "channel", "step", "group", "metric", "value")
 
 
@@ -191,7 +196,8 @@ class Run:
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         file = self.directory / f"{name}.parquet"
         try:
-            return pq.read_table(file, columns=columns)
+            with open_regular(file) as content:
+                return pq.read_table(content, columns=columns)
         except (OSError, pa.ArrowException) as error:
             problem = " ".join(str(error).split())[:200]
             raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
@@ -216,9 +222,9 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
     if not (folder / "manifest.json").is_file():
         folder = latest(folder) or folder
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(folder / "manifest.json", MAX_JSON_BYTES))
         if metrics is None:
-            read = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            read = json.loads(read_file(folder / "metrics.json", MAX_JSON_BYTES))
             metrics = {key: math.nan if value is None else float(value) for key, value in read.items()}
         config = RunConfig.model_validate_json(json.dumps(manifest["config"]))
     except OSError as error:
@@ -233,7 +239,7 @@ def latest(folder: Path) -> Path | None:
     """The newest run in ``runs/<name>``, or None."""
     pointer = folder / LATEST
     if pointer.is_file():
-        name = pointer.read_text(encoding="utf-8").strip()
+        name = read_file(pointer, MAX_POINTER_BYTES).decode("utf-8", "replace").strip()
         return folder / Path(name).name
     return pointer.resolve() if pointer.is_dir() else None
 
@@ -263,9 +269,16 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 
 def point_latest(target: Path) -> None:
-    """Let ``latest`` beside `target` point to it: a link, or a file with its name."""
+    """Let ``latest`` beside `target` point to it: a link, or a file with its name.
+
+    A folder of that name is what a copy with links resolved makes of the link; it is set aside.
+    """
     pointer = target.with_name(LATEST)
     temporary = temporary_name(pointer)
+    if pointer.is_dir() and not pointer.is_symlink():
+        aside = pointer.with_name(f"{LATEST}-{secrets.token_hex(4)}")
+        pointer.rename(aside)
+        log.warning("%s was a folder, not a link; it is now %s, which may be deleted if it is a copy", pointer, aside)
     try:
         temporary.symlink_to(target.name, target_is_directory=True)
         temporary.replace(pointer)

@@ -14,9 +14,11 @@ from typing import Any
 
 from btcbt.config import STORE_FOLDER
 from btcbt.errors import StoreError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 
 AUDIT_FILE = "audit.json"
+MAX_JSON_BYTES = 1 << 28
+"""Most bytes of each JSON file of a run; an audit's decisions and a run's digests take some megabytes."""
 _STAMPED = ("verdict", "findings", "stages", "origins", "eligible", "seed", "finished", "commit")
 
 
@@ -53,7 +55,7 @@ def keep_verdict(
         manifest_file = folder / "manifest.json"
         if not manifest_file.is_file():
             return None
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(manifest_file, MAX_JSON_BYTES))
         _write(folder / AUDIT_FILE, verdict)
         _write(manifest_file, {**manifest, "audit": stamp(verdict, stale)})
     except (OSError, ValueError) as error:
@@ -64,7 +66,7 @@ def keep_verdict(
 def stored_verdict(root: Path, digest: str) -> dict[str, Any] | None:
     """The newest verdict for a run digest; None if not audited, or if it cannot be read."""
     try:
-        verdict = json.loads(_kept(root, digest).read_text(encoding="utf-8"))
+        verdict = json.loads(read_file(_kept(root, digest), MAX_JSON_BYTES))
         stamp(verdict, None)
         return {"files": dict(verdict["files"]), "decisions": list(verdict["decisions"]), **verdict}
     except (OSError, ValueError, KeyError, TypeError):

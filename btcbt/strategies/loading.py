@@ -8,7 +8,7 @@ from typing import Any
 
 from btcbt.errors import StrategyError
 from btcbt.loading import Extension, load_class, make_params
-from btcbt.messages import explain
+from btcbt.messages import user_code
 from btcbt.strategies.base import Strategy
 
 _NOT_STRATEGIES = ("__init__", "base", "loading", "thresholds")
@@ -43,7 +43,5 @@ def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy
     """
     cls = load_class(STRATEGIES, use)
     values = make_params(STRATEGIES, use, cls, params)
-    try:
+    with user_code(lambda problem: StrategyError(f"strategy '{use}': cannot be built: {problem}")):
         return cls(values)
-    except Exception as error:
-        raise StrategyError(f"strategy '{use}': cannot be built: {explain(error)}") from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from btcbt.config import PortfolioConfig, time_text
 from btcbt.errors import StrategyError
-from btcbt.messages import describe, explain
+from btcbt.messages import describe, user_code
 from btcbt.portfolio import closing_times
 from btcbt.progress import Advance, Progress
 from btcbt.records import CHANNELS, Candles, FloatArray, Forecast, Holding, IntArray, Window
@@ -132,21 +132,20 @@ class _Position:
 
 
 def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -> float:
-    origin = forecast.origin
-    try:
-        decision: object = strategy.decide(forecast, holding)
-    except StrategyError as error:
-        raise StrategyError(f"strategy '{label}' at {time_text(origin)}: {error}") from error
-    except Exception as error:
-        raise StrategyError(f"strategy '{label}' failed at {time_text(origin)}: {explain(error)}") from error
-    number = isinstance(decision, int | float | np.integer | np.floating) and not isinstance(decision, bool)
-    # Not `abs(x) > 1`: a NaN must fail the comparison.
-    if not number or not -1.0 <= decision <= 1.0:  # type: ignore[operator]
-        raise StrategyError(
-            f"strategy '{label}' at {time_text(origin)}: decide returned {describe(decision)}; "
-            "expected a finite number in [-1, 1]"
-        )
-    return float(decision)  # type: ignore[arg-type]
+    cause: StrategyError | None = None
+    when = f"at {time_text(forecast.origin)}"
+    with user_code(lambda problem: StrategyError(f"strategy '{label}' failed {when}: {problem}")):
+        try:
+            decision: object = strategy.decide(forecast, holding)
+        except StrategyError as error:
+            reason, cause = str(error), error
+        else:
+            number = isinstance(decision, int | float | np.integer | np.floating) and not isinstance(decision, bool)
+            # Not `abs(x) > 1`: a NaN must fail the comparison.
+            if number and -1.0 <= decision <= 1.0:  # type: ignore[operator]
+                return float(decision)  # type: ignore[arg-type]
+            reason = f"decide returned {describe(decision)}; expected a finite number in [-1, 1]"
+    raise StrategyError(f"strategy '{label}' {when}: {reason}") from cause
 
 
 def decide_targets(

@@ -18,7 +18,7 @@ from btcbt.progress import Progress
 from btcbt.records import ForecastBatch, IntArray
 from btcbt.storage.forecasts import ShardWriter
 from btcbt.walkforward.interrupts import stop_between_shards
-from btcbt.walkforward.members import READ_BATCH, Member
+from btcbt.walkforward.members import Member
 
 Advance = Callable[[int], None]
 Shards = Iterator[tuple[IntArray, ForecastBatch]]
@@ -52,7 +52,7 @@ def forecast_missing(member: Member, base: Member | None, config: RunConfig, pro
     with progress.stage(f"forecast {member.name}", len(origins), done=len(origins) - len(missing)) as advance:
         if len(missing):
             member.store.describe(member.meaning)
-            size = config.store.shard_size
+            size = min(config.store.shard_size, member.store.most_rows)
             shards = [missing[start : start + size] for start in range(0, len(missing), size)]
             with stop_between_shards(progress) as stop, ShardWriter(member.store) as writer:
                 for rows, batch in forecast_shards(member, shards, config.executor, base, advance):
@@ -181,7 +181,7 @@ def _from_base(member: Member, base: Member, shards: Sequence[IntArray], advance
 def _checked_walk(member: Member, base: Member) -> Iterator[ForecastBatch]:
     """The forecasts made from those of the base, checked batch by batch."""
     forecaster, origins = member.forecaster, member.windows.origins
-    asked = [origins[start : start + READ_BATCH] for start in range(0, len(origins), READ_BATCH)]
+    asked = [origins[start : start + base.batch] for start in range(0, len(origins), base.batch)]
     with explained(forecaster, asked[0]):
         made = iter(forecaster.follow(member.windows, base.batches()))
     for part in asked:

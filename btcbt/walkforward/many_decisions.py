@@ -57,7 +57,7 @@ class Stream:
             none = np.empty((len(self.windows), 0, self.windows.horizon, len(CHANNELS)), dtype=np.float32)
             yield from np.array_split(none, range(READ_BATCH, len(none), READ_BATCH))
             return
-        for batch in self.store.read(self.plan, self.windows.origins, READ_BATCH):
+        for batch in self.store.read(self.plan, self.windows.origins, min(READ_BATCH, self.store.most_rows)):
             yield batch.paths.copy()
 
     def singly(self) -> Iterator[Forecast]:

@@ -98,9 +98,14 @@ class Member:
         name.update(self.digests.tobytes())
         return name.hexdigest(), partial(_build_alike, self.build, dict(self.forecaster.identity()), self.name)
 
+    @property
+    def batch(self) -> int:
+        """Number of origins in each of `batches`: `READ_BATCH`, or fewer of many paths."""
+        return min(READ_BATCH, self.store.most_rows)
+
     def batches(self) -> Iterator[ForecastBatch]:
-        """Its stored forecasts in order of time, in batches of `READ_BATCH` origins."""
-        return self.store.read(self.plan, self.windows.origins, READ_BATCH)
+        """Its stored forecasts in order of time, `batch` origins at once."""
+        return self.store.read(self.plan, self.windows.origins, self.batch)
 
 
 def _build_alike(build: Callable[[], Forecaster], identity: Mapping[str, object], name: str) -> Forecaster:

@@ -39,7 +39,7 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.errors import CheckpointError, StoreError
-from btcbt.files import CAN_LOCK, acquire_lock, sync_folder, temporary_name, write_whole
+from btcbt.files import CAN_LOCK, acquire_lock, open_regular, sync_folder, temporary_name, write_whole
 from btcbt.forecasters import Forecaster
 from btcbt.forecasters.kronos import KronosForecaster, load_checkpoint, pair_digest
 from btcbt.forecasters.refitted import Served
@@ -394,7 +394,7 @@ def _locked(target: Path) -> Iterator[None]:
         return
     lock = target.with_name(f".{target.name}.lock.{target.name[:8]}.tmp")  # ``btcbt store gc`` knows such names
     while True:
-        with lock.open("wb") as file:
+        with open_regular(lock, "wb") as file:
             acquire_lock(file)
             if not _is_at(file, lock):  # the previous holder removed it, so this lock is on a deleted file
                 continue

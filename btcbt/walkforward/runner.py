@@ -14,6 +14,8 @@ import numpy as np
 
 from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
 from btcbt.errors import CandleError
+from btcbt.execution.local import within_cores
+from btcbt.files import refusals_explained
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import FloatArray, FundingRates
@@ -64,13 +66,15 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
         If the run was interrupted.
     """
     experiment = config if isinstance(config, RunConfig) else load_config(config)
-    return _walk(experiment, Stages(), Clock(), progress or Progress())
+    with refusals_explained(experiment.store.folder):
+        return _walk(experiment, Stages(), Clock(), progress or Progress())
 
 
 def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
         candles = stages.prepared(stages.raw(study.candles), study.candles)
     config = until_now(study, candles)
+    config = config.model_copy(update={"executor": within_cores(config.executor)})
     # Errors in the experiment are reported before the first forecast is computed.
     traders = make_traders(config)
     check_accounts(config, traders)

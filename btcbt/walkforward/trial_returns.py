@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from btcbt.errors import StoreError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 from btcbt.metrics.returns import equity_returns
 from btcbt.metrics.sharpe import sharpe_ratio
 from btcbt.portfolio import Simulation
@@ -31,6 +33,8 @@ _SAME_RETURN = 1e-9
 _LARGEST_DIFFERENCE = 0.02
 """Share of the common hours in which one configuration's returns may differ between two periods, two hours at least:
 a period begins without the position that a longer one holds by then."""
+_HEADER_BYTES = 1024
+"""Most bytes of the header of an ``.npy`` file of ours."""
 
 log = logging.getLogger(__name__)
 
@@ -187,10 +191,13 @@ def _write(file: Path, array: FloatArray) -> None:
 
 def _load(file: Path, shape: tuple[int, ...]) -> FloatArray | None:
     try:
-        array = np.load(file, allow_pickle=False)
+        # The header is compared before memory is taken for what it claims.
+        content = io.BytesIO(read_file(file, 8 * math.prod(shape) + _HEADER_BYTES))
+        if npy.read_magic(content) != (1, 0) or npy.read_array_header_1_0(content) != (shape, False, np.dtype("<f8")):
+            return None
+        return np.frombuffer(content.read(), dtype="<f8").reshape(shape)
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.dtype == np.float64 and array.shape == shape else None
 
 
 def _kept_returns(folders: Sequence[Path], trial: Trial) -> FloatArray | None:

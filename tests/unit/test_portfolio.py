@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from btcbt.candles import fill_gaps
 from btcbt.config import PortfolioConfig
-from btcbt.errors import ConfigError
+from btcbt.errors import CandleError, ConfigError
 from btcbt.portfolio import Fills, closing_times, simulate, simulate_variants
 from btcbt.records import Candles, FundingRates
 
@@ -644,3 +645,11 @@ def test_global_settings_of_vectorbt_do_not_matter():
         assert trade(candles, [0.5, -1.0, 0.1], config).equity.tolist() == before.tolist()
     finally:
         vectorbt.settings.portfolio.update(kept)
+
+
+@pytest.mark.parametrize("factor", [1e-16, 1e-300])
+def test_prices_that_vectorbt_takes_for_zero_are_refused(make_history: Callable[..., Candles], factor: float) -> None:
+    history = make_history(40, price=4000.0 * factor)
+    origins = history.open_time[5:30] + history.interval_ms
+    with pytest.raises(CandleError, match=r"simulated: accounts need prices of at least 1e-11, got"):
+        simulate(history, origins, np.ones((25, 1)), ["a"], PortfolioConfig())

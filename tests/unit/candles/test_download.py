@@ -317,7 +317,7 @@ def test_a_zip_that_would_escape_is_refused_and_writes_nothing(download, archive
     archive_server.put(TWO[0], zipped(name, "1\n"))
     assert "is not a plain file name; refused" in failure(download, end="2024-12")
     written = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert written == [TWO[0].name, f"{TWO[0].name}.CHECKSUM"]
+    assert written == []
 
 
 def test_a_month_under_the_name_of_another_is_refused(download, publish, archive_server):
@@ -567,3 +567,12 @@ class TestRealMonths:
         ][-1]
         assert not any(archive_server.faults.values())
         assert stormy.output.read_bytes() == calm.output.read_bytes()
+
+
+def test_a_bad_archive_with_a_right_checksum_blocks_no_later_download(download, publish, archive_server, tmp_path):
+    archive_server.publish(TWO[0], "not,a,table\n")
+    with pytest.raises(CandleError, match="the file was removed, so the next download fetches it again"):
+        download(end="2024-12")
+    assert list((tmp_path / "archive").rglob("*.zip*")) == []
+    publish(TWO[:1])
+    assert download(end="2024-12").stored.added == 744

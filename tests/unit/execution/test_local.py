@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
+import joblib
 import numpy as np
 import pytest
 
+from btcbt.config import ExecutorConfig
 from btcbt.errors import BtcbtError, ForecasterError
 from btcbt.execution import local as parallel
+from btcbt.execution.local import within_cores
 from btcbt.forecasters.garch import Garch
 from btcbt.forecasters.random_walk import RandomWalk
 from btcbt.records import ForecastBatch, Window
@@ -230,3 +233,11 @@ def test_any_other_error_of_a_users_class_is_reported_in_one_line(
     ):
         parallel.forecast_halving(hungry, make_windows(4, 8))
     assert hungry.asked == [4]
+
+
+def test_more_workers_than_a_machine_can_use_are_capped_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    many = within_cores(ExecutorConfig(kind="joblib", workers=1024))
+    assert many.workers == 4 * joblib.cpu_count()
+    assert f"executor.workers 1024: this machine has {joblib.cpu_count()} cores" in caplog.text
+    for one in (ExecutorConfig(), ExecutorConfig(workers=1), ExecutorConfig(kind="ray", address="x", workers=1024)):
+        assert within_cores(one) is one

@@ -107,8 +107,8 @@ def test_a_shard_is_read_once_however_small_the_batch(
         store.write(digests[rows], ForecastBatch(batch.origins[rows], batch.paths[rows]))
     plan = store.plan(batch.origins, digests)
     reads: list[str] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or original(path))
+    original = store_module.read_file
+    monkeypatch.setattr(store_module, "read_file", lambda path, limit: reads.append(path.name) or original(path, limit))
     list(store.read(plan, batch.origins, 3))
     assert len(reads) == 2
 
@@ -203,8 +203,10 @@ def test_only_files_of_the_asked_range_are_opened(
     for first in (0, 100, 200):
         store.write(*forecasts(rng, 5, first))
     opened: list[str] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or original(path))
+    original = store_module.read_file
+    monkeypatch.setattr(
+        store_module, "read_file", lambda path, limit: opened.append(path.name) or original(path, limit)
+    )
     digests, batch = forecasts(rng, 5, 100)
     store.plan(batch.origins, digests)
     assert [name.split("-")[0] for name in opened] == [str(100 * HOUR)]
@@ -372,3 +374,26 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
 def test_a_plan_counts_what_is_missing() -> None:
     plan = ShardPlan((), np.array([0, -1, 1, -1]), np.array([0, -1, 5, -1]))
     assert plan.missing.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("change", ["first", "last"])
+def test_a_shard_that_was_renamed_is_named_and_not_used(
+    store: ForecastStore, rng: np.random.Generator, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    digests, batch = forecasts(rng, 5)
+    path = store.write(digests, batch)
+    first, last, rest = path.name.split("-")
+    other = f"{HOUR}-{last}-{rest}" if change == "first" else f"{first}-{3 * HOUR}-{rest}"
+    path.rename(path.with_name(other))
+    assert len(store.plan(batch.origins, digests).missing) == 5
+    assert f"{other} is foreign: its origins are not those that its name says" in caplog.text
+
+
+def test_a_shard_holds_few_origins_of_many_paths(tmp_path: Path) -> None:
+    rows = {
+        (s, h): ForecastStore(tmp_path, KEY, n_paths=s, horizon=h).most_rows
+        for s, h in [(8, 6), (5000, 24), (10_000, 1024)]
+    }
+    assert rows[8, 6] > 100_000
+    assert rows[5000, 24] == 46  # 128 MiB of 2.88 MB each
+    assert rows[10_000, 1024] == 1

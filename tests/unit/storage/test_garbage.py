@@ -216,3 +216,22 @@ def test_refits_that_no_run_uses_may_go_when_they_are_old(store: ForecastStore, 
     (run / "manifest.json").write_text(json.dumps(manifest))
     gc.delete(gc.garbage(LocalFolder(tmp_path), older_than_days=7))
     assert sorted(path.name for path in (tmp_path / "store" / "refits").iterdir()) == [used, young]
+
+
+def test_a_shard_that_cannot_be_read_now_is_named_and_kept(store: ForecastStore, tmp_path: Path) -> None:
+    path = write(store, 0, 3, age=30)
+    folder = LocalFolder(tmp_path)
+
+    class Failing(LocalFolder):
+        def child(self, name: str) -> LocalFolder:
+            return Failing(self.path / name)
+
+        def read(self, name: str) -> bytes:
+            if name == path.name:
+                raise StoreError(f"{name} cannot be read (Input/output error)")
+            return super().read(name)
+
+    failing = Failing(tmp_path)
+    assert gc.garbage(failing, older_than_days=7.0) == []
+    assert gc.list_keys(failing)[0].damaged == (f"{path.name} cannot be read (Input/output error)",)
+    assert [item.name for item in gc.garbage(folder, older_than_days=7.0)] == [path.name]

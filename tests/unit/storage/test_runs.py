@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,3 +236,19 @@ def test_a_run_that_another_process_put_there_meanwhile_is_replaced(
         (folder / "ours").write_text("ours")
     assert [path.name for path in target.iterdir()] == ["ours"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_copy_with_links_resolved_takes_new_runs(
+    tmp_path: Path, run: Run, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "runs", copy)  # follows links, as cp -rL
+    assert not (copy / "tiny" / "latest").is_symlink()
+    target = copy / "tiny" / "def"
+    with stored.new_directory(target) as folder:
+        fill(folder, rng)
+    stored.point_latest(target)
+    assert load_run(copy / "tiny").directory.name == "def"
+    (aside,) = (copy / "tiny").glob("latest-*")
+    assert (aside / "manifest.json").is_file()
+    assert f"it is now {aside}" in caplog.text

@@ -17,9 +17,10 @@ from typing import Any
 
 from btcbt.config import time_text
 from btcbt.errors import CheckpointError
-from btcbt.files import write_whole
+from btcbt.files import read_file, write_whole
 from btcbt.models.kronos.checkpoints.files import (
     CONFIG_FILE,
+    MAX_TEXT_BYTES,
     MODEL_FOLDER,
     RANGES_FILE,
     RECIPE_FILE,
@@ -393,9 +394,8 @@ def selection_losses(curve: Path) -> list[float]:
     if not curve.is_file():
         return []
     try:
-        with curve.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return [float(row["loss"]) for row in rows if row.get("split") == "select" and row.get("loss")]
+        rows = csv.DictReader(read_file(curve, MAX_TEXT_BYTES).decode("utf-8").splitlines())
+        return [float(row["loss"]) for row in rows if row.get("split") == "select" and row.get("loss")]
     except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(
             f"{curve}: not a table of losses ({error}); expected columns 'split' and 'loss', a number; delete the file "

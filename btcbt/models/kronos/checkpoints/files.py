@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from btcbt.errors import CheckpointError
+from btcbt.files import read_file
 from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
 
@@ -28,7 +29,8 @@ MODEL_FOLDER, TOKENIZER_FOLDER = "model", "tokenizer"
 NANO = Path(__file__).parents[1] / "nano"
 """The shipped checkpoint: a folder with ``tokenizer/`` and ``model/``."""
 
-_MAX_JSON_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 20
+"""Most bytes of each file of a checkpoint but its weights."""
 
 
 def write_network(
@@ -83,9 +85,7 @@ def resolve_folder(path_or_hub_id: str | Path, revision: str | None = None) -> P
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON object, or raise a CheckpointError that names the file."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes; not a checkpoint's file")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_file(path, MAX_TEXT_BYTES))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is the checkpoint complete?") from None
     except (ValueError, RecursionError):
