@@ -202,21 +202,27 @@ class AnchoredKronosConfig(KronosConfig):
         return f"{text}; {moved}" if moved else text
 
 
-class RandomWalkConfig(PathForecasterConfig):
+class BaselineConfig(PathForecasterConfig):
+    """Base of forecasters whose paths are cheap, so that there are many: their number blurs no comparison."""
+
+    n_paths: int = Field(300, ge=1, le=100_000)
+
+
+class RandomWalkConfig(BaselineConfig):
     """No drift; candle returns drawn from the context with replacement, whole candles at a time."""
 
     kind: Literal["random_walk"]
     builds: ClassVar[str] = "btcbt.forecasters.random_walk:RandomWalk"
 
 
-class DriftConfig(PathForecasterConfig):
+class DriftConfig(BaselineConfig):
     """The random walk plus the context's mean return."""
 
     kind: Literal["drift"]
     builds: ClassVar[str] = "btcbt.forecasters.random_walk:Drift"
 
 
-class EwmaVolatilityConfig(PathForecasterConfig):
+class EwmaVolatilityConfig(BaselineConfig):
     """Gaussian steps whose variance is an exponential mean of squared returns (RiskMetrics, 1996)."""
 
     kind: Literal["ewma_volatility"]
@@ -224,7 +230,7 @@ class EwmaVolatilityConfig(PathForecasterConfig):
     decay: float = Field(0.97, gt=0, lt=1)
 
 
-class GarchConfig(PathForecasterConfig):
+class GarchConfig(BaselineConfig):
     """GARCH(1,1) with Student t innovations, fitted on each window (Bollerslev, 1987)."""
 
     kind: Literal["garch"]
@@ -251,13 +257,12 @@ class LongFitConfig(FitConfig):
     window: Duration = "17520h"
 
 
-class FittedConfig(PathForecasterConfig):
-    """Base of forecasters that are fitted on months of candles; their paths are cheap, so there are many."""
+class FittedConfig(BaselineConfig):
+    """Base of forecasters that are fitted on months of candles."""
 
     builds: ClassVar[str] = "btcbt.forecasters.fitted:Fitted"
     model: ClassVar[str]
     """``module:Class`` of the model; the fields of subclasses are its parameters."""
-    n_paths: int = Field(300, ge=1, le=100_000)
     fit: FitConfig = FitConfig()
 
     @property

@@ -164,6 +164,17 @@ def superior_predictive_ability(
     )
 
 
+def held_where_missing(returns: ArrayLike, benchmark: ArrayLike) -> FloatArray:
+    """Returns (N, K) whose missing hours, NaN, are those of the benchmark (N,).
+
+    A configuration without a return in some hour is taken to hold the benchmark then, which changes the mean and the
+    standard deviation of its excess by the same factor, so that tests keep their size
+    (`tests/unit/metrics/test_size_and_power_proof.py`).
+    """
+    table, held = np.asarray(returns, dtype=np.float64), np.asarray(benchmark, dtype=np.float64)
+    return np.where(np.isfinite(table), table, held[:, None])
+
+
 @dataclass(frozen=True, slots=True)
 class Overfitting:
     """Outcome of `backtest_overfitting`.

@@ -99,7 +99,8 @@ class Row(NamedTuple):
         1 .. H, or `POOLED`.
     group : str
         `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk``, ``opponent=har`` (a
-        comparison with it), ``hypothesis=edge_24h``; of accounts also ``cost_bps=5`` and ``delay=1``.
+        comparison with it), ``opponent=har,month=2019-06``, ``hypothesis=edge_24h``; of accounts also ``cost_bps=5``
+        and ``delay=1``.
     metric : str
         Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
     value : float

@@ -18,6 +18,7 @@ Dotted keys (``metrics.json``, baselines)::
     forecast.<forecaster>.against.<other>.<loss>.<channel>.<step>.<statistic>
     forecast.<forecaster>.versus. ...                    the same against the random walk, at more steps
     forecast.<forecaster>.opponent.<loss>.<channel>.<step>.<statistic>   against the opponent of the experiment
+    forecast.<forecaster>.opponent.by_month.2019-06. ...    the same in one month
     confidence_set.<loss>.<channel>.<step>.<forecaster>
     hypothesis.<hypothesis>.<score>
     strategy.<account>.<group>.<score>                   group by_month.2019-06, at_cost_bps.5, at_delay.1
@@ -39,6 +40,7 @@ from btcbt.metrics.placebos import KINDS
 from btcbt.metrics.returns import ACCOUNT_SCORES
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Family, Row, Score, comparison_steps
 from btcbt.metrics.versus import OPPONENT, OPPONENT_SCORES
+from btcbt.metrics.when import MONTH, WHEN_SCORES
 
 SELECTION_SCORES: tuple[Score, ...] = (
     Score(name="configurations", family="selection", unit="count", formula="configurations tested together"),
@@ -124,6 +126,7 @@ TABLE: tuple[Score, ...] = (
     *FORECAST_SCORES,
     *PAIR_SCORES,
     *OPPONENT_SCORES,
+    *WHEN_SCORES,
     *ACCOUNT_SCORES,
     *SELECTION_SCORES,
     *PLACEBO_SCORES,
@@ -162,7 +165,7 @@ def is_headline(row: Row, horizon: int) -> bool:
         return True
     if row.channel == ACCOUNT:
         return row.group == ALL
-    if row.step not in headline_steps(horizon):
+    if row.step not in headline_steps(horizon) or MONTH in row.group:
         return False
     if row.group.startswith((_AGAINST, _OPPONENT)):
         return row.channel in ("close", ALL)
@@ -196,7 +199,8 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
         return f"{CONFIDENCE_SET}.{_scope(loss, row)}.{name}"
     if row.group.startswith((_AGAINST, _OPPONENT)):
         where = f"{_scope(loss, row)}.{statistic}" if loss else row.metric
-        whom = f"against.{value}" if kind == "against" else OPPONENT
+        month = value.partition(MONTH)[2]
+        whom = f"against.{value}" if kind == "against" else f"{OPPONENT}.by_month.{month}" if month else OPPONENT
         return f"forecast.{name}.{'versus' if reference else whom}.{where}"
     if row.metric == "up_to_bps":
         return f"forecast.{name}.{_GROUPS[kind]}.{value}_{row.metric}"

@@ -10,14 +10,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from btcbt.config import time_text
 from btcbt.metrics.score import comparison_steps
 from btcbt.metrics.versus import MUCH_NOISE, OPPONENT
+from btcbt.metrics.when import MONTH
 from btcbt.report.figures import primary
 from btcbt.storage.runs import Run
 
 NONE = "–"
 SIZE = 0.05
 """Of the tests, all comparisons of the table together."""
+MOST_MONTHS = 6
+"""Months that are listed; of more, the best and the worst are named."""
 PATH = "energy_bps"
 """Place of the whole path, whose loss is the energy score."""
 
@@ -54,7 +58,7 @@ def versus_parts(run: Run) -> list[Text | Table]:
     table = {name: _places(run, name) for name in run.manifest["forecasters"] if name != opponent_of(run)}
     if not any(math.isfinite(one.difference) for places in table.values() for one in places.values()):
         return []
-    return [_verdict(run, table), _table(run, table), *_noise(run, table)]
+    return [_verdict(run, table), _table(run, table), *_timing(run, table), *_noise(run, table)]
 
 
 def estimators(run: Run) -> list[Text]:
@@ -179,6 +183,39 @@ def _caption(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> str:
 def _coloured(one: Difference) -> Text:
     style = "green" if one.better else "red" if one.worse else ""
     return Text(_number(one.difference, "+.1f"), style=style)
+
+
+def _timing(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator[Text]:
+    """When the run's main forecaster is better at the last step: by month, conditionally, and in its extreme window."""
+    name, opponent, horizon = primary(run), opponent_of(run), run.config.windows.horizon
+    prefix = f"forecast.{name}.{OPPONENT}.{_at(horizon)}"
+    if name not in table or f"{prefix}.conditional_p" not in run.metrics:
+        return
+    months = list(_months(run, name, opponent, horizon))
+    if len(months) > MOST_MONTHS:
+        low, high = (end(months, key=lambda month: month[1]) for end in (min, max))
+        shown = f"from {low[1]:+.1f} % ({low[0]}) to {high[1]:+.1f} % ({high[0]}) in {len(months)} months"
+    else:
+        shown = ", ".join(f"{month} {value:+.1f} %" for month, value in months)
+    text = f"{name} beside {opponent} {_when(run, _at(horizon))}"
+    yield Text(f"By month, {text}: {shown}." if months else "No month has enough origins for itself.")
+    get = {key: run.metrics[f"{prefix}.{key}"] for key in ("conditional_p", "fluctuation_p", "fluctuation_start")}
+    if math.isfinite(get["fluctuation_p"]):
+        since = time_text(int(get["fluctuation_start"]))[:10]
+        yield Text(
+            f"Given the newest known difference and volatility: p {_p(get['conditional_p'])}; largest in a window of "
+            f"30 % of the origins, from {since}: p {_p(get['fluctuation_p'])} (neither is adjusted)."
+        )
+
+
+def _months(run: Run, name: str, opponent: str, step: int) -> Iterator[tuple[str, float]]:
+    """Months, and the difference in percent of the opponent's loss in each."""
+    scores = run.scores()
+    own = scores[(scores["forecaster"] == name) & (scores["metric"] == "crps_bps.difference_pct")]
+    own = own[(own["step"] == step) & own["group"].str.startswith(f"{OPPONENT}={opponent}{MONTH}")]
+    for group, value in sorted(zip(own["group"], own["value"], strict=True)):
+        if math.isfinite(value):
+            yield group.partition(MONTH)[2], float(value)
 
 
 def _noise(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator[Text]:

@@ -5,6 +5,7 @@ Layout of ``runs/<name>/<digest>/``::
     manifest.json      where every number came from
     metrics.json       headline numbers: dotted keys to numbers, null where a number is not defined
     scores.parquet     every score by channel, step and group (see `Run.scores`)
+    losses.parquet     losses by origin (see `Run.losses`)
     candles.parquet    the candles from the first context to the last outcome
     origins.parquet    origin, scored, window.T (digest of the T candles before it), history.NAME (digest of
                        the whole walk up to it), label.NAME of each forecaster
@@ -143,6 +144,20 @@ class Run:
         if not (self.directory / "scores.parquet").is_file():
             raise StoreError(f"{self.directory}: no scores.parquet, the run is of an older version; run it again")
         return self._table("scores")
+
+    def losses(self) -> pd.DataFrame:
+        """Losses by origin, indexed by origin (UTC): columns ``NAME.crps_bps.h24`` of the close, ``NAME.energy_bps``.
+
+        Raises
+        ------
+        StoreError
+            If the run has no scored origin, was made by a version that did not write them, or the file is damaged.
+        """
+        if not (self.directory / "losses.parquet").is_file():
+            raise StoreError(
+                f"{self.directory}: no losses.parquet; the run has no scored origin or is of an older version"
+            )
+        return self._table("losses", index="origin")
 
     def candles(self) -> pd.DataFrame:
         """The candles from the first context to the last outcome, indexed by open time (UTC), a column per channel.

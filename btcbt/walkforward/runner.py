@@ -118,7 +118,7 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
                 evidence = score_hypotheses(config, windows, members, simulation, registered.registered_ms)
             numbers |= evidence.headline
             tables += evidence.tables
-        scores = Scores(numbers, tuple(tables))
+        scores = Scores(numbers, tuple(tables), scores.losses)
         written = (windows, decided, members, traders, targets, simulation, scores, clock, registered)
         return _write(study, *written, stages.funding)
 
@@ -159,6 +159,8 @@ def _write(
             simulation.orders.to_parquet(folder / "orders.parquet", index=False)
         runs.write_json(folder / "metrics.json", scores.headline)
         runs.write_scores(folder / "scores.parquet", scores.tables)
+        if scores.losses:
+            runs.write_columns(folder / "losses.parquet", "origin", windows.origins[windows.scored], scores.losses)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
         made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
         manifest = make_manifest(config, digest, windows, *made_by, funding)

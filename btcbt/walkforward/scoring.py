@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from btcbt.metrics.panel import past_volatility
 from btcbt.metrics.score import Row
 from btcbt.metrics.table import dotted_key, is_headline
 from btcbt.metrics.versus import Losses, versus
+from btcbt.metrics.when import when
 from btcbt.progress import Progress
 from btcbt.records import CLOSE, FloatArray
 from btcbt.storage.runs import score_table
@@ -34,10 +35,13 @@ class Scores:
         Headline numbers by dotted key; see `btcbt.metrics.table`.
     tables : tuple of pyarrow.Table
         All scores, for `btcbt.storage.runs.write_scores`.
+    losses : mapping of str to float64 (B,)
+        Losses by origin with a known outcome, the columns of `btcbt.storage.runs.Run.losses`.
     """
 
     headline: Mapping[str, float]
     tables: tuple[pa.Table, ...]
+    losses: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def score_forecasts(
@@ -89,14 +93,21 @@ def score_forecasts(
             rows = stream.rows() if reference is None else chain(stream.rows(), stream.comparison(reference, first))
             tables.append(score_table(member.name, symbol, _noted(rows, member.name, first, windows, headline)))
             losses[member.name], compared[member.name] = stream.losses(), stream.compared()
-            overlap = stream.overlap(windows.horizon)
+            overlap = stream.overlap
             if reference is None:
                 reference = stream
             else:
                 stream.close()
     tables += _pairs(windows, members, losses, headline)
-    tables += _versus(windows, versus(compared, opponent or first, overlap), headline)
-    return Scores(headline, tuple(tables))
+    other, last, origins = opponent or first, windows.horizon, windows.origins[windows.scored]
+    tests = when(compared, other, origins, volatility, overlap, last)
+    tables += _versus(windows, chain(versus(compared, other, overlap(last)), tests), headline)
+    columns = {
+        f"{name}.{loss}" + (f".h{step}" if step else ""): one.loss
+        for name, own in compared.items()
+        for (loss, step), one in own.items()
+    }
+    return Scores(headline, tuple(tables), columns)
 
 
 def _stream(windows: Windows, volatility: FloatArray, member: Member, scratch: Path) -> ScoreStream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from btcbt.config import BUY_AND_HOLD
-from btcbt.metrics.comparison import backtest_overfitting, superior_predictive_ability
+from btcbt.metrics.comparison import backtest_overfitting, held_where_missing, superior_predictive_ability
 from btcbt.portfolio import Simulation
 from btcbt.records import FloatArray
 from btcbt.walkforward.trial_returns import account_returns
@@ -46,8 +46,7 @@ def selection_numbers(simulation: Simulation, horizon: int, returns: FloatArray)
         return numbers
     held = account_returns(simulation, BUY_AND_HOLD)
     for name, benchmark in (("flat", np.zeros(len(held))), (BUY_AND_HOLD, held)):
-        complete = np.where(np.isfinite(rivals), rivals, benchmark[:, None])
-        test = superior_predictive_ability(complete, benchmark, horizon=horizon)
+        test = superior_predictive_ability(held_where_missing(rivals, benchmark), benchmark, horizon=horizon)
         numbers[f"selection.{name}.p_value"] = test.p_value
         numbers[f"selection.{name}.superior"] = float(len(test.superior))
     choices = rivals[:, np.isfinite(rivals).mean(axis=0) >= _COVERED]
