@@ -15,7 +15,6 @@ PACKAGES = (
     "pyarrow",
     "pydantic",
     "scipy",
-    "scoringrules",
     "torch",
     "vectorbt",
 )
