@@ -11,7 +11,7 @@ from btcbt.metrics.conditional import conditional_ability, fluctuation, instrume
 from btcbt.metrics.inference import cosine_terms, regime_cosine_terms
 from btcbt.metrics.intervals import rate_interval, smallest_detectable
 from btcbt.metrics.multiplicity import adjusted_tests, holm
-from tests.unit.metrics.designs import HORIZON, clustered, overlapping, switching, t_rejections
+from tests.unit.metrics.designs import HORIZON, clustered, flipped, overlapping, switching, t_rejections
 
 pytestmark = pytest.mark.proof
 RECORDS, CHUNK = 4000, 500
@@ -135,3 +135,45 @@ def test_fluctuation_finds_an_edge_that_comes_and_goes(rng, request):
         unconditional += t_rejections(d[None], cosine_terms(2922, HORIZON))
     report(request, found=found / 2000, unconditional=unconditional / 2000)
     assert found / 2000 > 0.6
+
+
+@pytest.fixture(scope="module")
+def real_difference(tmp_path_factory):
+    """CRPS of two cheap forecasters at 24 h, a year of bundled hours: its tails, clusters and overlap are real."""
+    import btcbt
+    from btcbt.config import RunConfig
+
+    config = {
+        "name": "real",
+        "candles": {"path": "bundled:BTCUSD_1h"},
+        "windows": {"start": "2018-06-01", "end": "2019-06-01", "context": 168, "horizon": HORIZON},
+        "forecasters": {
+            "walk": {"kind": "random_walk", "n_paths": 50},
+            "ewma": {"kind": "ewma_volatility", "n_paths": 50},
+        },
+        "store": {"root": str(tmp_path_factory.mktemp("real"))},
+    }
+    losses = btcbt.run(RunConfig.model_validate(config)).losses()
+    difference = (losses["ewma.crps_bps.h24"] - losses["walk.crps_bps.h24"]).to_numpy()
+    return difference[np.isfinite(difference)]
+
+
+@pytest.mark.parametrize("months", [4, 12])
+@pytest.mark.parametrize("block", [24, 240, 480])
+def test_the_size_on_a_real_difference_with_signs_flipped_in_blocks(rng, request, real_difference, block, months):
+    real_difference = real_difference[-730 * months :]
+    n = len(real_difference)
+    rates = {
+        name: float(
+            np.mean(
+                [
+                    t_rejections(flipped(rng, real_difference, CHUNK, block), rule(n, HORIZON))
+                    for _ in range(RECORDS // CHUNK)
+                ]
+            )
+        )
+        for name, rule in (("few", regime_cosine_terms), ("many", cosine_terms))
+    }
+    report(request, **rates)
+    # Few blocks of unequal weight (one volatile month) leave little to know a variance from.
+    assert rates["few"] <= (0.06 if block == HORIZON else 0.10)
