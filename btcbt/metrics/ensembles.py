@@ -57,7 +57,9 @@ def crps(samples: ArrayLike, outcome: ArrayLike, kind: PathKind, *, is_sorted: b
     return np.asarray(fair + finite_ensemble_cost(samples))
 
 
-def energy_score(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> FloatArray:
+def energy_score(
+    samples: ArrayLike, outcome: ArrayLike, kind: PathKind, between: FloatArray | None = None
+) -> FloatArray:
     """Energy score of whole paths by the estimator that is right for the kind of paths, as `crps`.
 
     Gneiting and Raftery (2007), equation 22. NaN where anything of an origin is NaN.
@@ -68,17 +70,20 @@ def energy_score(samples: ArrayLike, outcome: ArrayLike, kind: PathKind) -> Floa
         Paths as vectors in one unit.
     outcome : float (B, D)
     kind : {"independent", "dependent"}
+    between : float64 (B, S), optional
+        As in `distribution.energy_score`.
 
     Returns
     -------
     float64 (B,)
     """
-    fair = distribution.energy_score(samples, outcome)
+    between = distribution.summed_distances(samples) if between is None else between
+    fair = distribution.energy_score(samples, outcome, between)
     if _checked(kind) == "independent":
         return fair
     # All S^2 pairs instead of the S (S - 1) distinct ones.
     n = np.shape(samples)[1]
-    return np.asarray(fair + distribution.summed_distances(samples).sum(axis=1) / (2.0 * n**2 * max(n - 1, 1)))
+    return np.asarray(fair + between.sum(axis=1) / (2.0 * n**2 * max(n - 1, 1)))
 
 
 def finite_ensemble_cost(samples: ArrayLike) -> FloatArray:
@@ -139,7 +144,9 @@ def crps_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> Floa
     return _jackknife(np.abs(x - y[..., None]), distance, sorted_signs)
 
 
-def energy_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> FloatArray:
+def energy_noise(
+    samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike, between: FloatArray | None = None
+) -> FloatArray:
     """One draw of the error of the fair energy score of each origin that comes from having S paths, as `crps_noise`.
 
     Parameters
@@ -147,6 +154,8 @@ def energy_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> Fl
     samples : float (B, S, D)
     outcome : float (B, D)
     signs : float (B, S)
+    between : float64 (B, S), optional
+        As in `distribution.energy_score`.
 
     Returns
     -------
@@ -157,7 +166,7 @@ def energy_noise(samples: ArrayLike, outcome: ArrayLike, signs: ArrayLike) -> Fl
     if n < 3:
         return np.full(len(x), np.nan)
     to_outcome = np.linalg.norm(x - y[:, None, :], axis=-1)
-    return _jackknife(to_outcome, distribution.summed_distances(x), signs)
+    return _jackknife(to_outcome, distribution.summed_distances(x) if between is None else between, signs)
 
 
 def path_noise_share(noise: ArrayLike, reference_noise: ArrayLike, standard_error: float) -> float:

@@ -47,7 +47,7 @@ SCORED = CHANNELS[:5]
 SANITY = ("not_finite", "not_positive", "high_too_low", "low_too_high", "negative_volume")
 """Ways in which a sampled candle can be invalid; `LossPanel.insane` counts each."""
 
-_CHUNK = 256  # origins scored at once: bounds the float64 copies at about 10 kB x paths each
+_CHUNK_BYTES = 2**22  # of float64 samples scored at once: their copies stay in the cache
 # Key the randomised PIT and the signs of path noise apart from any forecaster's own seed.
 _JITTER_SEED, _SIGN_SEED = 2**62 + 1957, 2**62 + 1981
 
@@ -205,8 +205,9 @@ def score_batch(
     if texts.shape != (len(origins),):
         raise ValueError(f"labels {texts.shape} are not one for each of {len(origins)} origins")
     parts = []
-    for start in range(0, len(origins), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    chunk = max(1, _CHUNK_BYTES // (8 * len(SCORED) * paths.shape[1] * paths.shape[2]))
+    for start in range(0, len(origins), chunk):
+        rows = slice(start, start + chunk)
         scores = _score_chunk(origins[rows], paths[rows], outcomes[rows], context[rows], paths_are)
         parts.append(LossPanel(interval_ms=interval_ms, n_paths=paths.shape[1], labels=texts[rows], **scores))
     return LossPanel.concatenate(parts)
@@ -249,6 +250,7 @@ def _score_chunk(
     close_paths = np.asarray(paths[..., CLOSE], dtype=np.float64)
     logs = _log_returns(close_paths, last_close[:, None])
     realised_logs = _log_returns(outcome[..., CLOSE], last_close)
+    between = distribution.summed_distances(logs)
     return {
         "origins": np.asarray(origins, dtype=np.int64),
         "outcome": outcome,
@@ -260,11 +262,11 @@ def _score_chunk(
         "mean_bps": scaled.mean(axis=-1).astype(np.float32),
         "crps": ensembles.crps(samples, outcome, paths_are, is_sorted=True).astype(np.float32),
         "crps_bps": ensembles.crps(scaled, scaled_outcome, paths_are, is_sorted=True).astype(np.float32),
-        "pit": distribution.probability_integral_transform(samples, outcome, jitter).astype(np.float32),
+        "pit": distribution.probability_integral_transform(samples, outcome, jitter, is_sorted=True).astype(np.float32),
         "quantiles": distribution.sample_quantiles(samples).astype(np.float32),
         "covered": covered.astype(np.float32),
-        "energy_bps": ensembles.energy_score(logs, realised_logs, paths_are),
-        **_path_noise(origins, logs, realised_logs, paths_are),
+        "energy_bps": ensembles.energy_score(logs, realised_logs, paths_are, between),
+        **_path_noise(origins, logs, realised_logs, paths_are, between),
         "variance": realised_variance(close_paths, last_close[:, None]).mean(axis=1),
         "realised": realised_variance(outcome[..., CLOSE], last_close),
         "insane": _count_insane(paths),
@@ -272,9 +274,12 @@ def _score_chunk(
 
 
 def _path_noise(
-    origins: IntArray, logs: FloatArray, realised: FloatArray, paths_are: PathKind
+    origins: IntArray, logs: FloatArray, realised: FloatArray, paths_are: PathKind, between: FloatArray
 ) -> dict[str, FloatArray]:
-    """A draw of the noise of the close's losses that few paths make, from log returns (B, S, H) and (B, H)."""
+    """A draw of the noise of the close's losses that few paths make.
+
+    From log returns (B, S, H) and (B, H), and the summed distances (B, S) of the former.
+    """
     steps = np.array(comparison_steps(logs.shape[2])) - 1
     if paths_are == "dependent":
         return {"crps_noise": np.full((len(logs), len(steps)), np.nan), "energy_noise": np.full(len(logs), np.nan)}
@@ -282,7 +287,7 @@ def _path_noise(
     closes = np.moveaxis(logs[:, :, steps], 1, -1)
     return {
         "crps_noise": ensembles.crps_noise(closes, realised[:, steps], signs[:, None]),
-        "energy_noise": ensembles.energy_noise(logs, realised, signs),
+        "energy_noise": ensembles.energy_noise(logs, realised, signs, between),
     }
 
 

@@ -147,3 +147,13 @@ def test_the_fair_score_alone_would_let_dependent_paths_win(rng):
         for name, least in (("centred on their median", 0.5), ("quantiles", 2.0)):
             gain, error = advantage(rng, ensembles.crps, name, 20_000, kinds=kinds)
             assert gain < -least - 2.0 * error
+
+
+def test_distances_that_are_at_hand_change_no_score(rng):
+    samples, outcome, signs = rng.normal(size=(3, 9, 4)), rng.normal(size=(3, 4)), rng.choice([-1.0, 1.0], size=(3, 9))
+    between = [[sum(np.linalg.norm(x - y) for y in one) for x in one] for one in samples]
+    for kind in ("independent", "dependent"):
+        given = ensembles.energy_score(samples, outcome, kind, np.array(between))
+        np.testing.assert_allclose(given, ensembles.energy_score(samples, outcome, kind), rtol=1e-12)
+    given = ensembles.energy_noise(samples, outcome, signs, np.array(between))
+    np.testing.assert_allclose(given, ensembles.energy_noise(samples, outcome, signs), rtol=1e-9)
