@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -11,12 +11,8 @@ from btcbt.config import PortfolioConfig, time_text
 from btcbt.errors import StrategyError
 from btcbt.messages import describe, user_code
 from btcbt.portfolio import closing_times
-from btcbt.progress import Advance, Progress
-from btcbt.records import CHANNELS, Candles, FloatArray, Forecast, Holding, IntArray, Window
+from btcbt.records import Candles, FloatArray, Forecast, Holding, IntArray, Window
 from btcbt.strategies import Strategy
-from btcbt.walkforward.members import Member
-from btcbt.walkforward.stages import STRATEGY, running
-from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
 
 
@@ -99,12 +95,18 @@ def isolated(forecast: Forecast, context: int | None = None) -> Forecast:
 
     Its window has the newest `context` candles, or all.
     """
-    window = forecast.window
+    paths = forecast.paths.copy()
+    paths.setflags(write=False)
+    return Forecast(isolated_window(forecast.window, context), paths)
+
+
+def isolated_window(window: Window, context: int | None = None) -> Window:
+    """A copy of the newest `context` candles of a window, or of all."""
     rows = slice(None) if context is None else slice(-context, None)
-    times, values, paths = window.open_time[rows].copy(), window.values[rows].copy(), forecast.paths.copy()
-    for one in (times, values, paths):
+    times, values = window.open_time[rows].copy(), window.values[rows].copy()
+    for one in (times, values):
         one.setflags(write=False)
-    return Forecast(Window(times, values, window.interval_ms), paths)
+    return Window(times, values, window.interval_ms)
 
 
 class _Position:
@@ -148,49 +150,6 @@ def _ask(strategy: Strategy, label: str, forecast: Forecast, holding: Holding) -
     raise StrategyError(f"strategy '{label}' {when}: {reason}") from cause
 
 
-def decide_targets(
-    traders: Sequence[Trader],
-    members: Mapping[str, Member],
-    windows: Windows,
-    decided: Windows,
-    portfolio: PortfolioConfig,
-    progress: Progress,
-) -> FloatArray:
-    """Decisions of every trader at every origin at which it has the candles that it needs.
-
-    Parameters
-    ----------
-    traders : sequence of Trader
-        K traders.
-    members : mapping
-        The forecasters that they trade on, with their forecasts stored.
-    windows : Windows
-        The origins with forecasts.
-    decided : Windows
-        M origins, those with forecasts among them; see `btcbt.windows.decision_windows`.
-    portfolio : PortfolioConfig
-        Says what happens to positions without a decision.
-    progress : Progress
-        Receives the progress.
-
-    Returns
-    -------
-    float64 (M, K)
-        Targets; NaN where a trader does not decide.
-    """
-    targets = np.full((len(decided), len(traders)), np.nan, dtype=np.float64)
-    own = [asked_at(trader.strategy, windows, decided) for trader in traders]
-    count = sum(len(one) for one in own)
-    with progress.stage("decide", count, unit="decisions") as advance, running(STRATEGY):
-        for column, (trader, asked) in enumerate(zip(traders, own, strict=True)):
-            member = None if trader.forecaster is None else members[trader.forecaster]
-            rows = np.searchsorted(decided.origins, asked.origins)
-            forecasts = _forecasts(member, asked, advance)
-            closed = closed_before(decided.candles, decided.origins, asked.origins, portfolio)
-            targets[rows, column] = decide_all(trader.strategy, forecasts, name=trader.name, closed=closed)
-    return targets
-
-
 def closed_before(candles: Candles, origins: IntArray, own: IntArray, portfolio: PortfolioConfig) -> IntArray | None:
     """See `btcbt.portfolio.closing_times`; None if the portfolio holds positions without a decision."""
     return closing_times(candles, origins, own) if portfolio.on_gap == "flat" else None
@@ -201,19 +160,3 @@ def asked_at(strategy: Strategy, windows: Windows, decided: Windows) -> Windows:
     if strategy.uses_forecast:
         return windows
     return decided.needing(windows.context if strategy.context is None else strategy.context)
-
-
-def _forecasts(member: Member | None, windows: Windows, advance: Advance) -> Iterator[Forecast]:
-    """The input of a strategy at each origin; without a forecaster there are no paths."""
-    if member is None:
-        none = np.empty((0, windows.horizon, len(CHANNELS)), dtype=np.float32)
-        for window in windows:
-            yield Forecast(window, none)
-        advance(len(windows))
-        return
-    row = 0
-    for batch in member.batches():
-        for paths in batch.paths:
-            yield Forecast(windows[row], paths)
-            row += 1
-        advance(len(batch))

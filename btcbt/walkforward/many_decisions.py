@@ -12,12 +12,13 @@ import numpy as np
 from btcbt.config import time_text
 from btcbt.errors import StrategyError
 from btcbt.execution.local import on_processes
+from btcbt.messages import user_code
 from btcbt.progress import Advance
 from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding, IntArray
 from btcbt.storage.forecasts import ForecastStore, ShardPlan
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
-from btcbt.walkforward.decisions import decide_all, decide_from
+from btcbt.walkforward.decisions import decide_all, decide_from, isolated_window
 from btcbt.walkforward.members import READ_BATCH
 from btcbt.windows import Windows
 
@@ -49,7 +50,7 @@ class Stream:
         at = 0
         for paths in self._paths():
             paths.setflags(write=False)
-            yield Forecasts([self.windows[at + i] for i in range(len(paths))], paths)
+            yield Forecasts([isolated_window(self.windows[at + i]) for i in range(len(paths))], paths)
             at += len(paths)
 
     def _paths(self) -> Iterator[Float32Array]:
@@ -102,9 +103,8 @@ def decide_parameters(
         If a strategy fails, or its `decide_many` decides otherwise than its `decide`.
     """
     strategies = [load_strategy(use, one) for one in parameters]
-    targets = _in_columns(strategies, stream, use) if closed is None else None
+    targets = decide_in_columns(strategies, stream, use) if closed is None else None
     if targets is not None:
-        _compare(strategies, targets, stream, use)
         advance(len(parameters))
         return targets
     columns = []
@@ -115,36 +115,50 @@ def decide_parameters(
     return np.column_stack(columns)
 
 
-def _in_columns(strategies: Sequence[Strategy], stream: Stream, use: str) -> FloatArray | None:
-    """Decisions by `decide_many` (M, K); None if the strategy does not offer it."""
+def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str) -> FloatArray | None:
+    """Decisions of one strategy with K parameters by `decide_many`, compared with `decide` at some origins.
+
+    Returns
+    -------
+    float64 (M, K), or None
+        None if the strategy does not offer it.
+
+    Raises
+    ------
+    StrategyError
+        If it fails, or decides otherwise than `decide`.
+    """
     params = [strategy.params for strategy in strategies]
     weights, parts = np.zeros(len(params)), []
     for forecasts in stream:
-        targets = type(strategies[0]).decide_many(forecasts, weights, params)
+        with user_code(lambda problem: StrategyError(f"strategy '{name}': decide_many failed: {problem}")):
+            targets = type(strategies[0]).decide_many(forecasts, weights, params)
         if targets is None:
             return None
         targets = np.asarray(targets, dtype=np.float64)
         if targets.shape != (len(forecasts), len(params)) or not (np.abs(targets) <= 1.0).all():
             raise StrategyError(
-                f"strategy '{use}': decide_many returned an array {targets.shape}; expected finite weights in [-1, 1], "
-                f"{(len(forecasts), len(params))}"
+                f"strategy '{name}': decide_many returned an array {targets.shape}; expected finite weights in "
+                f"[-1, 1], {(len(forecasts), len(params))}"
             )
         parts.append(targets)
         weights = targets[-1]
-    return np.concatenate(parts)
+    found = np.concatenate(parts)
+    _compare(strategies, found, stream, name)
+    return found
 
 
-def _compare(strategies: Sequence[Strategy], targets: FloatArray, stream: Stream, use: str) -> None:
+def _compare(strategies: Sequence[Strategy], targets: FloatArray, stream: Stream, name: str) -> None:
     """Compare with `decide` at origins and parameters spread over all of them."""
     rows = {int(row) for row in np.linspace(0, len(targets) - 1, CHECKED_ORIGINS)}
     columns = sorted({int(column) for column in np.linspace(0, len(strategies) - 1, CHECKED_COLUMNS)})
     for row, forecast in enumerate(stream.singly()):
         for column in columns if row in rows else ():
             holding = holding_before(targets[:, column], row, stream.windows)
-            expected = decide_from(strategies[column], [forecast], [holding], use)[0]
+            expected = decide_from(strategies[column], [forecast], [holding], name)[0]
             if targets[row, column] != expected:
                 raise StrategyError(
-                    f"strategy '{use}' at {time_text(forecast.origin)}: decide_many returned "
+                    f"strategy '{name}' at {time_text(forecast.origin)}: decide_many returned "
                     f"{targets[row, column]:g}, decide {expected:g}; correct decide_many, or remove it"
                 )
 

@@ -23,7 +23,6 @@ from btcbt.report.figures import draw_figures
 from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
-from btcbt.walkforward.decisions import decide_targets
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
@@ -36,6 +35,7 @@ from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.sensitivity import score_sensitivity
 from btcbt.walkforward.stages import Stages
+from btcbt.walkforward.targets import decide_targets
 from btcbt.walkforward.traders import Trader, make_traders
 from btcbt.walkforward.trials import record_trials
 from btcbt.windows import Windows, decision_windows

@@ -1,0 +1,78 @@
+"""The decisions of every trader of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from btcbt.config import PortfolioConfig
+from btcbt.progress import Advance, Progress
+from btcbt.records import FloatArray, Forecast
+from btcbt.walkforward.decisions import asked_at, closed_before, decide_all
+from btcbt.walkforward.many_decisions import Stream, decide_in_columns
+from btcbt.walkforward.members import READ_BATCH, Member
+from btcbt.walkforward.stages import STRATEGY, running
+from btcbt.walkforward.traders import Trader
+from btcbt.windows import Windows
+
+
+def decide_targets(
+    traders: Sequence[Trader],
+    members: Mapping[str, Member],
+    windows: Windows,
+    decided: Windows,
+    portfolio: PortfolioConfig,
+    progress: Progress,
+) -> FloatArray:
+    """Decisions of every trader at every origin at which it has the candles that it needs.
+
+    Parameters
+    ----------
+    traders : sequence of Trader
+        K traders.
+    members : mapping
+        The forecasters that they trade on, with their forecasts stored.
+    windows : Windows
+        The origins with forecasts.
+    decided : Windows
+        M origins, those with forecasts among them; see `btcbt.windows.decision_windows`.
+    portfolio : PortfolioConfig
+        Says what happens to positions without a decision.
+    progress : Progress
+        Receives the progress.
+
+    Returns
+    -------
+    float64 (M, K)
+        Targets; NaN where a trader does not decide.
+    """
+    targets = np.full((len(decided), len(traders)), np.nan, dtype=np.float64)
+    own = [asked_at(trader.strategy, windows, decided) for trader in traders]
+    count = sum(len(one) for one in own)
+    with progress.stage("decide", count, unit="decisions") as advance, running(STRATEGY):
+        for column, (trader, asked) in enumerate(zip(traders, own, strict=True)):
+            member = None if trader.forecaster is None else members[trader.forecaster]
+            stream = Stream(asked) if member is None else Stream(asked, member.store, member.plan)
+            rows = np.searchsorted(decided.origins, asked.origins)
+            closed = closed_before(decided.candles, decided.origins, asked.origins, portfolio)
+            found = decide_in_columns([trader.strategy], stream, trader.name) if closed is None else None
+            if found is None:
+                forecasts = counted(stream.singly(), advance)
+                targets[rows, column] = decide_all(trader.strategy, forecasts, name=trader.name, closed=closed)
+            else:
+                targets[rows, column] = found[:, 0]
+                advance(len(asked))
+    return targets
+
+
+def counted(forecasts: Iterable[Forecast], advance: Advance) -> Iterator[Forecast]:
+    """The same forecasts, counted when they have been decided on, a few at once."""
+    done = 0
+    for forecast in forecasts:
+        yield forecast
+        done += 1
+        if done == READ_BATCH:
+            advance(done)
+            done = 0
+    advance(done)
