@@ -104,6 +104,7 @@ CASES = {
     "har": Case({"kind": "har", "fit": FIT}, context=170),
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
+    "fracast": Case({"kind": "fracast"}, rtol=1e-4, context=64),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
     "located": Case(
         {"kind": "located", "base": "base"},
