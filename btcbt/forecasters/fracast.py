@@ -46,7 +46,14 @@ class Fracast(QuantileModel):
     kind: ClassVar[str] = "fracast"
 
     def __init__(
-        self, *, context: int, horizon: int, n_paths: int, seed: int, batch_size: int | None = None, weights: str = "fp32"
+        self,
+        *,
+        context: int,
+        horizon: int,
+        n_paths: int,
+        seed: int,
+        batch_size: int | None = None,
+        weights: str = "fp32",
     ) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed, batch_size=batch_size)
         self.weights = weights

@@ -86,8 +86,8 @@ def template_ranks(returns: FloatArray, horizon: int) -> IntArray:
         Rank, 0 .. N - 1, of the return to step h + 1 of each template; ties in order of time.
     """
     n = returns.shape[1]
-    rows = np.arange(n + horizon) % n
-    level = np.cumsum(returns[:, rows], axis=1)
+    rows = np.arange(n + horizon - 1) % n
+    level = np.concatenate((np.zeros((len(returns), 1)), np.cumsum(returns[:, rows], axis=1)), axis=1)
     ends = np.arange(n)[:, None] + np.arange(1, horizon + 1)
     moves = level[:, ends] - level[:, :n, None]
     return moves.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable").astype(np.int64, copy=False)
