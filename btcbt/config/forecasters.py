@@ -299,6 +299,15 @@ class BoostedQuantilesConfig(FittedConfig):
     leaf_size: int = Field(500, ge=1)
 
 
+class FracastConfig(PathForecasterConfig):
+    """Fracast-0, a pretrained model of quantiles, turned into paths; needs the extra ``fracast``."""
+
+    kind: Literal["fracast"]
+    builds: ClassVar[str] = "btcbt.forecasters.fracast:Fracast"
+    n_paths: int = Field(300, ge=1, le=100_000)
+    weights: Literal["fp32", "w8"] = "fp32"
+
+
 class CalibratedConfig(ForecasterSection):
     """The forecaster `base`, with paths scaled and shifted online by the errors of its earlier forecasts.
 
@@ -382,6 +391,7 @@ _BuiltIn = (
     | HarConfig
     | GjrGarchConfig
     | BoostedQuantilesConfig
+    | FracastConfig
     | CalibratedConfig
     | LocatedConfig
 )

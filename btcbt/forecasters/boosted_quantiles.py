@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.special import log_ndtr, ndtri
+from scipy.special import ndtri
 
 from btcbt.errors import ConfigError
 from btcbt.forecasters.baseline import SMALLEST_UNIFORM
 from btcbt.forecasters.fitted import FittedModel, Inputs
+from btcbt.forecasters.quantile_paths import at_normal_quantile
 from btcbt.forecasters.seasonality import (
     DAY_MS,
     LEVEL,
@@ -264,7 +265,7 @@ def sample_quantile_paths(state: BoostedState, inputs: Inputs, numbers: FloatArr
     future = slot_of(inputs.future_open_time(len(steps)), inputs.interval_ms)
     factor = state.profile.variance[future]
     walk = np.cumsum(ndtri(np.maximum(numbers[..., 0], SMALLEST_UNIFORM)) * np.sqrt(factor)[:, None], axis=2)
-    close = at_normal_quantile(quantiles, walk / np.sqrt(np.cumsum(factor, axis=1))[:, None])
+    close = at_normal_quantile(PROBABILITIES, quantiles, walk / np.sqrt(np.cumsum(factor, axis=1))[:, None])
     close[still] = 0.0
     moves = np.clip(np.diff(close, axis=2, prepend=0.0), -MAX_MOVE, MAX_MOVE)
     sigma = np.minimum(np.sqrt(np.diff(scale**2, axis=1, prepend=0.0)), MAX_SIGMA)
@@ -272,35 +273,6 @@ def sample_quantile_paths(state: BoostedState, inputs: Inputs, numbers: FloatArr
     return candles_from_steps(
         inputs, moves, np.repeat(sigma[:, None], moves.shape[1], axis=1), numbers[..., 1], state.pool, state.profile
     )
-
-
-def at_normal_quantile(quantiles: FloatArray, z: FloatArray) -> FloatArray:
-    """Values of quantile functions at the probabilities of standard normal numbers.
-
-    Parameters
-    ----------
-    quantiles : float64 (B, H, Q)
-        At `PROBABILITIES`, increasing.
-    z : float64 (B, S, H)
-
-    Returns
-    -------
-    float64 (B, S, H)
-        Non-decreasing in `z`. Beyond the outermost probabilities the tails are exponential, with the rate given by
-        the outermost two quantiles.
-    """
-    knots = ndtri(np.array(PROBABILITIES))
-    out = np.repeat(quantiles[:, None, :, 0], z.shape[1], axis=1)
-    for k in range(len(knots) - 1):
-        width = knots[k + 1] - knots[k]
-        slope = (quantiles[..., k + 1] - quantiles[..., k]) / width
-        out += slope[:, None] * np.clip(z - knots[k], 0.0, width)
-    outer = np.log(PROBABILITIES[0])
-    decades = np.log(PROBABILITIES[1]) - outer
-    lower, upper = quantiles[..., 1] - quantiles[..., 0], quantiles[..., -1] - quantiles[..., -2]
-    out -= (lower / decades)[:, None] * np.maximum(outer - log_ndtr(z), 0.0)
-    out += (upper / decades)[:, None] * np.maximum(outer - log_ndtr(-z), 0.0)
-    return np.asarray(out)
 
 
 @lru_cache(maxsize=4 * len(PROBABILITIES))

@@ -43,6 +43,8 @@ class Case:
         Prices that it can tell apart (Kronos adds 1e-5 to the spread that it scales by, as the reference does).
     learns : bool
         Whether the paths of an origin depend on the windows before it.
+    many : int
+        Windows of the longest batch; fewer for a slow one.
     made_of : dict
         The configuration of its base, if it names one.
     """
@@ -53,6 +55,7 @@ class Case:
     context: int = 96
     smallest_price: float = 1e-8
     learns: bool = False
+    many: int = 64
     made_of: dict[str, object] = field(default_factory=lambda: {"kind": "random_walk"})
 
     def build(self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None) -> Forecaster:
@@ -104,6 +107,7 @@ CASES = {
     "har": Case({"kind": "har", "fit": FIT}, context=170),
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
+    "fracast": Case({"kind": "fracast"}, rtol=1e-4, many=9),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
     "located": Case(
         {"kind": "located", "base": "base"},
@@ -157,7 +161,7 @@ def test_paths_have_the_shape_and_type_of_the_contract(case: Case, make_windows:
 
 
 def test_sampled_candles_are_usable(case: Case, make_windows: Maker) -> None:
-    paths = case.build(horizon=24, n_paths=30).forecast(make_windows(20, case.context)).paths
+    paths = case.build(horizon=24, n_paths=30).forecast(make_windows(min(20, case.many), case.context)).paths
     assert_usable(case, paths)
     assert (paths[..., HIGH] > paths[..., LOW]).any()
     assert paths[..., CLOSE].std() > 0
@@ -165,11 +169,11 @@ def test_sampled_candles_are_usable(case: Case, make_windows: Maker) -> None:
 
 
 def test_the_size_of_a_batch_does_not_change_a_path(memoryless: Case, make_windows: Maker) -> None:
-    windows = make_windows(64, memoryless.context)
+    windows = make_windows(memoryless.many, memoryless.context)
     forecaster = memoryless.build()
     whole = forecaster.forecast(windows).paths
     for size in (1, 7):
-        parts = [forecaster.forecast(windows[i : i + size]).paths for i in range(0, 64, size)]
+        parts = [forecaster.forecast(windows[i : i + size]).paths for i in range(0, memoryless.many, size)]
         memoryless.assert_same(np.concatenate(parts), whole)
 
 

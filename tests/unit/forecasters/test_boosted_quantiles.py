@@ -13,12 +13,12 @@ from btcbt.forecasters.boosted_quantiles import (
     STEPS,
     BoostedQuantiles,
     BoostedState,
-    at_normal_quantile,
     examples,
     features_of,
     sample_quantile_paths,
 )
 from btcbt.forecasters.fitted import Inputs
+from btcbt.forecasters.quantile_paths import at_normal_quantile
 from btcbt.forecasters.seasonality import LEVEL, fit_profile, on_grid, slot_of
 from btcbt.randomness import uniforms
 from btcbt.records import CLOSE, Candles
@@ -98,7 +98,7 @@ def test_quantile_functions_join_their_knots_by_lines_and_end_in_exponential_tai
     knots = ndtri(np.array(PROBABILITIES))
     quantiles = np.sort(rng.standard_normal((2, 3, len(knots))), axis=2)
     z = np.sort(rng.normal(0, 2, (2, 50, 3)), axis=1)
-    got = at_normal_quantile(quantiles, z)
+    got = at_normal_quantile(PROBABILITIES, quantiles, z)
     assert (np.diff(got, axis=1) >= 0).all()
     inside = (z > knots[0]) & (z < knots[-1])
     for b in range(2):
