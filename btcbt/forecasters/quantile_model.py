@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from btcbt.errors import ConfigError, ForecasterError
 from btcbt.forecasters.baseline import Baseline
 from btcbt.forecasters.quantile_paths import quantile_paths
-from btcbt.records import CLOSE, Float32Array, FloatArray
+from btcbt.records import CLOSE, DataRange, Float32Array, FloatArray
 
 
 class QuantileModel(Baseline):
@@ -49,9 +49,9 @@ class QuantileModel(Baseline):
                 "shorten windows.horizon"
             )
 
-    def data_ranges(self) -> None:
+    def data_ranges(self) -> Sequence[DataRange] | None:
         """None: the publisher does not state from when to when the training data are."""
-        return
+        return None
 
     def _sample(self, history: FloatArray, numbers: FloatArray) -> tuple[Float32Array, dict[str, str]]:
         logs = np.log(history[:, :, CLOSE] / history[:, -1:, CLOSE])

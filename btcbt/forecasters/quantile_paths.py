@@ -135,8 +135,8 @@ def check_quantiles(levels: Sequence[float], quantiles: FloatArray) -> None:
     p = np.asarray(levels, dtype=np.float64)
     if len(p) < 2 or quantiles.shape[-1] != len(p) or not (np.diff(p, prepend=0.0, append=1.0) > 0).all():
         raise ForecasterError(
-            f"quantiles {quantiles.shape} at levels {[round(float(one), 4) for one in p]}: expected (B, H, Q) at two or "
-            "more increasing levels between 0 and 1; check the checkpoint's configuration"
+            f"quantiles {quantiles.shape} at levels {[round(float(one), 4) for one in p]}: expected (B, H, Q) at two "
+            "or more increasing levels between 0 and 1; check the checkpoint's configuration"
         )
     bad = ~np.isfinite(quantiles).all(axis=2)
     if bad.any():

@@ -120,7 +120,7 @@ def test_crossed_quantiles_are_refused_with_their_step_and_levels(make_windows: 
 def test_quantiles_that_are_no_numbers_are_refused(make_windows: Maker, value: float) -> None:
     quantiles = skewed(1)
     quantiles[0, 1, 8] = value
-    with pytest.raises(ForecasterError, match="quantiles of step 2: .* are not all finite"):
+    with pytest.raises(ForecasterError, match=r"quantiles of step 2: .* are not all finite"):
         quantile_paths(histories(make_windows, 1), LEVELS, quantiles, numbers_of([1]))
 
 
