@@ -65,7 +65,7 @@ class Fracast(QuantileModel):
         return tuple(_model(self.weights).quantiles)
 
     def _quantiles(self, logs: FloatArray) -> FloatArray:
-        # One window at a time: a third faster on a core than many, whose layers leave the cache, and exactly repeatable.
+        # One window at a time: a third faster on a core than many, and exactly repeatable.
         model = _model(self.weights)
         return np.stack([model.forecast(row, horizon=self.horizon) for row in logs]).astype(np.float64)
 
