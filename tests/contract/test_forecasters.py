@@ -107,7 +107,7 @@ CASES = {
     "har": Case({"kind": "har", "fit": FIT}, context=170),
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
-    "fracast": Case({"kind": "fracast"}, rtol=1e-4, many=9),
+    "fracast": Case({"kind": "fracast"}, many=9),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
     "located": Case(
         {"kind": "located", "base": "base"},

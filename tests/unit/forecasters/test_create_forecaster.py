@@ -26,7 +26,7 @@ def config(kind: str, **parameters: object) -> ForecasterConfig:
 
 
 def test_these_are_all_the_kinds() -> None:
-    assert set(KINDS) == {*BASELINES, *FITTED, "kronos", "kronos_anchored", "calibrated", "located"}
+    assert set(KINDS) == {*BASELINES, *FITTED, "fracast", "kronos", "kronos_anchored", "calibrated", "located"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)
