@@ -98,7 +98,9 @@ def audit_experiment(
     if sample < 2:
         raise ValueError(f"sample {sample} is below 2")
     histories = Histories(experiment, stages or Stages(), seed)
-    histories.stages = histories.stages.with_funding(experiment.portfolio, histories.windows)
+    # Not `histories.windows`: how much context all forecasters need is not known yet.
+    asked = histories.stages.windows(histories.candles, histories.config.windows)
+    histories.stages = histories.stages.with_funding(experiment.portfolio, asked)
     return _Audit(histories, sample, progress or Progress()).run(fresh_process=fresh_process)
 
 
