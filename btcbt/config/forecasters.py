@@ -308,6 +308,32 @@ class FracastConfig(PathForecasterConfig):
     weights: Literal["fp32", "w8"] = "fp32"
 
 
+class ChronosConfig(PathForecasterConfig):
+    """Chronos-2 or Chronos-Bolt, a folder or a hub id, turned into paths; needs the extra ``chronos``.
+
+    `channels`: the log close alone, or, for Chronos-2, together with the other prices and the volume.
+    """
+
+    kind: Literal["chronos"]
+    builds: ClassVar[str] = "btcbt.forecasters.chronos:Chronos"
+    n_paths: int = Field(300, ge=1, le=100_000)
+    checkpoint: Place = "amazon/chronos-2"
+    channels: Literal["close", "ohlcv"] = "close"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class TimesFmConfig(PathForecasterConfig):
+    """TimesFM 2.5 in the files of transformers, a folder or a hub id, turned into paths."""
+
+    kind: Literal["timesfm"]
+    builds: ClassVar[str] = "btcbt.forecasters.timesfm:TimesFm"
+    n_paths: int = Field(300, ge=1, le=100_000)
+    checkpoint: Place = "google/timesfm-2.5-200m-transformers"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
 class CalibratedConfig(ForecasterSection):
     """The forecaster `base`, with paths scaled and shifted online by the errors of its earlier forecasts.
 
@@ -392,6 +418,8 @@ _BuiltIn = (
     | GjrGarchConfig
     | BoostedQuantilesConfig
     | FracastConfig
+    | ChronosConfig
+    | TimesFmConfig
     | CalibratedConfig
     | LocatedConfig
 )

@@ -79,7 +79,7 @@ class Baseline(Forecaster):
         paths, notes = self._sample(history, numbers)
         return ForecastBatch(origins_of(windows), paths, {"forecaster": self.kind, **notes})
 
-    def data_ranges(self) -> Sequence[DataRange]:
+    def data_ranges(self) -> Sequence[DataRange] | None:
         """Empty: nothing is fitted outside of the window."""
         return ()
 

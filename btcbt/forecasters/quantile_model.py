@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from btcbt.errors import ConfigError, ForecasterError
 from btcbt.forecasters.baseline import Baseline
 from btcbt.forecasters.quantile_paths import quantile_paths
-from btcbt.records import CLOSE, Float32Array, FloatArray
+from btcbt.records import CLOSE, DataRange, Float32Array, FloatArray
 
 
 class QuantileModel(Baseline):
@@ -49,15 +49,19 @@ class QuantileModel(Baseline):
                 "shorten windows.horizon"
             )
 
-    def data_ranges(self) -> None:
+    def data_ranges(self) -> Sequence[DataRange] | None:
         """None: the publisher does not state from when to when the training data are."""
-        return
+        return None
 
     def _sample(self, history: FloatArray, numbers: FloatArray) -> tuple[Float32Array, dict[str, str]]:
-        logs = np.log(history[:, :, CLOSE] / history[:, -1:, CLOSE])
-        quantiles = np.sort(self._quantiles(logs), axis=2)[:, : self.horizon]  # NaN comes last, and is refused
-        quantiles[np.ptp(logs, axis=1) == 0.0] = 0.0
+        raw = self._quantiles(self._series(history))
+        quantiles = np.sort(raw, axis=2)[:, : self.horizon]  # NaN comes last, and is refused
+        quantiles[np.ptp(history[:, :, CLOSE], axis=1) == 0.0] = 0.0
         return quantile_paths(history, self._levels, quantiles, numbers), {"paths": "quantile_paths"}
+
+    def _series(self, history: FloatArray) -> FloatArray:
+        """What the model is given of windows (B, T, 6): log closes less the last one, (B, T)."""
+        return np.asarray(np.log(history[:, :, CLOSE] / history[:, -1:, CLOSE]))
 
     @property
     @abstractmethod
@@ -66,7 +70,7 @@ class QuantileModel(Baseline):
 
     @abstractmethod
     def _quantiles(self, logs: FloatArray) -> FloatArray:
-        """Quantiles, float64 (B, at least H, Q), of the continuation of series (B, T)."""
+        """Quantiles, float64 (B, at least H, Q), of the continuation of what `_series` returns."""
 
     def _parameters(self) -> Mapping[str, object]:
         return {"paths": "quantile_paths", "paths_version": PATHS_VERSION}
