@@ -129,7 +129,7 @@ CASES = {
     "har": Case({"kind": "har", "fit": FIT}, context=170),
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
-    "fracast": Case({"kind": "fracast"}, rtol=1e-4, many=9),
+    "fracast": Case({"kind": "fracast"}, many=9),
     "chronos_bolt": Case({"kind": "chronos", "device": "cpu"}, rtol=1e-4, tiny="chronos_bolt", package="chronos"),
     "chronos_2": Case(
         {"kind": "chronos", "device": "cpu", "channels": "ohlcv"},
