@@ -179,3 +179,10 @@ def test_timesfm_forecasts_what_its_own_class_does_for_whole_patches(
     paths = build_tiny(tiny, "timesfm", context=100, n_paths=3000).forecast(windows).paths
     below = (paths[..., CLOSE] <= expected[:, None]).mean(axis=1)
     assert np.abs(below - 0.5).max() < 0.05
+
+
+@pytest.mark.parametrize("kind", ["fracast", "chronos", "timesfm"])
+def test_the_summary_of_a_run_says_that_paths_are_made_of_quantiles(kind: str) -> None:
+    config = TypeAdapter(ForecasterConfig).validate_python({"kind": kind})
+    assert config.remark.startswith("paths made by quantile_paths")
+    assert config.n_paths == 300
