@@ -299,13 +299,45 @@ class BoostedQuantilesConfig(FittedConfig):
     leaf_size: int = Field(500, ge=1)
 
 
-class FracastConfig(PathForecasterConfig):
+class QuantileModelConfig(BaselineConfig):
+    """Base of pretrained models that forecast quantiles of each step, turned into paths."""
+
+    @property
+    def remark(self) -> str:
+        """See `ForecasterSection.remark`."""
+        return "paths made by quantile_paths from quantiles: order of steps and candle shapes are those of the window"
+
+
+class FracastConfig(QuantileModelConfig):
     """Fracast-0, a pretrained model of quantiles, turned into paths; needs the extra ``fracast``."""
 
     kind: Literal["fracast"]
     builds: ClassVar[str] = "btcbt.forecasters.fracast:Fracast"
-    n_paths: int = Field(300, ge=1, le=100_000)
     weights: Literal["fp32", "w8"] = "fp32"
+
+
+class ChronosConfig(QuantileModelConfig):
+    """Chronos-2 or Chronos-Bolt, a folder or a hub id, turned into paths; needs the extra ``chronos``.
+
+    `channels`: the log close alone, or, for Chronos-2, together with the other prices and the volume.
+    """
+
+    kind: Literal["chronos"]
+    builds: ClassVar[str] = "btcbt.forecasters.chronos:Chronos"
+    checkpoint: Place = "amazon/chronos-2"
+    channels: Literal["close", "ohlcv"] = "close"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class TimesFmConfig(QuantileModelConfig):
+    """TimesFM 2.5 in the files of transformers, a folder or a hub id, turned into paths."""
+
+    kind: Literal["timesfm"]
+    builds: ClassVar[str] = "btcbt.forecasters.timesfm:TimesFm"
+    checkpoint: Place = "google/timesfm-2.5-200m-transformers"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class CalibratedConfig(ForecasterSection):
@@ -392,6 +424,8 @@ _BuiltIn = (
     | GjrGarchConfig
     | BoostedQuantilesConfig
     | FracastConfig
+    | ChronosConfig
+    | TimesFmConfig
     | CalibratedConfig
     | LocatedConfig
 )

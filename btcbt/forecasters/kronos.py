@@ -181,7 +181,7 @@ class KronosForecaster(Forecaster):
             clip=config.clip,
             max_context=max_context,
             device=device,
-            dtype=_resolve_dtype(config.dtype, device),
+            dtype=resolve_dtype(config.dtype, device),
             context=windows.context,
             horizon=windows.horizon,
             n_paths=config.n_paths,
@@ -480,7 +480,8 @@ def _trained_context(model: Kronos) -> int:
     return 512
 
 
-def _resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named dtype; a ConfigError if the device does not support it."""
     dtype: torch.dtype = getattr(torch, name)
     if dtype is torch.bfloat16:
         supported = {

@@ -54,10 +54,14 @@ class QuantileModel(Baseline):
         return None
 
     def _sample(self, history: FloatArray, numbers: FloatArray) -> tuple[Float32Array, dict[str, str]]:
-        logs = np.log(history[:, :, CLOSE] / history[:, -1:, CLOSE])
-        quantiles = np.sort(self._quantiles(logs), axis=2)[:, : self.horizon]  # NaN comes last, and is refused
-        quantiles[np.ptp(logs, axis=1) == 0.0] = 0.0
+        raw = self._quantiles(self._series(history))
+        quantiles = np.sort(raw, axis=2)[:, : self.horizon]  # NaN comes last, and is refused
+        quantiles[np.ptp(history[:, :, CLOSE], axis=1) == 0.0] = 0.0
         return quantile_paths(history, self._levels, quantiles, numbers), {"paths": "quantile_paths"}
+
+    def _series(self, history: FloatArray) -> FloatArray:
+        """What the model is given of windows (B, T, 6): log closes less the last one, (B, T)."""
+        return np.asarray(np.log(history[:, :, CLOSE] / history[:, -1:, CLOSE]))
 
     @property
     @abstractmethod
@@ -66,7 +70,7 @@ class QuantileModel(Baseline):
 
     @abstractmethod
     def _quantiles(self, logs: FloatArray) -> FloatArray:
-        """Quantiles, float64 (B, at least H, Q), of the continuation of series (B, T)."""
+        """Quantiles, float64 (B, at least H, Q), of the continuation of what `_series` returns."""
 
     def _parameters(self) -> Mapping[str, object]:
         return {"paths": "quantile_paths", "paths_version": PATHS_VERSION}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import multiprocessing
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from btcbt.candles import read_candles
 from btcbt.config import KINDS, ForecasterConfig, WindowsConfig
 from btcbt.forecasters import Forecaster, create_forecaster
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, Float32Array, Window
+from tests.tiny_quantile_models import SAVERS
 
 Maker = Callable[..., list[Window]]
 SEED = 17
@@ -45,6 +48,12 @@ class Case:
         Whether the paths of an origin depend on the windows before it.
     many : int
         Windows of the longest batch; fewer for a slow one.
+    tiny : str
+        The saver of `tiny_quantile_models` that makes its checkpoint.
+    package : str
+        A module that it needs; without it the case is skipped.
+    sees_horizon : bool
+        Whether its network forecasts all steps together, so that a longer horizon changes the first ones.
     made_of : dict
         The configuration of its base, if it names one.
     """
@@ -56,6 +65,9 @@ class Case:
     smallest_price: float = 1e-8
     learns: bool = False
     many: int = 64
+    tiny: str = ""
+    package: str = "btcbt"
+    sees_horizon: bool = False
     made_of: dict[str, object] = field(default_factory=lambda: {"kind": "random_walk"})
 
     def build(self, *, horizon: int = 6, n_paths: int = 5, seed: int = SEED, context: int | None = None) -> Forecaster:
@@ -66,6 +78,8 @@ class Case:
             end=datetime(2020, 1, 1, tzinfo=UTC),
         )
         tree = {**self.config, "n_paths": n_paths}
+        if self.tiny:
+            tree["checkpoint"] = _tiny_checkpoint(self.tiny)
         built = {}
         if "base" in self.config:
             base = TypeAdapter(ForecasterConfig).validate_python({**self.made_of, "n_paths": n_paths})
@@ -93,6 +107,14 @@ def _history() -> Candles:
     return read_candles("bundled:BTCUSD_1h")
 
 
+@cache
+def _tiny_checkpoint(name: str) -> str:
+    """Folder of a checkpoint that each process makes for itself, with equal weights."""
+    folder = tempfile.TemporaryDirectory(prefix=name)
+    atexit.register(folder.cleanup)
+    return str(SAVERS[name](Path(folder.name)))
+
+
 FIT = {"every": None, "window": "1500h"}
 USER = f"{Path(__file__).with_name('user_forecaster.py')}:RecentReturns"
 CASES = {
@@ -108,6 +130,15 @@ CASES = {
     "gjr_garch": Case({"kind": "gjr_garch", "fit": FIT}, context=170),
     "boosted_quantiles": Case({"kind": "boosted_quantiles", "fit": FIT, "rounds": 5}, context=170),
     "fracast": Case({"kind": "fracast"}, many=9),
+    "chronos_bolt": Case({"kind": "chronos", "device": "cpu"}, rtol=1e-4, tiny="chronos_bolt", package="chronos"),
+    "chronos_2": Case(
+        {"kind": "chronos", "device": "cpu", "channels": "ohlcv"},
+        rtol=1e-4,
+        tiny="chronos_2",
+        package="chronos",
+        sees_horizon=True,
+    ),
+    "timesfm": Case({"kind": "timesfm", "device": "cpu"}, rtol=1e-4, tiny="timesfm"),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
     "located": Case(
         {"kind": "located", "base": "base"},
@@ -123,16 +154,18 @@ CASES = {
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
+    pytest.importorskip(CASES[request.param].package)
     return CASES[request.param]
 
 
 @pytest.fixture(params=[name for name, case in CASES.items() if not case.learns])
 def memoryless(request: pytest.FixtureRequest) -> Case:
+    pytest.importorskip(CASES[request.param].package)
     return CASES[request.param]
 
 
 def test_every_kind_is_held_to_the_contract() -> None:
-    assert set(CASES) == {*KINDS, "user"}
+    assert {case.kind for case in CASES.values()} == {*KINDS, "user"}
 
 
 def assert_usable(case: Case, paths: Float32Array) -> None:
@@ -190,6 +223,8 @@ def test_more_paths_do_not_change_the_first_ones(memoryless: Case, make_windows:
 
 
 def test_a_longer_horizon_does_not_change_the_first_steps(memoryless: Case, make_windows: Maker) -> None:
+    if memoryless.sees_horizon:
+        pytest.skip("its network forecasts all steps together")
     windows = make_windows(3, memoryless.context)
     near, far = (memoryless.build(horizon=h).forecast(windows).paths for h in (5, 13))
     memoryless.assert_same(far[:, :, :5], near)
@@ -284,7 +319,7 @@ def digests(names: Sequence[str], windows: Sequence[Window]) -> list[str]:
 
 
 def test_another_process_samples_the_same_bytes(make_windows: Maker) -> None:
-    names = [name for name, case in CASES.items() if case.context == 96]
+    names = [name for name, case in CASES.items() if case.context == 96 and not case.tiny]
     windows = make_windows(3, 96)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:

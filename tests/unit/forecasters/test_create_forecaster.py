@@ -18,6 +18,7 @@ WINDOWS = WindowsConfig(
     context=128, horizon=12, start=datetime(2019, 6, 1, tzinfo=UTC), end=datetime(2019, 7, 1, tzinfo=UTC)
 )
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch")
+QUANTILES = ("fracast", "chronos", "timesfm")
 FITTED = ("har", "gjr_garch", "boosted_quantiles")
 
 
@@ -26,7 +27,7 @@ def config(kind: str, **parameters: object) -> ForecasterConfig:
 
 
 def test_these_are_all_the_kinds() -> None:
-    assert set(KINDS) == {*BASELINES, *FITTED, "fracast", "kronos", "kronos_anchored", "calibrated", "located"}
+    assert set(KINDS) == {*BASELINES, *FITTED, *QUANTILES, "kronos", "kronos_anchored", "calibrated", "located"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)
