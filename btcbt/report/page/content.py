@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def _labels(run: Run) -> list[Mapping[str, Any]]:
                 "from": f"{origins.index[a]:%Y-%m-%d %H:%M}",
                 "to": f"{origins.index[b - 1]:%Y-%m-%d %H:%M}",
             }
-            for a, b in zip(starts[:-1], starts[1:], strict=True)
+            for a, b in pairwise(starts)
         ]
         found.append({"name": name, "parts": parts})
     return found

@@ -102,8 +102,6 @@ def _accounts(run: Run) -> tuple[dict[str, Any], str, str]:
     return meta, _pack(equity.to_numpy(dtype="<f4").T), _pack(targets.to_numpy(dtype="<f4").T)
 
 
-
-
 def _by_step(run: Run, what: str) -> list[Mapping[str, Any]]:
     """Lines by step of the close: skill with its band, or coverage of the central 50, 80 and 95 %."""
     table = run.scores()
@@ -113,7 +111,7 @@ def _by_step(run: Run, what: str) -> list[Mapping[str, Any]]:
     else:
         ends = ["crps_bps.difference_pct", "crps_bps.low_pct", "crps_bps.high_pct"]
         table = table[table["group"].str.startswith("opponent=") & table["metric"].isin(ends)]
-    lines = []
+    lines: list[Mapping[str, Any]] = []
     for (name, metric), rows in table.groupby(["forecaster", "metric"], sort=False):
         rows = rows.sort_values("step")
         line = {"forecaster": name, "metric": metric, "step": rows["step"].tolist(), "value": rows["value"].tolist()}
