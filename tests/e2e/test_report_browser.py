@@ -22,8 +22,11 @@ SWITCHES = [
     "--disable-sync",
 ]
 HOSTILE = "<img src=x onerror=alert(1)>"
-COLOURS_OF = """id => { const c = document.getElementById(id), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-  return new Set(new Uint32Array(d.buffer)).size }"""
+COLOURS_OF = """id => {
+  const canvas = document.getElementById(id);
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return new Set(new Uint32Array(pixels.buffer)).size;
+}"""
 
 
 def rename(folder: Path, old: str, new: str) -> None:

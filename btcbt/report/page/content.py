@@ -159,7 +159,6 @@ def _labels(run: Run) -> list[Mapping[str, Any]]:
         parts = [
             {
                 "label": labels[a],
-                "kind": labels[a].split()[0] if labels[a] in ("clean", "overlapping", "unknown") else "other",
                 "start": 1000 * a / len(labels),
                 "width": 1000 * (b - a) / len(labels),
                 "from": f"{origins.index[a]:%Y-%m-%d %H:%M}",
