@@ -85,15 +85,15 @@
     pen.strokeStyle = colour; pen.lineWidth = width; pen.setLineDash(dash); pen.stroke(); pen.setLineDash([]);
   };
   const legend = (area, entries) => {
-    let at = area.right;
+    let at = area.right, y = 13;
     area.pen.textAlign = "right";
     for (const [name, colour, dash] of [...entries].reverse()) {
       const label = name.length > 26 ? name.slice(0, 25) + "…" : name;
       const wide = area.pen.measureText(label).width + 34;
-      if (at - wide < area.left + 150) break;
+      if (at < area.right && at - wide < area.left + 130) { at = area.right; y += 15; }
       area.pen.fillStyle = css("--ink");
-      area.pen.fillText(label, at, 13);
-      line(area.pen, [[at - wide + 8, 9], [at - wide + 29, 9]], colour, dash || []);
+      area.pen.fillText(label, at, y);
+      line(area.pen, [[at - wide + 8, y - 4], [at - wide + 29, y - 4]], colour, dash || []);
       at -= wide + 6;
     }
   };
@@ -144,14 +144,14 @@
     let sum = 0;
     for (let h = 0; h < H; h++) {
       const real = 1e4 * (close[start + h] / last - 1);
-      for (let q = 0; q < Q; q++) { const gap = real - decoded[who][(m * H + h) * Q + q]; sum += gap * (levels[q] - (gap < 0)); }
+      for (let q = 0; q < Q; q++) { const gap = real - decoded[who][(m * H + h) * Q + q] * meta.unit; sum += gap * (levels[q] - (gap < 0)); }
     }
     return sum / (H * Q);
   };
   const drawFan = () => {
     const start = starts[current], last = close[start - 1], back = Math.min(start, window.innerWidth < 640 ? 36 : 72);
     const from = start - back, to = Math.min(start + H, N), chosen = +first.value, other = +second.value;
-    const price = (who, h, q) => last * (1 + decoded[who][(current * H + h) * Q + q] / 1e4);
+    const price = (who, h, q) => last * (1 + decoded[who][(current * H + h) * Q + q] * meta.unit / 1e4);
     let bottom = Infinity, top = -Infinity, most = 0;
     for (let k = from; k < to; k++) { bottom = Math.min(bottom, low[k]); top = Math.max(top, high[k]); most = Math.max(most, volume[k]); }
     for (const who of [chosen, other]) if (who >= 0) for (let h = 0; h < H; h++) { bottom = Math.min(bottom, price(who, h, 0)); top = Math.max(top, price(who, h, Q - 1)); }
@@ -191,7 +191,7 @@
   const describe = () => {
     const start = starts[current], last = close[start - 1], chosen = +first.value;
     const percent = (value) => (value >= 0 ? "+" : "") + value.toFixed(2) + " %";
-    const median = decoded[chosen][(current * H + H - 1) * Q + (Q - 1) / 2] / 100;
+    const median = decoded[chosen][(current * H + H - 1) * Q + (Q - 1) / 2] * meta.unit / 100;
     const known = start + H <= N ? "outcome " + percent(100 * (close[start + H - 1] / last - 1)) : "outcome not known yet";
     $("shown").textContent = `Origin ${current + 1} of ${M.toLocaleString("en")}, ${when(origins[current])} UTC. After ${H} candles: ${forecasters[chosen].name} median ${percent(median)}, ${known}.`;
     const box = $("decided");

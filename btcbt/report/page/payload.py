@@ -25,6 +25,8 @@ LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 """The median and the ends of the central 50, 80 and 95 %."""
 MEDIAN = LEVELS.index(0.5)
 BPS = 1e4
+MANY, COARSE = 4_000_000, 4
+"""With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show."""
 SHOWN = ("open", "high", "low", "close", "volume")
 
 
@@ -34,12 +36,14 @@ def page_payload(run: Run) -> dict[str, str]:
     times, close = milliseconds(candles.index), candles["close"].to_numpy(dtype=np.float64)
     origins = milliseconds(run.origins().index)
     last = close[np.searchsorted(times, origins) - 1]
-    blobs = {f"quantiles{k}": _quantile_blob(run, name, last) for k, name in enumerate(names)}
+    unit = COARSE if len(names) * len(origins) * run.config.windows.horizon * len(LEVELS) > MANY else 1
+    blobs = {f"quantiles{k}": _quantile_blob(run, name, last, unit) for k, name in enumerate(names)}
     blobs["candles"] = _pack(candles[list(SHOWN)].to_numpy(dtype="<f4").T)
     meta: dict[str, Any] = {
         "interval": interval_ms(run.config.candles.interval),
         "horizon": run.config.windows.horizon,
         "levels": LEVELS,
+        "unit": unit,
         "forecasters": [{"name": name, "colour": colour} for name, colour in colours_of(names).items()],
         "main": names.index(primary(run)),
         "times": times.tolist(),
@@ -68,12 +72,12 @@ def quantile_steps(quantiles: NDArray[np.int16]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(folded.ravel().view(np.uint8).reshape(-1, 2).T)
 
 
-def _quantile_blob(run: Run, name: str, last: NDArray[np.float64]) -> str:
-    """Quantiles of the close in bps of the last close, rounded to 1 bps."""
+def _quantile_blob(run: Run, name: str, last: NDArray[np.float64], unit: int) -> str:
+    """Quantiles of the close against the last close, in units of so many bps."""
     rows, done = np.empty((len(last), run.config.windows.horizon, len(LEVELS)), dtype=np.int16), 0
     for batch in run.forecasts(name).batches():
         part = slice(done, done + len(batch.paths))
-        gain = BPS * (batch.paths[..., CLOSE] / last[part, None, None] - 1.0)
+        gain = BPS / unit * (batch.paths[..., CLOSE] / last[part, None, None] - 1.0)
         levels = np.nan_to_num(np.quantile(gain, LEVELS, axis=1))
         rows[part] = np.clip(np.rint(levels), -32767, 32767).transpose(1, 2, 0)
         done = part.stop
@@ -128,4 +132,4 @@ def _pack(array: NDArray[Any]) -> str:
 
 
 def _pack_bytes(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
