@@ -152,7 +152,8 @@ def _number(value: float) -> str:
 
 def _labels(run: Run) -> list[Mapping[str, Any]]:
     """Stretches of equal contamination labels by forecaster, as shares of all origins."""
-    origins, found = run.origins(), []
+    origins = run.origins()
+    found: list[Mapping[str, Any]] = []
     for name in run.manifest["forecasters"]:
         labels = origins[f"label.{name}"].astype(str).to_numpy()
         starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]

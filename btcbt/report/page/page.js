@@ -55,7 +55,7 @@
     pen.font = "12px system-ui, sans-serif";
     pen.fillStyle = css("--paper");
     pen.fillRect(0, 0, width, height);
-    const left = 58, right = width - (options.right || 10), top = 22, bottom = height - 24 - (options.below || 0);
+    const left = 58, right = width - (options.right || 10), top = 22 + (width < 420 ? 15 * Math.min(5, (options.names || 1) - 1) : 0), bottom = height - 24 - (options.below || 0);
     const scale = options.log ? Math.log10 : (value) => value;
     const [low, high] = [scale(y[0]), scale(y[1])];
     const X = (value) => left + (right - left) * (value - x[0]) / (x[1] - x[0] || 1);
@@ -156,7 +156,7 @@
     for (let k = from; k < to; k++) { bottom = Math.min(bottom, low[k]); top = Math.max(top, high[k]); most = Math.max(most, volume[k]); }
     for (const who of [chosen, other]) if (who >= 0) for (let h = 0; h < H; h++) { bottom = Math.min(bottom, price(who, h, 0)); top = Math.max(top, price(who, h, Q - 1)); }
     const room = (top - bottom) * 0.04, base = origins[current];
-    const area = plot($("fan"), [base - back * interval, base + H * interval], [bottom - room, top + room], { time: true, label: "Price (quote currency)", below: 70 });
+    const area = plot($("fan"), [base - back * interval, base + H * interval], [bottom - room, top + room], { time: true, names: other < 0 ? 1 : 2, label: "Price (quote currency)", below: 70 });
     const { pen, X, Y } = area, wide = Math.max(1, (X(base) - X(base - interval)) * 0.64), ink = css("--ink");
     const colour = forecasters[chosen].colour, at = (h) => X(base + (h + 1) * interval);
     for (const [edge, alpha] of [[0, 0.16], [1, 0.22], [2, 0.3]]) {
@@ -254,7 +254,7 @@
     if (!$("skill")) return;
     const all = meta.skill.flatMap((one) => one.value).concat(0), names = [...new Set(meta.skill.map((one) => one.forecaster))];
     const span = [Math.min(...all), Math.max(...all)], room = (span[1] - span[0]) * 0.08 || 1;
-    const area = plot($("skill"), [0, H + 1], [span[0] - room, span[1] + room], { label: meta.skill.length ? "CRPS against the opponent, %" : "No comparison is stored" });
+    const area = plot($("skill"), [0, H + 1], [span[0] - room, span[1] + room], { names: names.length, label: meta.skill.length ? "CRPS against the opponent, %" : "No comparison is stored" });
     line(area.pen, [[area.left, area.Y(0)], [area.right, area.Y(0)]], css("--ink"), [], 1);
     names.forEach((name, k) => {
       const of = (end) => meta.skill.find((one) => one.forecaster === name && one.metric.endsWith("." + end)) || { step: [], value: [] };
@@ -268,7 +268,7 @@
     });
     legend(area, names.map((name) => [name, colourOf(name)]));
     const dashes = { coverage50: [2, 3], coverage80: [7, 4], coverage95: [] };
-    const cover = plot($("coverage"), [1, H], [0, 100], { label: "Inside, %" });
+    const cover = plot($("coverage"), [1, H], [0, 100], { names: forecasters.length, label: "Inside, %" });
     for (const level of [50, 80, 95]) line(cover.pen, [[cover.left, cover.Y(level)], [cover.right, cover.Y(level)]], css("--soft"), [], 1);
     for (const one of meta.coverage) line(cover.pen, one.step.map((step, i) => [cover.X(step), cover.Y(one.value[i])]), colourOf(one.forecaster), dashes[one.metric]);
     legend(cover, forecasters.map((one) => [one.name, one.colour]));
@@ -291,7 +291,7 @@
       });
     });
     const room = (highest - lowest) * 0.04 || 0.01, x = [meta.equityTimes[0], meta.equityTimes[L - 1]];
-    const above = plot($("equity"), x, [log ? lowest * 0.98 : lowest - room, highest + room], { time: true, log, label: "Equity / initial cash", right: 10 });
+    const above = plot($("equity"), x, [log ? lowest * 0.98 : lowest - room, highest + room], { time: true, log, names: shown.length, label: "Equity / initial cash", right: 10 });
     const under = plot($("drawdown"), x, [worst * 1.05 || -1, 0], { time: true, label: "Drawdown, %" });
     line(above.pen, [[above.left, above.Y(1)], [above.right, above.Y(1)]], css("--ink"), [], 1);
     const looks = shown.map((one) => [one.name, accountColour(one), accountDash(one)]);
