@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from btcbt.files import write_whole
 from btcbt.report.page.content import page_content
@@ -41,8 +40,8 @@ def write_page(run: Run) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(_asset("page.html.j2")).render(
         page_content(run),
-        css=Markup(css),  # noqa: S704 - a file of this package
-        script=Markup(script),  # noqa: S704 - a file of this package
+        css=css,
+        script=script,
         css_digest=_digest(css),
         script_digest=_digest(script),
         blobs=page_payload(run),
