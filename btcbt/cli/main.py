@@ -19,12 +19,13 @@ from btcbt.cli.finetune import finetune_command
 from btcbt.cli.predict import predict_command
 from btcbt.cli.push import push_command
 from btcbt.cli.register import register_command
+from btcbt.cli.report import report_command
 from btcbt.cli.run import run_command
 from btcbt.cli.store import store_app
 from btcbt.cli.sweep import sweep_command
 
 SECTIONS = {
-    "Experiments": ("run", "sweep", "register", "audit", "check"),
+    "Experiments": ("run", "sweep", "register", "audit", "check", "report"),
     "Forecasts and models": ("predict", "finetune", "card", "push"),
     "Data": ("data", "store"),
 }
@@ -64,6 +65,7 @@ app.command("sweep", epilog="Example: btcbt sweep experiments/sweep.yaml")(sweep
 app.command("register", epilog="Example: btcbt register study.yaml")(register_command)
 app.command("audit", epilog="Example: btcbt audit experiments/walkforward.yaml")(audit_command)
 app.command("check", epilog="Example: btcbt check runs/walkforward --baseline baseline.json")(check_command)
+app.command("report", epilog="Example: btcbt report runs/walkforward")(report_command)
 app.command("predict", epilog="Example: btcbt predict bundled:BTCUSD_1h --horizon 24")(predict_command)
 app.command("finetune", epilog="Example: btcbt finetune recipe.yaml")(finetune_command)
 app.command("card", epilog="Example: btcbt card checkpoints/mine --metrics runs/walkforward")(card_command)

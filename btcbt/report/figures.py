@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from btcbt.config import interval_ms, time_text
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
+from btcbt.report.colours import colours_of, cycle
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ HISTORY = 72
 """Past candles shown in a fan chart."""
 BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
 """Central intervals of a fan, widest first, with their opacity."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Colour-blind safe (Okabe and Ito, 2008), in order of use."""
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch", "har", "gjr_garch", "boosted_quantiles")
 INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
 
@@ -74,22 +73,24 @@ def _example(run: Run) -> Figure:
     origins = run.origins()
     scored = np.flatnonzero(origins["scored"].to_numpy())
     index = int(scored[len(scored) // 2]) if len(scored) else len(origins) - 1
-    window, outcome = around(run, int(_milliseconds(origins.index)[index]))
+    window, outcome = around(run, int(milliseconds(origins.index)[index]))
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     fans = {_title(name, kinds[name]): run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
-    return fan_chart(window, fans, outcome if len(scored) else None)
+    colours = {_title(name, kinds[name]): colour for name, colour in colours_of(kinds).items()}
+    return fan_chart(window, fans, outcome if len(scored) else None, colours)
 
 
 def around(run: Run, origin: int) -> tuple[Window, FloatArray]:
     """The window of an origin, and the candles of its horizon as far as they are known."""
     candles, interval = run.candles(), interval_ms(run.config.candles.interval)
-    times, values = _milliseconds(candles.index), candles[list(CHANNELS)].to_numpy(dtype=np.float64)
+    times, values = milliseconds(candles.index), candles[list(CHANNELS)].to_numpy(dtype=np.float64)
     now = int(np.searchsorted(times, origin))
     known = slice(now - run.config.windows.context, now)
     return Window(times[known], values[known], interval), values[now : now + run.config.windows.horizon]
 
 
-def _milliseconds(index: Any) -> IntArray:
+def milliseconds(index: Any) -> IntArray:
+    """Times of a table's index, ms UTC."""
     return np.asarray(index.as_unit("ms").asi8, dtype=np.int64)
 
 
@@ -105,7 +106,12 @@ def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
     return [name for name in columns if "@" not in name or name.endswith(f"@{forecaster}")]
 
 
-def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatArray | None) -> Figure:
+def fan_chart(
+    window: Window,
+    fans: Mapping[str, Float32Array],
+    outcome: FloatArray | None,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
     """Close and volume before and after one origin, with the central 50, 80 and 95 % of the sampled paths.
 
     Parameters
@@ -116,7 +122,10 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
         Paths by forecaster, one column of panels each.
     outcome : float64 (H, 6), or None
         Realised candles, if known.
+    colours : mapping of str to str, optional
+        Colour by forecaster; in order of the columns if left out.
     """
+    shades = colours or colours_of(fans)
     figure = new_figure(6.2 * len(fans), 5.6)
     panels: Any = figure.subplots(
         2, len(fans), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
@@ -125,7 +134,7 @@ def fan_chart(window: Window, fans: Mapping[str, Float32Array], outcome: FloatAr
     past = window.open_time[-HISTORY:] + window.interval_ms  # a close is known when its candle ends
     for column, (name, paths) in enumerate(fans.items()):
         future = window.future_open_time(paths.shape[1]) + window.interval_ms
-        colour = COLOURS[column]
+        colour = shades[name]
         for row, (channel, label) in enumerate(((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))):
             axes = panels[row, column]
             axes.plot(dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
@@ -162,7 +171,7 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     close = scores[(scores["channel"] == "close") & (scores["group"] == "all") & (scores["step"] > 0)]
     figure = new_figure(11.5, 4.2)
     left, right = figure.subplots(1, 2)
-    for (name, title), colour in zip(titles.items(), _cycle(len(titles)), strict=True):
+    for (name, title), colour in zip(titles.items(), cycle(len(titles)), strict=True):
         for axes, score in ((left, "crps_bps"), (right, "coverage90")):
             steps = close[(close["forecaster"] == name) & (close["metric"] == score)].sort_values("step")
             axes.plot(steps["step"], steps["value"], color=colour, linewidth=1.6, label=title)
@@ -210,7 +219,7 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
             label="others" if k == faint[0] else None,
         )
     last = {name: growth[-1, list(equity.columns).index(name)] for name in named}
-    for name, colour in zip(sorted(named, key=lambda n: -last[n]), _cycle(len(named)), strict=True):
+    for name, colour in zip(sorted(named, key=lambda n: -last[n]), cycle(len(named)), strict=True):
         k = list(equity.columns).index(name)
         held = name == "buy_and_hold"
         style = {"color": INK if held else colour, "linewidth": 1.8 if held else 1.3}
@@ -248,10 +257,6 @@ def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, 
             times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} % of paths"
         )
     axes.plot(times, np.median(samples, axis=0), color=colour, linewidth=1.6, label="median")
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
 def dates(times: IntArray | int) -> Any:

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Float32Array, FloatArray, IntArray, Window
-from btcbt.report.figures import BANDS, COLOURS, DPI, INK, date_axis, dates, draw_fan, new_figure, style_axes
+from btcbt.report.colours import COLOURS
+from btcbt.report.figures import BANDS, DPI, INK, date_axis, dates, draw_fan, new_figure, style_axes
 
 HISTORY_SPAN = 2
 """History shown, in horizons."""

@@ -44,6 +44,29 @@ def summary(run: Run) -> RenderableType:
     return Group(*parts)
 
 
+def forecast_parts(run: Run) -> list[Text | Table]:
+    """What the summary says of forecasts, the verdict first; nothing where no origin is scored."""
+    if not _scored(run):
+        return []
+    return [*versus_parts(run), _forecast_table(run), *_confidence_set(run), *refit_table(run), *estimators(run)]
+
+
+def account_parts(run: Run) -> list[Text | Table]:
+    """What the summary says of accounts; nothing where no strategy trades."""
+    if not run.manifest["strategies"]:
+        return []
+    parts: list[Text | Table] = [_account_table(run)]
+    if len(run.config.forecasters) > 1:
+        parts += [_return_matrix(run)]
+    parts += [*_decided(run), _luck(run), *_selection(run), *sensitivity_lines(run)]
+    return [*parts, _placebos(run)] if run.config.placebos else parts
+
+
+def standing_parts(run: Run) -> list[Text]:
+    """What the summary says of the run as a whole: origins, contamination labels, registration and audit."""
+    return [_head(run), *_remarks(run), _labels(run), *registration_parts(run), _audit(run)]
+
+
 def _scored(run: Run) -> int:
     return int(run.manifest["origins"]["scored"])
 

@@ -15,6 +15,7 @@ Layout of ``runs/<name>/<digest>/``::
     trades.parquet     one row per position
     orders.parquet     one row per fill
     figures/*.png
+    report.html        all of this to look at, in one page
 """
 
 from __future__ import annotations

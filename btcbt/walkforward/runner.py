@@ -20,6 +20,7 @@ from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import FloatArray, FundingRates
 from btcbt.report.figures import draw_figures
+from btcbt.report.page import write_page
 from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
@@ -168,6 +169,7 @@ def _write(
         release_memory()
         with clock("draw"):
             draw_figures(load_run(folder, metrics=dict(scores.headline)))
+            write_page(load_run(folder, metrics=dict(scores.headline)))
         # Again, with the time of the figures; the audit's decisions are not asked for twice.
         manifest["seconds"] = wall_seconds(clock.seconds, clock.started)
         runs.write_json(folder / "manifest.json", manifest)

@@ -17,7 +17,8 @@ from btcbt.models.kronos.training.leakage import selection_losses
 from btcbt.models.kronos.training.memory import keep_freed_memory
 from btcbt.models.kronos.training.processes import is_first, leave_process_group
 from btcbt.models.kronos.training.recipe import FinetuneConfig
-from btcbt.report.figures import COLOURS, DPI, INK, new_figure, style_axes
+from btcbt.report.colours import COLOURS
+from btcbt.report.figures import DPI, INK, new_figure, style_axes
 
 __all__ = ["FinetuneResult", "draw_curves", "is_first", "loss_table", "run_recipe"]
 

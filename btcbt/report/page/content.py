@@ -1,0 +1,201 @@
+"""What the page says in words and tables, taken from the terminal's summary where that says it already."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from btcbt.metrics.table import find_score
+from btcbt.report.summary import account_parts, forecast_parts, standing_parts
+from btcbt.storage.runs import Run
+
+NONE = "–"
+NUMBERS = ("sharpe", "sharpe_hurdle", "deflated_sharpe", "trials", "break_even_bps", "capacity", "exposure", "costs")
+"""Scores of accounts shown in the table on luck and limits."""
+FORECAST_NUMBERS = ("crps_bps", "mae_bps", "direction", "coverage90")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of texts: the first column names the row.
+
+    `shades` are the classes of the cells' backgrounds, which repeat what the numbers say, or empty.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    shades: Sequence[Sequence[str]] = ()
+
+
+def page_content(run: Run) -> dict[str, Any]:
+    """The variables of the template."""
+    forecasts, accounts = forecast_parts(run), account_parts(run)
+    sentences, tables = _split(forecasts)
+    said, account_tables = _split(accounts)
+    portfolio = run.config.portfolio
+    return {
+        "name": run.config.name,
+        "symbol": f"{run.manifest['candles']['path']} {run.manifest['candles']['interval']}",
+        "verdict": sentences[0] if sentences else "No origin is scored, so nothing is said of the forecasts.",
+        "standing": [text.plain for text in standing_parts(run)],
+        "costs": f"Accounts pay {portfolio.fee_bps:g} bps fees and {portfolio.slippage_bps:g} bps slippage a side.",
+        "forecast_sentences": sentences[1:],
+        "forecast_tables": [*tables, *_quality_tables(run.scores())] if forecasts else [],
+        "account_sentences": said,
+        "account_tables": [*account_tables, *_account_tables(run)] if accounts else [],
+        "heat": _months(run.scores()) if accounts else None,
+        "manifest": list(_leaves(run.manifest)),
+        "labels": _labels(run),
+        "command": f"btcbt run {run.config.name}.yaml",
+        "config": json.dumps(run.manifest["config"], indent=1),
+        "glossary": _glossary(run),
+    }
+
+
+def _split(parts: Iterable[Text | RichTable]) -> tuple[list[str], list[Table]]:
+    """Sentences and tables of the terminal's summary."""
+    sentences, tables = [], []
+    for part in parts:
+        match part:
+            case RichTable():
+                cells = [[str(cell) for cell in column.cells] for column in part.columns]
+                head = [str(column.header) for column in part.columns]
+                rows = list(zip(*cells, strict=True))
+                tables.append(Table(str(part.title or ""), head, rows, " ".join(str(part.caption or "").split())))
+            case Text():
+                sentences.append(part.plain)
+    return sentences, tables
+
+
+def _quality_tables(scores: pd.DataFrame) -> list[Table]:
+    """CRPS of the close by month, hour, regime and label, and the PIT where it is stored."""
+    close = scores[(scores["channel"] == "close") & (scores["step"] == 0)]
+    found = []
+    for kind in ("month", "hour", "regime", "label"):
+        rows = close[close["group"].str.startswith(f"{kind}=") & (close["metric"] == "crps_bps")]
+        if len(rows):
+            table = rows.pivot_table(index="group", columns="forecaster", values="value", sort=False)
+            found.append(_pivot(f"CRPS of the close by {kind}, all steps pooled (bps, lower is better)", table, kind))
+    pit = close[(close["group"] == "all") & close["metric"].str.startswith("pit")]
+    if len(pit):
+        table = pit.pivot_table(index="metric", columns="forecaster", values="value", sort=False)
+        found.append(_pivot("Probability integral transform of the close", table, ""))
+    return found
+
+
+def _account_tables(run: Run) -> list[Table]:
+    """Returns at other costs and with a delay; hurdles and limits of every account."""
+    scores = run.scores()
+    made = scores[scores["metric"] == "total_return"]
+    changed = made[made["group"].str.startswith(("cost_bps=", "delay="))]
+    found = []
+    if len(changed):
+        table = 100 * changed.pivot_table(index="forecaster", columns="group", values="value", sort=False)
+        table.columns = pd.Index([_changed(str(group)) for group in table.columns])
+        found.append(_pivot("Net return at other costs, and filled later (%)", table, "", "+.1f"))
+    rows = []
+    for name in dict.fromkeys(made["forecaster"]):
+        values = [run.metrics.get(f"strategy.{name}.{key}", math.nan) for key in NUMBERS]
+        rows.append([str(name), *(_number(value) for value in values)])
+    heads = [key.replace("_", " ") for key in NUMBERS]
+    return [*found, Table("Luck and limits", ["account", *heads], rows, "What each means is in the glossary.")]
+
+
+def _changed(group: str) -> str:
+    kind, _, value = group.partition("=")
+    return f"{value} bps a side" if kind == "cost_bps" else f"{value} candle later"
+
+
+def _months(scores: pd.DataFrame) -> Table | None:
+    """Monthly net returns, a row an account."""
+    rows = scores[(scores["metric"] == "total_return") & scores["group"].str.startswith("month=")]
+    if not len(rows):
+        return None
+    table = 100 * rows.pivot_table(index="forecaster", columns="group", values="value", sort=True)
+    table.columns = pd.Index([str(group).removeprefix("month=") for group in table.columns])
+    plain = _pivot("Net return by month (%)", table, "", "+.1f")
+    most = max(float(np.nanmax(np.abs(table.to_numpy()))), 1e-9)
+    shades = [[_shade(value / most) for value in row] for row in table.to_numpy()]
+    return Table(plain.title, plain.head, plain.rows, "Blue is a gain and orange a loss, as the sign says.", shades)
+
+
+def _shade(share: float) -> str:
+    if not math.isfinite(share) or share == 0:
+        return ""
+    return f"{'gain' if share > 0 else 'loss'}{min(3, 1 + int(3 * abs(share)))}"
+
+
+def _pivot(title: str, table: pd.DataFrame, kind: str, form: str = ".1f") -> Table:
+    rows = [
+        [str(index).removeprefix(f"{kind}="), *(f"{value:{form}}" if math.isfinite(value) else NONE for value in row)]
+        for index, row in zip(table.index, table.to_numpy(dtype=float), strict=True)
+    ]
+    return Table(title, [kind, *map(str, table.columns)], rows)
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2f}"
+
+
+def _labels(run: Run) -> list[Mapping[str, Any]]:
+    """Stretches of equal contamination labels by forecaster, as shares of all origins."""
+    origins = run.origins()
+    found: list[Mapping[str, Any]] = []
+    for name in run.manifest["forecasters"]:
+        labels = origins[f"label.{name}"].astype(str).to_numpy()
+        starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
+        parts = [
+            {
+                "label": labels[a],
+                "start": 1000 * a / len(labels),
+                "width": 1000 * (b - a) / len(labels),
+                "from": f"{origins.index[a]:%Y-%m-%d %H:%M}",
+                "to": f"{origins.index[b - 1]:%Y-%m-%d %H:%M}",
+            }
+            for a, b in pairwise(starts)
+        ]
+        found.append({"name": name, "parts": parts})
+    return found
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Dotted keys and values of the manifest, without the experiment, which is shown whole."""
+    for key, value in tree.items():
+        if key == "config" and not prefix:
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", NONE if value in (None, {}) else str(value)
+
+
+def _glossary(run: Run) -> list[Mapping[str, str]]:
+    """Definitions of the scores in the page, from the score table."""
+    keys = [key for key in run.metrics if key.startswith("strategy.") and key.rpartition(".")[2] in NUMBERS]
+    keys += [key for key in run.metrics if any(f".{name}." in key for name in FORECAST_NUMBERS)]
+    keys += [key for key in run.metrics if key.startswith(("strategy.", "placebo.", "selection."))]
+    found = {}
+    for key in keys:
+        one = find_score(key)
+        if one is not None:
+            found[one.family, one.name] = {
+                "name": one.heading,
+                "key": one.name,
+                "unit": one.unit,
+                "formula": one.formula,
+                "source": one.source,
+            }
+    return list(found.values())
