@@ -453,7 +453,9 @@ def shard_named(path: Path) -> Shard | None:
     return None if match is None else Shard(path, int(match[1]), int(match[2]), match[3])
 
 
-def shard_rows(shard: Shard, content: bytes, key: str, shape: Shape | None = None) -> set[tuple[int, bytes]]:
+def shard_rows(
+    shard: Shard, content: bytes, key: str, shape: Shape | None = None, where: str = ""
+) -> set[tuple[int, bytes]]:
     """The forecasts in a shard, by origin and window digest.
 
     Parameters
@@ -466,22 +468,25 @@ def shard_rows(shard: Shard, content: bytes, key: str, shape: Shape | None = Non
         From the name of its folder.
     shape : (S, H, C), optional
         Expected shape of its paths; any by default.
+    where : str
+        Its name in messages; its path if left out.
 
     Raises
     ------
     StoreError
         If it is damaged or foreign.
     """
-    table = _parse(str(shard.path), content, shard.checksum, key, shape, ["origin", "window"])
-    origins, seen = _rows(shard, table)
+    where = where or str(shard.path)
+    table = _parse(where, content, shard.checksum, key, shape, ["origin", "window"])
+    origins, seen = _rows(shard, table, where)
     return {(origin, bytes(digest)) for origin, digest in zip(origins.tolist(), seen.tolist(), strict=True)}
 
 
-def _rows(shard: Shard, table: pa.Table) -> tuple[IntArray, Digests]:
+def _rows(shard: Shard, table: pa.Table, where: str = "") -> tuple[IntArray, Digests]:
     """Origins and window digests of a shard, whose name must say which origins are in it."""
     origins = column_values(table, "origin", np.dtype("<i8"))
     if (origins[0], origins[-1]) != (shard.first, shard.last) or (np.diff(origins) <= 0).any():
-        raise StoreError(f"{shard.path} is foreign: its origins are not those that its name says")
+        raise StoreError(f"{where or shard.path} is foreign: its origins are not those that its name says")
     return origins, column_values(table, "window", _DIGEST)
 
 

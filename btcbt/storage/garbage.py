@@ -215,9 +215,10 @@ def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entr
     for entry in files:
         if not entry.name.endswith(".parquet"):
             continue
-        shard = shard_named(Path(f"{folder}/{entry.name}"))
+        where = f"{folder}/{entry.name}"  # a URL is no path
+        shard = shard_named(Path(where))
         if shard is None:
-            contents.damaged[entry] = f"{folder}/{entry.name} is foreign: it is not named like a shard of forecasts"
+            contents.damaged[entry] = f"{where} is foreign: it is not named like a shard of forecasts"
             continue
         try:
             content = folder.read(entry.name)
@@ -225,7 +226,7 @@ def _read(folder: Folder, key: str, meaning: Mapping[str, Any], files: list[Entr
             contents.unreadable[entry] = str(error)
             continue
         try:
-            contents.rows[entry] = shard_rows(shard, content, key, shape)
+            contents.rows[entry] = shard_rows(shard, content, key, shape, where)
         except StoreError as error:
             contents.damaged[entry] = str(error)
     return contents

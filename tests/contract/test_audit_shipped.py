@@ -17,8 +17,10 @@ from btcbt.models.kronos.checkpoints.files import NANO, write_data_ranges
 from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
 from btcbt.records import DataRange
 from btcbt.strategies.loading import BUILT_IN, load_strategy
+from tests.tiny_quantile_models import save_chronos_bolt
 
 FITTED = [get_args(one.model_fields["kind"].annotation)[0] for one in FittedConfig.__subclasses__()]
+QUANTILES = ("fracast", "chronos", "timesfm")  # one class makes the paths of all three
 SPECIAL = {
     "kronos": {"device": "cpu"},
     "kronos_anchored": {"device": "cpu", "block": 4},
@@ -78,10 +80,19 @@ def variants(use):
 def test_every_shipped_forecaster_and_strategy_passes(tiny_checkpoint):
     uses = list(BUILT_IN)
     assert len(uses) >= 8
-    config = experiment(tiny_checkpoint, [kind for kind in KINDS if kind not in FITTED], uses)
-    report = audit_experiment(config, sample=3, fresh_process=False)
+    config = experiment(tiny_checkpoint, [kind for kind in KINDS if kind not in (*FITTED, *QUANTILES)], uses)
+    report = audit_experiment(config, sample=2, fresh_process=False)
     assert report.clean, report.findings[:3]
     assert all(report.comparisons[stage] for stage in ("forecast", "calibration", "strategy", "portfolio", "split"))
+
+
+def test_a_model_of_quantiles_passes(tmp_path):
+    pytest.importorskip("chronos")
+    chronos = {"kind": "chronos", "checkpoint": str(save_chronos_bolt(tmp_path / "bolt")), "n_paths": 4}
+    tree = experiment("", [], ["threshold"]).model_dump(mode="json") | {"forecasters": {"chronos": chronos}}
+    report = audit_experiment(RunConfig.model_validate_json(json.dumps(tree)), sample=2, fresh_process=False)
+    assert report.clean, report.findings[:3]
+    assert report.comparisons["forecast"]
 
 
 def test_every_forecaster_that_is_fitted_on_the_history_passes():
@@ -110,6 +121,7 @@ def test_a_calibrated_and_a_located_network_pass_in_a_fresh_process(tiny_checkpo
     assert report.clean, report.findings[:3]
 
 
+@pytest.mark.proof  # the tiny network of the other tests has the same code
 @pytest.mark.skipif(not (NANO / "model").is_dir(), reason="kronos-nano is not in this checkout")
 def test_kronos_nano_passes():
     report = audit_experiment(experiment("kronos-nano", ["kronos"], []), sample=2, fresh_process=False)

@@ -123,7 +123,7 @@ def test_other_origins_and_other_decisions_are_other_trials(
     assert invoke(write(*gap, (longer, anchored), limited)).exit_code == 0
     runs = [load_run(path.parent) for path in (tmp_path / "runs" / "small").glob("*/manifest.json")]
     assert len({len(run.origins()) for run in runs}) == 2
-    assert len(ledger.trials()) == 2 * tried
+    assert len(ledger.trials()) == 2 * tried - 1  # momentum uses no forecast, so that its account is the same
     # A module that the strategy's file imports is no part of its digest, but its decisions are.
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.py").write_text(

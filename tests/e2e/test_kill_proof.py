@@ -18,7 +18,7 @@ import pytest
 import btcbt
 
 Write = Callable[..., Path]
-TABLES = ("scores", "candles", "targets", "equity", "trades", "orders", "origins")
+TABLES = ("scores", "losses", "candles", "targets", "equity", "trades", "orders", "origins")
 RESULTS = ("metrics.json", *(f"{table}.parquet" for table in TABLES))
 ENGINES = {"local": "local", "joblib": "joblib, workers: 2", "dask": "dask, workers: 2", "ray": "ray, workers: 2"}
 MODULES = {"dask": "distributed", "ray": "ray"}

@@ -21,7 +21,7 @@ moto_server = pytest.importorskip("moto.server", reason="moto is not installed: 
 
 Write = Callable[..., Path]
 Invoke = Callable[[Path], Result]
-TABLES = ("scores", "candles", "targets", "equity", "trades", "orders", "origins")
+TABLES = ("scores", "losses", "candles", "targets", "equity", "trades", "orders", "origins")
 RESULTS = ("metrics.json", *(f"{table}.parquet" for table in TABLES))
 BUCKET = "forecasts"
 URL = f"s3://{BUCKET}/btc/hourly"

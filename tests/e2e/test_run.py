@@ -23,7 +23,7 @@ from btcbt.records import CLOSE
 
 Write = Callable[..., Path]
 Invoke = Callable[[Path], Result]
-TABLES = ("scores", "candles", "targets", "equity", "trades", "orders", "origins")
+TABLES = ("scores", "losses", "candles", "targets", "equity", "trades", "orders", "origins")
 RESULTS = ("metrics.json", *(f"{table}.parquet" for table in TABLES))
 ACCOUNTS = ["threshold@random_walk", "threshold@ewma", "momentum"]
 
@@ -52,7 +52,7 @@ def test_a_run_leaves_its_directory_and_a_summary(write: Write, invoke: Invoke, 
     assert result.exit_code == 0, result.stderr
     directory = (tmp_path / "runs" / "small" / "latest").resolve()
     assert sorted(path.name for path in directory.iterdir()) == sorted(
-        [*RESULTS, "manifest.json", "figures", "forecasts"]
+        [*RESULTS, "manifest.json", "report.html", "figures", "forecasts"]
     )
     assert sorted(path.name for path in (directory / "figures").iterdir()) == [
         "equity.png",

@@ -68,7 +68,7 @@ def test_a_good_file_is_read_with_defaults_filled_in(file: Path) -> None:
     assert config.windows.stride == 1
     smooth = config.forecasters["smooth"]
     assert isinstance(smooth, EwmaVolatilityConfig)
-    assert (smooth.decay, smooth.n_paths) == (0.9, 30)
+    assert (smooth.decay, smooth.n_paths) == (0.9, 300)
     assert config.strategies["mine"].params == {"enter": 0.01, "levels": [1, 2]}
     assert config.strategies["mine"].forecasters == ("smooth",)
     assert config.portfolio.max_short == 0
