@@ -338,7 +338,7 @@ def equity_chart(
     style_axes(bottom, "Drawdown (%)")
     label_ends(top, ends)
     if held and targets is not None:
-        _weights(strips[0], targets[held])
+        _weights(strips[0], targets[held].ffill())  # held where nothing is decided
     date_axis(strips[-1] if strips else bottom)
     figure.suptitle(f"{heading}Equity {costs}", x=0.01, ha="left", fontsize=12)
     return figure
