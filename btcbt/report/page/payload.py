@@ -29,8 +29,8 @@ LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 MEDIAN = LEVELS.index(0.5)
 BPS = 1e4
 MANY, COARSE = 4_000_000, 4
-"""With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show; with more than
-twice as many, to a multiple of that."""
+"""With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show; with more
+than twice as many, to a multiple of that."""
 SHOWN = ("open", "high", "low", "close", "volume")
 
 
