@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from btcbt.config import interval_ms, time_text
+from btcbt.config import BUY_AND_HOLD, interval_ms, time_text
+from btcbt.metrics.distribution import sample_quantiles
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
-from btcbt.report.colours import colours_of, cycle
+from btcbt.report.colours import colours_of
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -29,7 +31,14 @@ HISTORY = 72
 BANDS = ((0.95, 0.16), (0.80, 0.20), (0.50, 0.26))
 """Central intervals of a fan, widest first, with their opacity."""
 BASELINES = ("random_walk", "drift", "ewma_volatility", "garch", "har", "gjr_garch", "boosted_quantiles")
-INK, FAINT, ACTUAL = "#222222", "#BBBBBB", "#111111"
+INK, GREY, FAINT, ACTUAL = "#222222", "#6B6B6B", "#BBBBBB", "#111111"
+DASHES = ("-", "--", ":", "-.")
+"""Tell accounts on one forecaster apart."""
+BAR_GAP = 0.006
+"""Distance of the interval bars of neighbouring forecasters, as a share of the horizon."""
+MOST_NAMED = 8
+"""Accounts drawn as lines in the figure of equity."""
+WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#D55E00", "#FFFFFF", "#0072B2"])
 
 
 def draw_figures(run: Run) -> list[Path]:
@@ -52,20 +61,43 @@ def draw_figures(run: Run) -> list[Path]:
     """
     folder = run.directory / "figures"
     folder.mkdir(exist_ok=True)
-    figures = {"fan": _example(run)}
+    figures, heading = {"fan": _example(run)}, heading_of(run)
     if run.manifest["origins"]["scored"]:
         titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
-        figures["error_by_step"] = error_by_step(run.scores(), titles)
+        opponent = run.manifest.get("opponent") or next(iter(titles))
+        figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading)
     if run.manifest["strategies"]:
         equity = run.equity()
-        named = highlighted(list(equity.columns), primary(run))
-        figures["equity"] = equity_chart(equity, run.config.portfolio.initial_cash, named)
+        figures["equity"] = equity_chart(
+            equity,
+            run.config.portfolio.initial_cash,
+            notable(equity, primary(run)),
+            colours=colours_of(run.manifest["forecasters"]),
+            targets=run.targets(),
+            heading=heading,
+            costs=costs_of(run),
+        )
     files = []
     for name, figure in figures.items():
         file = folder / f"{name}.png"
         figure.savefig(file, dpi=DPI)
         files.append(file)
     return files
+
+
+def heading_of(run: Run) -> str:
+    """Experiment, candles and dates, in the first line of a title."""
+    origins, candles = run.manifest["origins"], run.manifest["candles"]
+    symbol = str(candles["path"]).rpartition(":")[2].rpartition("/")[2].removesuffix(".parquet")
+    # A symbol often names its interval already.
+    interval = "" if symbol.endswith(f"_{candles['interval']}") else f" {candles['interval']}"
+    return f"{run.config.name}: {symbol}{interval}, {origins['first'][:10]} to {origins['last'][:10]}\n"
+
+
+def costs_of(run: Run) -> str:
+    """What the accounts of a run pay, in words."""
+    portfolio = run.config.portfolio
+    return f"after {portfolio.fee_bps:g} bps fees and {portfolio.slippage_bps:g} bps slippage a side, and funding"
 
 
 def _example(run: Run) -> Figure:
@@ -158,8 +190,10 @@ def fan_chart(
     return figure
 
 
-def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
-    """CRPS of the close, and the share of outcomes inside the 90 % interval, by forecast step.
+def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str = "", heading: str = "") -> Figure:
+    """CRPS of the close in percent of the opponent's, and the coverage of the 90 % interval, by forecast step.
+
+    Bars are 95 % intervals at the steps where they are stored; the shading joins them.
 
     Parameters
     ----------
@@ -167,30 +201,99 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         As `btcbt.storage.runs.Run.scores` gives them.
     titles : mapping of str to str
         Display name of each forecaster.
+    opponent : str
+        The forecaster that the others are measured by; with none of this name, the CRPS is drawn in bps.
+    heading : str
+        Experiment, candles and dates, for the title.
     """
-    close = scores[(scores["channel"] == "close") & (scores["group"] == "all") & (scores["step"] > 0)]
-    figure = new_figure(11.5, 4.2)
+    close = scores[(scores["channel"] == "close") & (scores["step"] > 0)]
+    everywhere, colours = close[close["group"] == "all"], colours_of(titles)
+    known = opponent in titles and bool((everywhere["forecaster"] == opponent).any())
+    base = _steps(everywhere, opponent, "crps_bps") if known else None
+    beside = close[close["group"] == f"opponent={opponent}"]
+    figure = new_figure(12.5, 4.6)
     left, right = figure.subplots(1, 2)
-    for (name, title), colour in zip(titles.items(), cycle(len(titles)), strict=True):
-        for axes, score in ((left, "crps_bps"), (right, "coverage90")):
-            steps = close[(close["forecaster"] == name) & (close["metric"] == score)].sort_values("step")
-            axes.plot(steps["step"], steps["value"], color=colour, linewidth=1.6, label=title)
+    ends: dict[Axes, list[tuple[float, str, str]]] = {left: [], right: []}
+    for k, (name, title) in enumerate(titles.items()):
+        aside = BAR_GAP * close["step"].max() * (k - (len(titles) - 1) / 2)
+        crps, coverage = (_steps(everywhere, name, metric) for metric in ("crps_bps", "coverage90"))
+        if base is not None and name != opponent:
+            crps = (100.0 * (crps / base - 1.0)).dropna()
+            _interval(
+                left,
+                _steps(beside, name, "crps_bps.low_pct"),
+                _steps(beside, name, "crps_bps.high_pct"),
+                colours[name],
+                aside,
+            )
+        low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
+        _interval(right, low, high, colours[name], aside, shade=False)
+        for axes, steps in ((left, crps), (right, coverage)):
+            if (axes is left and base is not None and name == opponent) or not len(steps):
+                continue
+            axes.plot(steps.index, steps.to_numpy(), color=colours[name], linewidth=1.6, label=title)
+            ends[axes].append((float(steps.iloc[-1]), title, colours[name]))
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    right.text(1, 90.3, "nominal", fontsize=8, color=INK)
-    left.set_ylim(bottom=0)
-    style_axes(left, "CRPS of the close (bps of the last close)")
+    if base is None:
+        left.set_ylim(bottom=0)
+        style_axes(left, "CRPS of the close (bps of the last close)")
+    else:
+        left.axhline(0, color=INK, linewidth=0.8)
+        style_axes(left, f"CRPS of the close against {titles[opponent]} (%)")
     style_axes(right, "Outcomes inside the 90 % interval (%)")
-    for axes in (left, right):
+    for axes, labels in ends.items():
         axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
-    left.legend(fontsize=8, frameon=False)
+        axes.margins(x=0.02)
+        label_ends(axes, labels)
+    text = "below zero is better" if base is not None else "lower is better"
     figure.suptitle(
-        "Forecast error by horizon: lower is better; coverage should be 90 %", x=0.01, ha="left", fontsize=12
+        f"{heading}Forecast error by horizon: {text}; coverage should be 90 %", x=0.01, ha="left", fontsize=12
     )
     return figure
 
 
-def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]) -> Figure:
-    """Return since the start and drawdown, net of all costs.
+def _steps(scores: pd.DataFrame, name: str, metric: str) -> pd.Series[float]:
+    """Values of a forecaster's score by step, in order; those that are not defined are left out."""
+    rows = scores[(scores["forecaster"] == name) & (scores["metric"] == metric)]
+    return rows.set_index("step")["value"].sort_index().dropna()
+
+
+def _interval(
+    axes: Axes, low: pd.Series[float], high: pd.Series[float], colour: str, aside: float, *, shade: bool = True
+) -> None:
+    """Bars from `low` to `high` where both are known, moved `aside` by some steps, and a shading that joins them."""
+    steps = low.index.intersection(high.index)
+    if not len(steps):
+        return
+    axes.vlines(steps + aside, low[steps], high[steps], color=colour, linewidth=1.2)
+    if shade:
+        axes.fill_between(steps, low[steps], high[steps], color=colour, alpha=0.10, linewidth=0)
+
+
+def notable(equity: pd.DataFrame, forecaster: str) -> list[str]:
+    """The accounts that are drawn: yardsticks on no forecaster, the best and the worst, then the best on `forecaster`.
+
+    At most `MOST_NAMED`, buy and hold among them.
+    """
+    final = equity.iloc[-1].sort_values(ascending=False, kind="stable")
+    order = [str(name) for name in final.index]
+    traded = [name for name in order if name != BUY_AND_HOLD]
+    first = [BUY_AND_HOLD] if BUY_AND_HOLD in order else []
+    first += [*traded[:1], *traded[-1:], *(name for name in traded if name in highlighted(traded, forecaster))]
+    return list(dict.fromkeys(first))[:MOST_NAMED]
+
+
+def equity_chart(
+    equity: pd.DataFrame,
+    initial_cash: float,
+    named: Sequence[str],
+    *,
+    colours: Mapping[str, str] | None = None,
+    targets: pd.DataFrame | None = None,
+    heading: str = "",
+    costs: str = "after fees, slippage and funding",
+) -> Figure:
+    """Return since the start, drawdown and decided weights, net of all costs.
 
     Parameters
     ----------
@@ -199,39 +302,120 @@ def equity_chart(equity: pd.DataFrame, initial_cash: float, named: Sequence[str]
     initial_cash : float
         Equity before the first row.
     named : sequence of str
-        Columns drawn in colour; the others are drawn in grey.
+        Columns drawn as lines; the others are drawn as the range that they span.
+    colours : mapping of str to str, optional
+        Colour of each forecaster; an account has that of the one it trades on.
+    targets : DataFrame (M, K'), optional
+        Decided weights by origin, for the strip below.
+    heading : str
+        Experiment, candles and dates, for the title.
+    costs : str
+        What is paid, for the title.
     """
-    figure = new_figure(11.5, 6.4)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
-    times = equity.index.to_numpy()
-    values = equity.to_numpy(dtype=np.float64)
+    held = [] if targets is None else [name for name in named if name in targets.columns]
+    figure = new_figure(12.5, 6.4 + 0.22 * len(held))
+    heights = [3.0, 1.4, 0.22 * len(held)] if held else [3.0, 1.4]
+    top, bottom, *strips = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    times, values = equity.index.to_numpy(), equity.to_numpy(dtype=np.float64)
     growth = 100.0 * (values / initial_cash - 1.0)
     peak = np.maximum(np.maximum.accumulate(values, axis=0), initial_cash)
     drawdown = 100.0 * (values / peak - 1.0)
-    faint = [k for k, name in enumerate(equity.columns) if name not in named]
-    for k in faint:
-        top.plot(
-            times,
-            growth[:, k],
-            color=FAINT,
-            linewidth=0.6,
-            alpha=0.7,
-            label="others" if k == faint[0] else None,
-        )
-    last = {name: growth[-1, list(equity.columns).index(name)] for name in named}
-    for name, colour in zip(sorted(named, key=lambda n: -last[n]), cycle(len(named)), strict=True):
-        k = list(equity.columns).index(name)
-        held = name == "buy_and_hold"
-        style = {"color": INK if held else colour, "linewidth": 1.8 if held else 1.3}
-        top.plot(times, growth[:, k], label=f"{name}  {last[name]:+.1f} %", **style)
-        bottom.plot(times, drawdown[:, k], **style)
+    columns = [str(name) for name in equity.columns]
+    others = [k for k, name in enumerate(columns) if name not in named]
+    if others:
+        span = growth[:, others]
+        word = "the other account" if len(others) == 1 else f"range of {len(others)} other accounts"
+        top.fill_between(times, span.min(axis=1), span.max(axis=1), color=FAINT, alpha=0.35, linewidth=0.6, label=word)
+        top.legend(fontsize=8, frameon=False, loc="upper left")
+    looks, ends = _looks(named, colours or {}), []
+    for name in named:
+        k = columns.index(name)
+        top.plot(times, growth[:, k], label=name, **looks[name])
+        bottom.plot(times, drawdown[:, k], **looks[name])
+        ends.append((float(growth[-1, k]), f"{name}  {growth[-1, k]:+.1f} %", looks[name]["color"]))
     top.axhline(0, color=INK, linewidth=0.6)
     style_axes(top, "Net return since the start (%)")
     style_axes(bottom, "Drawdown (%)")
-    date_axis(bottom)
-    top.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle("Equity after fees, slippage and funding", x=0.01, ha="left", fontsize=12)
+    label_ends(top, ends)
+    if held and targets is not None:
+        _weights(strips[0], targets[held].ffill())  # held where nothing is decided
+    date_axis(strips[-1] if strips else bottom)
+    figure.suptitle(f"{heading}Equity {costs}", x=0.01, ha="left", fontsize=12)
     return figure
+
+
+def _looks(named: Sequence[str], colours: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Colour of an account's forecaster and dashes of its strategy; buy and hold in ink."""
+    looks: dict[str, dict[str, Any]] = {}
+    for name in named:
+        forecaster = name.partition("@")[2]
+        colour = colours.get(forecaster, INK if name == BUY_AND_HOLD else GREY)
+        used = sum(one["color"] == colour for one in looks.values())
+        width = 1.8 if name == BUY_AND_HOLD else 1.3
+        looks[name] = {"color": colour, "linewidth": width, "linestyle": DASHES[used % len(DASHES)]}
+    return looks
+
+
+def _weights(axes: Axes, targets: pd.DataFrame) -> None:
+    """Decided weights over time, a row an account: blue is long, orange short, white out of the market."""
+    edges = targets.index.to_numpy()
+    step = edges[-1] - edges[-2] if len(edges) > 1 else np.timedelta64(1, "h")
+    rows = np.arange(len(targets.columns) + 1)
+    axes.pcolormesh(
+        np.append(edges, edges[-1] + step),
+        rows,
+        targets.to_numpy(dtype=np.float64).T,
+        cmap=WEIGHTS,
+        vmin=-1.0,
+        vmax=1.0,
+        rasterized=True,
+    )
+    axes.set_yticks(rows[:-1] + 0.5, [str(name) for name in targets.columns], fontsize=7)
+    axes.yaxis.tick_right()
+    axes.invert_yaxis()
+    axes.set_title("Decided weight: blue long, orange short, white none", loc="left", fontsize=8, color=INK)
+    axes.tick_params(labelsize=8, right=False)
+
+
+def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write the name of each line to the right of where it ends, apart from each other.
+
+    Parameters
+    ----------
+    labels : sequence of (float, str, str)
+        Height of the line's end in data, text and colour.
+    """
+    low, high = axes.get_ylim()
+    apart = 0.055 * (high - low)
+    heights: list[float] = []
+    ordered = sorted((one for one in labels if np.isfinite(one[0])), key=lambda one: one[0])
+    for height, _, _ in ordered:
+        heights.append(height if not heights else max(height, heights[-1] + apart))
+    # Those pushed over the top move down again, the highest first.
+    ceiling = high
+    for k in range(len(heights) - 1, -1, -1):
+        heights[k] = ceiling = min(heights[k], ceiling)
+        ceiling -= apart
+    axes.set_ylim(low, high)
+    for (height, text, colour), at in zip(ordered, heights, strict=True):
+        axes.annotate(
+            text,
+            xy=(1.0, height),
+            xytext=(1.03, at),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=8,
+            color=INK,
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 1.2,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0.0, 0.5),
+            },
+        )
 
 
 def _shown(run: Run) -> list[str]:
@@ -251,8 +435,9 @@ def draw_fan(axes: Axes, future: IntArray, paths: Float32Array, window: Window, 
     """Draw quantile bands that start at the last known value."""
     times = dates(np.concatenate([[window.origin], future]))
     samples = np.column_stack([np.full(len(paths), last), paths])
+    ordered = np.sort(samples, axis=0).T  # the quantiles that scores use: a new path falls below with probability p
     for level, opacity in BANDS:
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = sample_quantiles(ordered, [(1 - level) / 2, (1 + level) / 2]).T
         axes.fill_between(
             times, low, high, color=colour, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} % of paths"
         )

@@ -69,7 +69,7 @@ def test_the_page_works_asks_for_nothing_and_keeps_hostile_names_as_text(write: 
         page.select_option("#second", "1")
         assert HOSTILE in page.inner_text("#decided")
         assert page.locator("img").count() == 0
-        for canvas in ("fan", "skill", "coverage", "equity", "drawdown"):
+        for canvas in ("fan", "skill", "coverage", "pit", "hours", "fluctuation", "equity", "drawdown", "weights"):
             assert page.evaluate(COLOURS_OF, canvas) > 8, canvas
 
         page.set_viewport_size({"width": 390, "height": 800})

@@ -55,7 +55,7 @@
     pen.font = "12px system-ui, sans-serif";
     pen.fillStyle = css("--paper");
     pen.fillRect(0, 0, width, height);
-    const left = 58, right = width - (options.right || 10), top = 22 + (width < 420 ? 15 * Math.min(5, (options.names || 1) - 1) : 0), bottom = height - 24 - (options.below || 0);
+    const left = options.plain ? 10 : 58, right = width - (options.right || 10), top = 22 + (width < 420 ? 15 * Math.min(5, (options.names || 1) - 1) : 0), bottom = height - 24 - (options.below || 0);
     const scale = options.log ? Math.log10 : (value) => value;
     const [low, high] = [scale(y[0]), scale(y[1])];
     const X = (value) => left + (right - left) * (value - x[0]) / (x[1] - x[0] || 1);
@@ -64,7 +64,7 @@
     pen.fillStyle = css("--soft");
     pen.lineWidth = 1;
     pen.textAlign = "right";
-    const marks = ticks(y[0], y[1], 5);
+    const marks = options.plain ? [] : ticks(y[0], y[1], 5);
     for (const mark of marks) {
       if (options.log && mark <= 0) continue;
       pen.beginPath(); pen.moveTo(left, Y(mark)); pen.lineTo(right, Y(mark)); pen.stroke();
@@ -72,9 +72,9 @@
     }
     pen.textAlign = "center";
     const count = Math.max(2, Math.floor((right - left) / 120));
-    const across = options.time ? Array.from({ length: count }, (_, k) => x[0] + (x[1] - x[0]) * (k + 0.5) / count) : ticks(x[0], x[1], count).filter(Number.isInteger);
+    const across = options.time ? Array.from({ length: count }, (_, k) => x[0] + (x[1] - x[0]) * (k + 0.5) / count) : ticks(x[0], x[1], count).filter((mark) => options.numbers || x[1] <= 1 || Number.isInteger(mark));
     const long = x[1] - x[0] > 12 * 864e5;
-    for (const mark of across) pen.fillText(options.time ? (long ? when(mark).slice(0, 10) : when(mark).slice(5)) : mark, X(mark), height - 8);
+    for (const mark of across) pen.fillText(options.time ? (long ? when(mark).slice(0, 10) : when(mark).slice(5)) : short(mark), X(mark), height - 8);
     pen.textAlign = "left";
     pen.fillText(options.label || "", 4, 13);
     return { pen, X, Y, left, right, top, bottom, height };
@@ -83,6 +83,15 @@
     pen.beginPath();
     points.forEach(([x, y], k) => k ? pen.lineTo(x, y) : pen.moveTo(x, y));
     pen.strokeStyle = colour; pen.lineWidth = width; pen.setLineDash(dash); pen.stroke(); pen.setLineDash([]);
+  };
+  const shade = (pen, below, above, colour, alpha) => {
+    pen.beginPath();
+    [...below, ...[...above].reverse()].forEach(([x, y], k) => k ? pen.lineTo(x, y) : pen.moveTo(x, y));
+    pen.closePath(); pen.globalAlpha = alpha; pen.fillStyle = colour; pen.fill(); pen.globalAlpha = 1;
+  };
+  const span = (values, room = 0.08) => {
+    const [least, most] = [Math.min(...values), Math.max(...values)], extra = (most - least) * room || 1;
+    return [least - extra, most + extra];
   };
   const legend = (area, entries) => {
     let at = area.right, y = 13;
@@ -186,6 +195,14 @@
       line(pen, median(other, 0), shade, [2, 3]); line(pen, median(other, Q - 1), shade, [2, 3]);
     }
     line(pen, [[X(base), area.top], [X(base), area.height - 26]], css("--soft"), [3, 3], 1);
+    const trader = $("trader") ? +$("trader").value : -1;
+    if (trader >= 0) meta.fills.time.forEach((time, i) => {
+      if (meta.fills.account[i] !== trader || time < base - back * interval || time >= base + H * interval) return;
+      const up = meta.fills.side[i] === "buy" ? 1 : -1, x = X(time), y = Y(meta.fills.price[i]);
+      pen.beginPath(); pen.moveTo(x, y); pen.lineTo(x - 5.5, y + 10 * up); pen.lineTo(x + 5.5, y + 10 * up); pen.closePath();
+      pen.fillStyle = css(up > 0 ? "--gain" : "--loss"); pen.fill();
+      pen.strokeStyle = css("--paper"); pen.lineWidth = 1; pen.stroke();
+    });
     legend(area, [[forecasters[chosen].name, colour], ...(other >= 0 ? [[forecasters[other].name, forecasters[other].colour, [7, 4]]] : [])]);
   };
   const describe = () => {
@@ -240,7 +257,12 @@
     const wanted = Date.parse(date.value + "Z");
     if (!isNaN(wanted)) show(origins.reduce((best, time, k) => Math.abs(time - wanted) < Math.abs(origins[best] - wanted) ? k : best, 0));
   });
-  for (const one of [first, second]) one.addEventListener("change", () => show(current));
+  if ($("trader")) {
+    $("trader").append(new Option("none", "-1"));
+    meta.accounts.forEach((one, k) => $("trader").append(new Option(one.name, k)));
+    $("trader").value = Math.max(0, meta.accounts.findIndex((one) => one.name.endsWith("@" + forecasters[meta.main].name)));
+  }
+  for (const one of [first, second, $("trader")]) if (one) one.addEventListener("change", () => show(current));
   document.addEventListener("keydown", (event) => {
     if (["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.target.closest(".scroll")) return;
@@ -253,13 +275,14 @@
   const drawQuality = () => {
     if (!$("skill")) return;
     const all = meta.skill.flatMap((one) => one.value).concat(0), names = [...new Set(meta.skill.map((one) => one.forecaster))];
-    const span = [Math.min(...all), Math.max(...all)], room = (span[1] - span[0]) * 0.08 || 1;
-    const area = plot($("skill"), [0, H + 1], [span[0] - room, span[1] + room], { names: names.length, label: meta.skill.length ? "CRPS against the opponent, %" : "No comparison is stored" });
+    const area = plot($("skill"), [0, H + 1], span(all), { names: names.length, label: meta.skill.length ? "CRPS against the opponent, %" : "No comparison is stored" });
     line(area.pen, [[area.left, area.Y(0)], [area.right, area.Y(0)]], css("--ink"), [], 1);
     names.forEach((name, k) => {
       const of = (end) => meta.skill.find((one) => one.forecaster === name && one.metric.endsWith("." + end)) || { step: [], value: [] };
       const [middle, lows, highs] = ["difference_pct", "low_pct", "high_pct"].map(of), aside = (k - (names.length - 1) / 2) * 5;
-      line(area.pen, middle.step.map((step, i) => [area.X(step) + aside, area.Y(middle.value[i])]), colourOf(name));
+      const ratio = meta.skill.find((one) => one.forecaster === name && one.metric === "ratio") || middle;
+      line(area.pen, ratio.step.map((step, i) => [area.X(step), area.Y(ratio.value[i])]), colourOf(name));
+      shade(area.pen, lows.step.map((step, i) => [area.X(step), area.Y(lows.value[i])]), highs.step.map((step, i) => [area.X(step), area.Y(highs.value[i])]), colourOf(name), 0.1);
       middle.step.forEach((step, i) => {
         const x = area.X(step) + aside, a = lows.step.indexOf(step), b = highs.step.indexOf(step);
         if (a >= 0 && b >= 0) line(area.pen, [[x, area.Y(lows.value[a])], [x, area.Y(highs.value[b])]], colourOf(name), [], 2);
@@ -272,6 +295,77 @@
     for (const level of [50, 80, 95]) line(cover.pen, [[cover.left, cover.Y(level)], [cover.right, cover.Y(level)]], css("--soft"), [], 1);
     for (const one of meta.coverage) line(cover.pen, one.step.map((step, i) => [cover.X(step), cover.Y(one.value[i])]), colourOf(one.forecaster), dashes[one.metric]);
     legend(cover, forecasters.map((one) => [one.name, one.colour]));
+  };
+  const lookOf = (name) => [name, colourOf(name), [[], [7, 4], [2, 3], [10, 3, 2, 3], [4, 2], [14, 4]][forecasters.findIndex((one) => one.name === name) % 6]];
+  const drawTiming = () => {
+    if (!$("pit")) return;
+    const step = $("pitstep").value, named = Object.entries(meta.pit).filter(([, by]) => (by[step] || []).length);
+    if (named.length) {
+      const most = Math.max(2, ...named.flatMap(([, by]) => by[step]));
+      const area = plot($("pit"), [0, 1], [0, most * 1.06], { names: named.length, label: "Density" });
+      line(area.pen, [[area.left, area.Y(1)], [area.right, area.Y(1)]], css("--soft"), [], 1);
+      for (const [name, by] of named) line(area.pen, by[step].flatMap((value, k) => [[area.X(k / by[step].length), area.Y(value)], [area.X((k + 1) / by[step].length), area.Y(value)]]), ...lookOf(name).slice(1));
+      legend(area, named.map(([name]) => lookOf(name)));
+    }
+    const hours = Object.entries(meta.hours);
+    $("hours").parentElement.hidden = !hours.length;
+    if (hours.length) {
+      const values = hours.flatMap(([, one]) => one).filter((value) => value !== null);
+      const area = plot($("hours"), [0, 23], span(values), { names: hours.length, label: "CRPS, bps" });
+      for (const [name, one] of hours) line(area.pen, one.flatMap((value, k) => value === null ? [] : [[area.X(k), area.Y(value)]]), ...lookOf(name).slice(1));
+      legend(area, hours.map(([name]) => lookOf(name)));
+    }
+    $("fluctuation").parentElement.hidden = !meta.fluctuation.length;
+    if (meta.fluctuation.length) {
+      const all = meta.fluctuation.flatMap((one) => [...one.value, one.critical, -one.critical]), at = meta.fluctuation.flatMap((one) => one.time);
+      const area = plot($("fluctuation"), [Math.min(...at), Math.max(...at)], span(all), { time: true, names: meta.fluctuation.length, label: "Standard errors" });
+      line(area.pen, [[area.left, area.Y(0)], [area.right, area.Y(0)]], css("--soft"), [], 1);
+      for (const one of meta.fluctuation) {
+        for (const end of [-1, 1]) line(area.pen, [[area.left, area.Y(end * one.critical)], [area.right, area.Y(end * one.critical)]], css("--soft"), [7, 4], 1);
+        line(area.pen, one.time.map((time, k) => [area.X(time), area.Y(one.value[k])]), ...lookOf(one.forecaster).slice(1));
+      }
+      legend(area, meta.fluctuation.map((one) => lookOf(one.forecaster)));
+    }
+  };
+  const drawWeights = (shown) => {
+    const rows = shown.map((one) => meta.decided.names.indexOf(one.name)).filter((k) => k >= 0), canvas = $("weights");
+    canvas.hidden = !rows.length;
+    if (!rows.length) return;
+    canvas.style.height = 46 + 26 * rows.length + "px";
+    const at = meta.decided.times, area = plot(canvas, [at[0], at[at.length - 1]], [0, 0], { time: true, label: "Decided weight", plain: true });
+    const tall = (area.bottom - area.top) / rows.length, columns = Math.floor(area.right - area.left);
+    rows.forEach((row, j) => {
+      const sums = new Float64Array(columns), counts = new Float64Array(columns);
+      at.forEach((time, m) => { const weight = targets[row * at.length + m], c = Math.min(columns - 1, Math.floor(area.X(time) - area.left)); if (!isNaN(weight)) { sums[c] += weight; counts[c]++; } });
+      // A column without an origin of its own has the weight of the one before.
+      for (let c = 0, last = 0; c < columns; c++) {
+        if (counts[c]) last = sums[c] / counts[c];
+        area.pen.globalAlpha = Math.min(1, Math.abs(last));
+        area.pen.fillStyle = css(last > 0 ? "--gain" : "--loss");
+        area.pen.fillRect(area.left + c, area.top + j * tall + 12, 1, tall - 13);
+      }
+      area.pen.globalAlpha = 1;
+      area.pen.fillStyle = css("--ink"); area.pen.textAlign = "left";
+      area.pen.fillText(meta.decided.names[row], area.left, area.top + j * tall + 9);
+    });
+  };
+  const drawPlacebos = () => {
+    const all = meta.placebos || [];
+    if (!all.length) return;
+    $("placebofigure").hidden = false;
+    const canvas = $("placebos");
+    canvas.style.height = 50 + 34 * all.length + "px";
+    const area = plot(canvas, span(all.flatMap((one) => [one.mean, one.q95, one.max, one.real])), [0, 0], { label: "Sharpe ratio per candle", plain: true, numbers: true });
+    const { pen, X } = area, tall = (area.bottom - area.top) / all.length;
+    all.forEach((one, j) => {
+      const y = area.top + j * tall + 23, colour = accountColour(one), x = X(one.real);
+      line(pen, [[X(one.mean), y], [X(one.max), y]], css("--soft"), [], 1);
+      line(pen, [[X(one.mean), y], [X(one.q95), y]], css("--soft"), [], 5);
+      pen.beginPath(); pen.moveTo(x, y - 6); pen.lineTo(x + 6, y); pen.lineTo(x, y + 6); pen.lineTo(x - 6, y); pen.closePath();
+      pen.fillStyle = colour; pen.fill();
+      pen.fillStyle = css("--ink"); pen.textAlign = "left";
+      pen.fillText(`${one.name}, placebo p ${one.p_value.toFixed(3)}`, area.left, y - 11);
+    });
   };
   const drawAccounts = () => {
     if (!equity || !$("equity")) return;
@@ -290,10 +384,13 @@
         return 100 * (one / peak - 1);
       });
     });
+    const band = meta.bands.of[$("band").value];
+    if (band) { lowest = Math.min(lowest, ...band[0]); highest = Math.max(highest, ...band[1]); }
     const room = (highest - lowest) * 0.04 || 0.01, x = [meta.equityTimes[0], meta.equityTimes[L - 1]];
     const above = plot($("equity"), x, [log ? lowest * 0.98 : lowest - room, highest + room], { time: true, log, names: shown.length, label: "Equity / initial cash", right: 10 });
     const under = plot($("drawdown"), x, [worst * 1.05 || -1, 0], { time: true, label: "Drawdown, %" });
     line(above.pen, [[above.left, above.Y(1)], [above.right, above.Y(1)]], css("--ink"), [], 1);
+    if (band) shade(above.pen, ...band.map((end) => end.map((one, i) => [above.X(meta.equityTimes[meta.bands.at[i]]), above.Y(one)])), accountColour({ name: $("band").value }), 0.12);
     const looks = shown.map((one) => [one.name, accountColour(one), accountDash(one)]);
     shown.forEach(({ k }, j) => {
       const points = (scaled) => { const found = []; for (let i = 0; i < L; i += every) if (!log || value(k, i) > 0) found.push([i, scaled(i)]); return found; };
@@ -301,6 +398,7 @@
       line(under.pen, points((i) => under.Y(falls[j][i])).map(([i, y]) => [under.X(meta.equityTimes[i]), y]), looks[j][1], looks[j][2]);
     });
     legend(above, looks);
+    drawWeights(shown);
   };
   // An account has the colour of its forecaster, and its strategy's dash; those on none are in the ink's colour.
   const strategies = [...new Set(meta.accounts.map((one) => one.name.split("@")[0]))], dashes = [[], [7, 4], [2, 3], [10, 3, 2, 3], [4, 2], [14, 4]];
@@ -314,9 +412,21 @@
     label.append(box, " " + one.name);
     $("accounts").append(label);
   });
-  if ($("log")) $("log").addEventListener("change", drawAccounts);
+  if ($("log")) {
+    $("log").addEventListener("change", drawAccounts);
+    $("band").append(new Option("none", ""), ...Object.keys(meta.bands.of).map((name) => new Option(name, name)));
+    const main = meta.accounts.find((one) => one.shown && one.name.endsWith("@" + forecasters[meta.main].name));
+    $("band").value = main && meta.bands.of[main.name] ? main.name : "";
+    $("band").addEventListener("change", drawAccounts);
+  }
+  if ($("pitstep")) {
+    const steps = Object.keys(Object.values(meta.pit)[0] || {});
+    $("pitstep").append(...steps.map((step) => new Option(step, step)));
+    $("pitstep").value = String(H);
+    $("pitstep").addEventListener("change", drawTiming);
+  }
 
-  const redraw = () => { if (M) drawFan(); drawQuality(); drawAccounts(); };
+  const redraw = () => { if (M) drawFan(); drawQuality(); drawTiming(); drawAccounts(); drawPlacebos(); };
   $("theme").addEventListener("click", () => {
     const dark = css("color-scheme") === "dark" || getComputedStyle(document.documentElement).colorScheme === "dark";
     document.documentElement.className = dark ? "light" : "dark";

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from btcbt.config import RunConfig
+from btcbt.metrics.distribution import sample_quantiles
 from btcbt.report.page import write_page
 from btcbt.report.page.payload import LEVELS, MEDIAN, quantile_steps
+from btcbt.report.page.series import losses_over_time, pit_shares
 from btcbt.storage.runs import Run
 from btcbt.walkforward.runner import run
 
@@ -79,7 +81,9 @@ def test_the_page_holds_the_quantiles_of_every_origin_to_a_basis_point(traded: R
     paths = traded.forecasts("drift").paths()[..., 3]
     meta, candles = json.loads(blob(text, "meta")), traded.candles()["close"].to_numpy()
     last = candles[np.searchsorted(meta["times"], meta["origins"]) - 1]
-    wanted = np.rint(1e4 * (np.quantile(paths / last[:, None, None], LEVELS, axis=1) - 1)).transpose(1, 2, 0)
+    wanted = np.rint(
+        1e4 * (sample_quantiles(np.sort(paths, axis=1).transpose(0, 2, 1), LEVELS) / last[:, None, None] - 1)
+    )
     found = unpacked(np.frombuffer(blob(text, "quantiles1"), dtype=np.uint8), wanted.shape)
     assert np.abs(found - wanted).max() <= 1
 
@@ -102,6 +106,21 @@ def unpacked(content: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for q in range(MEDIAN - 1, -1, -1):
         found[..., q] = found[..., q + 1] - parts[..., q + 1]
     return found
+
+
+def test_a_calibrated_forecast_has_a_flat_histogram_whatever_the_number_of_paths(rng: np.random.Generator) -> None:
+    below = rng.integers(0, 31, 200_000)
+    assert pit_shares(below / 31, (below + 1) / 31) == pytest.approx(np.ones(10), abs=0.03)
+    assert pit_shares(np.array([0.0, np.nan]), np.array([0.2, np.nan])) == [5, 5, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert pit_shares(np.empty(0), np.empty(0)) == []
+
+
+def test_the_page_has_the_losses_by_hour_and_does_without_where_none_are_stored(traded: Run, tmp_path: Path) -> None:
+    losses = traded.losses()["drift.crps_bps.h3"]
+    hours = losses_over_time(traded)["hours"]["drift"]
+    assert hours[5] == pytest.approx(losses[losses.index.hour == 5].mean(), abs=0.01)
+    older = dataclasses.replace(traded, directory=tmp_path)
+    assert losses_over_time(older) == {"hours": {}, "fluctuation": []}
 
 
 def test_sections_without_data_are_one_sentence(tmp_path: Path) -> None:

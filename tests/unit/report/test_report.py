@@ -6,10 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.text import Text
 
 from btcbt.candles import write_candles
 from btcbt.config import BUY_AND_HOLD, RunConfig
@@ -62,6 +65,70 @@ def test_errors_are_drawn_step_by_step() -> None:
     assert "bps" in figure.axes[0].get_ylabel()
 
 
+def test_errors_are_drawn_in_percent_of_the_opponents_with_intervals() -> None:
+    steps = pd.DataFrame({"channel": "close", "step": [1, 2, 3], "group": "all", "metric": "crps_bps"})
+    ends = pd.DataFrame({"forecaster": "a", "channel": "close", "step": [1, 3], "group": "opponent=b"})
+    parts = [
+        steps.assign(forecaster="a", value=[9.0, 10.0, 12.0]),
+        steps.assign(forecaster="b", value=10.0),
+        ends.assign(metric="crps_bps.low_pct", value=[-15.0, 5.0]),
+        ends.assign(metric="crps_bps.high_pct", value=[-5.0, 35.0]),
+    ]
+    figure = figures.error_by_step(pd.concat(parts), {"a": "a", "b": "b"}, "b")
+    np.testing.assert_allclose(lines(figure, 0, "a")[0], [-10, 0, 20])
+    assert not lines(figure, 0, "b")
+    bars = [segment[:, 1].tolist() for segment in figure.axes[0].collections[0].get_segments()]
+    assert bars == [[-15, -5], [5, 35]]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a"]
+
+
+def test_fifty_strategies_leave_few_lines_whose_names_are_apart() -> None:
+    index = pd.date_range("2019-06-01", periods=5, freq="h", tz="UTC")
+    names = [f"s{k:02d}@{forecaster}" for k in range(50) for forecaster in ("x", "y")]
+    equity = pd.DataFrame({name: 100.0 + 0.1 * k * np.arange(5) for k, name in enumerate(names)}, index=index)
+    equity[BUY_AND_HOLD] = 100.0
+    named = figures.notable(equity, "x")
+    assert named == [BUY_AND_HOLD, "s49@y", "s00@x", "s49@x", "s48@x", "s47@x", "s46@x", "s45@x"]
+    figure = figures.equity_chart(equity, 100.0, named, colours={"x": "red", "y": "green"}, targets=equity * 0 + 1)
+    assert [str(line.get_label()) for line in figure.axes[0].lines[:-1]] == named
+    looks = {
+        name: (line.get_color(), line.get_linestyle()) for name, line in zip(named, figure.axes[0].lines, strict=False)
+    }
+    assert looks["s49@y"][0] == "green"
+    assert looks["s49@x"][0] == looks["s48@x"][0] == "red"
+    assert looks["s49@x"][1] != looks["s48@x"][1]
+    figure.canvas.draw()
+    # Of the text alone: an annotation's own extent covers its arrow, too.
+    extents = [Text.get_window_extent(text) for text in figure.axes[0].texts]
+    boxes = sorted((box.y0, box.y1) for box in extents)
+    assert len(boxes) == len(named)
+    assert all(above[0] >= below[1] for below, above in pairwise(boxes))
+    assert all(box.x1 <= figure.bbox.x1 for box in extents)
+    assert [text.get_text() for text in figure.axes[2].get_yticklabels()] == named
+
+
+def test_a_title_names_experiment_candles_dates_and_costs(tmp_path: Path) -> None:
+    windows = {"context": 10, "horizon": 4, "start": "2019-01-01", "end": "2019-01-02"}
+    config = RunConfig.model_validate({"name": "x", "candles": {"path": "a/BTCUSDT_1h.parquet"}, "windows": windows})
+    origins = {"first": "2019-01-01T00:00Z", "last": "2019-01-01T23:00Z"}
+    run = Run(tmp_path, config, {"origins": origins, "candles": {"path": "a/BTCUSDT_1h.parquet", "interval": "1h"}}, {})
+    assert figures.heading_of(run) == "x: BTCUSDT_1h, 2019-01-01 to 2019-01-01\n"
+    assert figures.costs_of(run) == "after 10 bps fees and 2 bps slippage a side, and funding"
+
+
+def test_a_fan_has_the_quantiles_that_are_scored(make_windows: MakeWindows) -> None:
+    """The 90 % of 30 paths would otherwise be too narrow by what few paths cost."""
+    window = make_windows(1, 10)[0]
+    figure = figures.new_figure(4, 3)
+    axes = figure.subplots()
+    rises = np.arange(1.0, 40.0)
+    paths = np.repeat((window.last_close + rises[:, None, None]).astype(np.float32), 6, axis=2)
+    figures.draw_fan(axes, window.future_open_time(1), paths[:, :, CLOSE], window, window.last_close, "red")
+    ends = [one.get_paths()[0].vertices[:, 1] - window.last_close for one in axes.collections]
+    # Of 39 paths, a new one falls below the first with probability 1/40: that is the end of the central 95 %.
+    assert [end.max() for end in ends] == pytest.approx([39, 36, 30], abs=1e-2)
+
+
 def test_equity_and_drawdown_are_in_percent_of_the_start() -> None:
     index = pd.date_range("2019-06-01", periods=4, freq="h", tz="UTC")
     equity = pd.DataFrame({"buy_and_hold": [110.0, 90, 99, 120], "other@b": [100.0] * 4}, index=index)
@@ -69,7 +136,7 @@ def test_equity_and_drawdown_are_in_percent_of_the_start() -> None:
     np.testing.assert_allclose(lines(figure, 0, "buy_and_hold")[0], [10, -10, -1, 20])
     drawdown = np.asarray(figure.axes[1].lines[0].get_ydata())
     np.testing.assert_allclose(drawdown, [0, -100 * 20 / 110, -10, 0])
-    assert len(lines(figure, 0, "others")) == 1
+    assert [one.get_label() for one in figure.axes[0].collections] == ["the other account"]
 
 
 def test_a_first_loss_is_a_drawdown_from_the_initial_cash() -> None:
