@@ -92,7 +92,7 @@ def test_the_wheel_requires_no_test_cluster_or_training_package(wheel: Path) -> 
     always = names([line for line in required if "extra ==" not in line])
     assert always == names(PROJECT["dependencies"])
     assert not always & (NOT_IN_A_RUN - {"transformers"})
-    assert set(metadata.get_all("Provides-Extra") or []) == {*EXTRAS, "boost", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {*EXTRAS, "boost", "chronos", "fracast", "dev"}
     assert metadata["Author"] == "btcbt developers"
 
 
@@ -162,7 +162,7 @@ def test_what_the_package_imports_is_declared_and_extras_only_where_they_are_use
 def test_the_extras_are_the_ones_that_messages_name() -> None:
     extras = PROJECT["optional-dependencies"]
     assert {extra: names(extras[extra]) for extra in EXTRAS} == EXTRAS
-    assert extras["dev"][0] == "btcbt[dask,ray,train]"
+    assert extras["dev"][0] == "btcbt[chronos,dask,ray,train]"
 
 
 def start_a_cluster(kind: str) -> None:
