@@ -15,11 +15,14 @@ import pyarrow.parquet as pq
 
 from btcbt.config import time_text
 from btcbt.errors import ConfigError
+from btcbt.files import read_file
 from btcbt.records import HOUR_MS, FloatArray, FundingRates, IntArray
 
 TIME, RATE = "time", "rate"
 MAX_STEP_MS = 8 * HOUR_MS
 """The longest time between two settlements that counts as covered; exchanges settle every 1 to 8 hours."""
+MAX_BYTES = 1 << 26
+"""Of a file; a century of hourly rates has less."""
 MAX_RATE = 0.1
 """Exchanges cap a settlement at some 3 %; larger numbers are percent or basis points."""
 
@@ -46,7 +49,7 @@ def read_funding(path: str | Path) -> FundingRates:
     place = Path(path)
     source = place.name or str(place)
     try:
-        content = place.read_bytes()
+        content = read_file(place, MAX_BYTES)
     except OSError as error:
         raise _error(source, f"{place} cannot be read ({error.strerror}); give a Parquet file") from None
     table = _read_table(content, source)

@@ -331,7 +331,11 @@ class ForecastStore:
         """Write a note of what the key stands for."""
         note = self.folder / KEY_FILE
         content = json.dumps(meaning, indent=2, sort_keys=True).encode() + b"\n"
-        if not note.exists() or note.read_bytes() != content:  # a damaged one is replaced
+        try:
+            whole = read_file(note, len(content)) == content
+        except OSError:  # absent, or of another length, or no file
+            whole = False
+        if not whole:
             self._put(note, content)
         if self.remote is not None and (KEY_FILE, len(content)) not in {(e.name, e.size) for e in self.remote.files()}:
             self.remote.write(KEY_FILE, content)

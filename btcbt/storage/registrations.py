@@ -15,7 +15,8 @@ from typing import Any
 
 from btcbt.config import REGISTRATIONS_FOLDER
 from btcbt.errors import StoreError
-from btcbt.files import acquire_lock, write_whole
+from btcbt.files import acquire_lock, open_regular, read_file, write_whole
+from btcbt.storage.verdicts import MAX_JSON_BYTES
 
 DIGEST_LENGTH = 16
 
@@ -77,7 +78,7 @@ def write_registration(root: Path, name: str, registration: Registration) -> Reg
     content = {"checksum": _checksum(tree), "registration": tree}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("ab") as lock:
+        with open_regular(folder / ".lock", "ab+") as lock:
             acquire_lock(lock)
             if file.exists():
                 return _read(file)
@@ -105,7 +106,7 @@ def read_registrations(root: Path, name: str) -> list[Registration]:
 def _read(file: Path) -> Registration:
     remedy = "restore it from a copy, or delete it and register the study again"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_file(file, MAX_JSON_BYTES))
         tree = content["registration"]
         whole = set(tree) == {one.name for one in fields(Registration)} and content["checksum"] == _checksum(tree)
         if whole and tree["digest"] == study_digest(tree["study"]) == file.stem:

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from btcbt.config import LEDGER_FILE, RunConfig, load_config, time_ms, time_text
 from btcbt.errors import CandleError, ConfigError
+from btcbt.files import open_regular, read_file
 from btcbt.records import Candles
 from btcbt.storage.forecasts import column_values
 from btcbt.storage.ledger import Ledger
 from btcbt.storage.registrations import Registration, read_registrations, study_digest, write_registration
+from btcbt.storage.verdicts import MAX_JSON_BYTES
 from btcbt.walkforward.provenance import git_commit
 from btcbt.walkforward.registration import check_accounts, known_candles, starting_forecasters, study_of
 from btcbt.walkforward.stages import Stages
@@ -136,10 +138,11 @@ def _runs(root: Path, interval: int) -> Iterator[_Look]:
     """The runs in the folder: those without strategies are not in the ledger."""
     for file in sorted(root.glob("*/*/manifest.json")):
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = json.loads(read_file(file, MAX_JSON_BYTES))
             first, last = (time_ms(datetime.fromisoformat(manifest["origins"][key])) for key in ("first", "last"))
             horizon = int(manifest["config"]["windows"]["horizon"])
-            table = pq.read_table(file.with_name("candles.parquet"), columns=["open_time", "close"])
+            with open_regular(file.with_name("candles.parquet")) as content:
+                table = pq.read_table(content, columns=["open_time", "close"])
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             continue  # not a run of this version: it cannot say what it scored
         times = column_values(table, "open_time", np.dtype("<i8"))

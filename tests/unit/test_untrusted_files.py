@@ -13,17 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from btcbt.candles import read_candles
+from btcbt.candles import read_candles, read_funding
 from btcbt.config import load_config
 from btcbt.config.yaml import MAX_NODES, read_yaml
 from btcbt.errors import BtcbtError, ConfigError
 from btcbt.files import is_being_written, open_regular, read_file, refusals_explained
 from btcbt.metrics.regression import read_baseline
 from btcbt.models.kronos.checkpoints.files import read_json
+from btcbt.storage.forecasts import KEY_FILE, ForecastStore
 from btcbt.storage.ledger import Ledger
+from btcbt.storage.registrations import _read
 from btcbt.storage.remote import LocalFolder
 from btcbt.storage.runs import load_run
 from btcbt.walkforward.trial_returns import _load
+from btcbt.workflows.register import _runs
 
 SECONDS = 5.0
 
@@ -57,6 +60,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "baseline": read_baseline,
     "config.json": read_json,
     "candles": read_candles,
+    "funding": read_funding,
+    "registration": _read,
     "ledger": lambda path: Ledger(path).trials(),
     "shard": lambda path: LocalFolder(path.parent).read(path.name),
 }
@@ -77,6 +82,21 @@ def test_a_run_whose_manifest_is_no_plain_file_is_none(tmp_path: Path, make: Cal
     make(tmp_path / "manifest.json")
     with in_time(), pytest.raises(BtcbtError, match="not a run"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("make", [pipe, endless])
+def test_a_note_of_the_store_and_a_manifest_in_its_folder_that_are_no_plain_files_hang_nothing(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    store = ForecastStore(tmp_path / "key", "key", n_paths=2, horizon=3)
+    store.folder.mkdir()
+    make(store.folder / KEY_FILE)
+    (tmp_path / "name" / "digest").mkdir(parents=True)
+    make(tmp_path / "name" / "digest" / "manifest.json")
+    with in_time():
+        store.describe({"a": 1})  # replaced, as a damaged one is
+        assert list(_runs(tmp_path, 3_600_000)) == []
+    assert (store.folder / KEY_FILE).is_file()
 
 
 def test_a_pipe_is_no_ledger_to_append_to_and_no_unfinished_file(tmp_path: Path) -> None:
