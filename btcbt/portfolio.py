@@ -629,6 +629,11 @@ def _carry_paid(market: _Market, carry: _Carry, units: FloatArray) -> tuple[Floa
     return funding, borrow
 
 
+def fill_times(orders: pd.DataFrame) -> IntArray:
+    """Times of the fills in a table of orders, ms UTC."""
+    return np.asarray(orders["time"].dt.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)
+
+
 def _time(open_time: IntArray) -> pd.DatetimeIndex:
     import pandas as pd
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from btcbt.config import RunConfig
 from btcbt.forecasters import Forecaster
-from btcbt.records import Candles, Float32Array, IntArray, Window
+from btcbt.records import Candles, Float32Array, Window
 from btcbt.walkforward.forecasters import Serving, build_forecasters, load_forecasters
 from btcbt.walkforward.refits import Refitter
 from btcbt.walkforward.stages import FORECAST, STRATEGY, Stages, running
 from btcbt.walkforward.traders import Trader, make_traders
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 class Components:
@@ -95,11 +95,6 @@ class Components:
                 if all(trader.name != label for trader in traders):
                     traders.append(Trader(label, strategy, type(strategy).__qualname__, {}, on))
         return traders
-
-
-def fill_times(orders: pd.DataFrame) -> IntArray:
-    """Times of the fills in a table of orders, ms UTC."""
-    return np.asarray(orders["time"].dt.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)
 
 
 def forecast_paths(forecaster: Forecaster, windows: Sequence[Window]) -> Float32Array:

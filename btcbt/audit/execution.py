@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.audit.components import fill_times
 from btcbt.audit.findings import Finding
 from btcbt.config import PortfolioConfig, time_text
-from btcbt.portfolio import closing_times
+from btcbt.portfolio import closing_times, fill_times
 from btcbt.records import BPS, HOUR_MS, OPEN, Candles, IntArray
 from btcbt.walkforward.stages import Simulate
 from btcbt.windows import Windows

@@ -47,7 +47,7 @@ def keep_report(report: AuditReport, config: RunConfig) -> tuple[Path | None, st
 
 def _outdated(run: Run, report: AuditReport, config: RunConfig) -> str | None:
     stages = Stages()
-    candles = stages.prepared(stages.raw(config.candles), config.candles)
+    candles = stages.history(config.candles)
     context = max(entry["context"] for entry in run.manifest["forecasters"].values())
     windows = stages.windows(candles, until_now(config, candles).windows, context)
     stored = {name: run.forecasts(name) for name in run.manifest["forecasters"]}

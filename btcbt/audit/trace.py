@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btcbt.audit.components import Components, fill_times, forecast_paths
+from btcbt.audit.components import Components, forecast_paths
 from btcbt.audit.findings import LOOK_AHEAD, Finding
 from btcbt.audit.histories import PROBES, History, windows_at
 from btcbt.audit.stored_paths import StoredPaths
 from btcbt.config import RunConfig, time_text
 from btcbt.forecasters import Forecaster
-from btcbt.portfolio import Simulation
+from btcbt.portfolio import Simulation, fill_times
 from btcbt.records import CHANNELS, Forecast, ForecastBatch, Holding, IntArray, Window
 from btcbt.walkforward.decisions import decide_all, decide_from
 from btcbt.walkforward.refits import Refitter

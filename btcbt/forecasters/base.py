@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,17 @@ from btcbt.errors import ForecasterError
 from btcbt.forecasters.candle_paths import candles_from_closes
 from btcbt.loading import Params, source_sha256
 from btcbt.randomness import uniforms
-from btcbt.records import Candles, DataRange, FloatArray, ForecastBatch, IntArray, PathKind, Refit, Window
+from btcbt.records import (
+    Candles,
+    DataRange,
+    Float32Array,
+    FloatArray,
+    ForecastBatch,
+    IntArray,
+    PathKind,
+    Refit,
+    Window,
+)
 
 if TYPE_CHECKING:  # torch comes with it
     from btcbt.models.kronos.checkpoints.location_prior import LocationPrior
@@ -294,6 +305,9 @@ class Postprocessor(Forecaster):
 
     base: Forecaster
 
+    looked_at: ClassVar[tuple[DataRange, ...]] = ()
+    """Candles on which the method itself was chosen, with scores in sight."""
+
     def __init__(self, base: Forecaster, params: BaseModel | None = None) -> None:
         if base.base is not None:
             raise TypeError(f"{type(base).__name__} is based on another forecaster; use its base")
@@ -351,18 +365,63 @@ class Postprocessor(Forecaster):
         return self.base.batch_size
 
     def data_ranges(self) -> Sequence[DataRange] | None:
-        """Those of the base; override it if anything was fitted on candles after an origin."""
-        return self.base.data_ranges()
+        """Those of the base, and `looked_at`; override it if anything was fitted on candles after an origin."""
+        return self._with_looked_at(self.base.data_ranges())
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
-        """Those of the base."""
-        return self.base.parts(origins)
+        """Those of the base, each with `looked_at`."""
+        for part in self.base.parts(origins):
+            yield part._replace(ranges=self._with_looked_at(part.ranges))
 
     def refits(self, origins: IntArray) -> tuple[Refit, ...]:
         """Those of the base."""
         return self.base.refits(origins)
 
+    def _with_looked_at(self, ranges: Sequence[DataRange] | None) -> Sequence[DataRange] | None:
+        return None if ranges is None else (*ranges, *self.looked_at)
+
 
 def origins_of(windows: Sequence[Window]) -> IntArray:
     """Origins (B,) of windows, ms UTC."""
     return np.array([window.origin for window in windows], dtype=np.int64)
+
+
+def change_in_order(
+    windows: Iterable[Window],
+    batches: Iterable[ForecastBatch],
+    change: Callable[[Sequence[Window], Float32Array], Float32Array],
+    *,
+    at_once: int,
+    verb: str,
+    provenance: Mapping[str, str],
+) -> Iterator[ForecastBatch]:
+    """Forecasts with other paths, made of them and their windows in order: the loop of a `Postprocessor.follow`.
+
+    Parameters
+    ----------
+    windows, batches
+        As of `Postprocessor.follow`.
+    change : callable
+        The next windows (b,) and their paths (b, S, H, 6) to other paths.
+    at_once : int
+        Most origins that `change` is given.
+    verb : str
+        What it does, for a message.
+    provenance : mapping
+        Added to that of the base.
+
+    Raises
+    ------
+    ValueError
+        If windows and batches have different origins.
+    """
+    remaining = iter(windows)
+    for batch in batches:
+        paths = np.empty(batch.paths.shape, dtype=np.float32)
+        for start in range(0, len(batch), at_once):
+            rows = slice(start, start + at_once)
+            asked = list(islice(remaining, len(batch.origins[rows])))
+            if not np.array_equal(origins_of(asked), batch.origins[rows]):
+                raise ValueError(f"the windows are not those of the forecasts to {verb}")
+            paths[rows] = change(asked, batch.paths[rows])
+        yield ForecastBatch(batch.origins, paths, {**batch.provenance, **provenance})

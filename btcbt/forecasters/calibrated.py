@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import WindowsConfig
-from btcbt.forecasters.base import Forecaster, Part, Postprocessor
+from btcbt.forecasters.base import Forecaster, Postprocessor, change_in_order
 from btcbt.forecasters.candle_paths import LARGEST, SMALLEST
 from btcbt.forecasters.conformal import Adjustment, Calibration, OrderStatistics, QuantileSummary, Rates, adjust
 from btcbt.records import (
@@ -24,7 +23,6 @@ from btcbt.records import (
     Float32Array,
     FloatArray,
     ForecastBatch,
-    IntArray,
     PathKind,
     Window,
 )
@@ -60,6 +58,7 @@ class Calibrated(Postprocessor):
     """
 
     kind: ClassVar[str] = "calibrated"
+    looked_at = (LOOKED_AT,)
     paths_are: PathKind = "dependent"  # each is moved and scaled by how all of them lie
 
     def __init__(self, base: Forecaster, rates: Rates | None = None) -> None:
@@ -93,16 +92,9 @@ class Calibrated(Postprocessor):
         ValueError
             If windows and batches have different origins, or are not in order of time.
         """
-        online, remaining = _OnlineCalibration(self), iter(windows)
-        for batch in batches:
-            paths = np.empty(batch.paths.shape, dtype=np.float32)
-            for start in range(0, len(batch), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                asked = list(islice(remaining, len(batch.origins[rows])))
-                if [window.origin for window in asked] != batch.origins[rows].tolist():
-                    raise ValueError("the windows are not those of the forecasts to calibrate")
-                paths[rows] = online.calibrate(asked, batch.paths[rows])
-            yield ForecastBatch(batch.origins, paths, {**batch.provenance, "calibrated": f"version {self.version}"})
+        note = {"calibrated": f"version {self.version}"}
+        change = _OnlineCalibration(self).calibrate
+        yield from change_in_order(windows, batches, change, at_once=_CHUNK, verb="calibrate", provenance=note)
 
     def identity(self) -> Mapping[str, object]:
         """The base's identity, the numerical version and the rates.
@@ -112,19 +104,6 @@ class Calibrated(Postprocessor):
         rates = {name: getattr(self.rates, name) for name in Rates.__dataclass_fields__}
         rates = {name: list(value) if isinstance(value, tuple) else value for name, value in rates.items()}
         return {"kind": self.kind, "version": self.version, "rates": rates, "base": dict(self.base.identity())}
-
-    def data_ranges(self) -> Sequence[DataRange] | None:
-        """Those of the base, and `LOOKED_AT`; None if those of the base are unknown."""
-        return _and_looked_at(self.base.data_ranges())
-
-    def parts(self, origins: IntArray) -> Iterator[Part]:
-        """Those of the base, each with `LOOKED_AT`."""
-        for part in self.base.parts(origins):
-            yield part._replace(ranges=_and_looked_at(part.ranges))
-
-
-def _and_looked_at(ranges: Sequence[DataRange] | None) -> Sequence[DataRange] | None:
-    return None if ranges is None else (*ranges, LOOKED_AT)
 
 
 class _OnlineCalibration:

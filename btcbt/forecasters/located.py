@@ -13,7 +13,7 @@ random walk, until outcomes say otherwise; a checkpoint can add what its own val
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from btcbt.config import LEARNED, WindowsConfig
 from btcbt.errors import ForecasterError
-from btcbt.forecasters.base import Forecaster, Part, Postprocessor
+from btcbt.forecasters.base import Forecaster, Postprocessor, change_in_order
 from btcbt.models.kronos.checkpoints.location_prior import LocationPrior
 from btcbt.models.kronos.inference.location import (
     LIMIT,
@@ -30,7 +30,7 @@ from btcbt.models.kronos.inference.location import (
     reconstruction_error,
     window_move,
 )
-from btcbt.records import CLOSE, VOLUME, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, Window
+from btcbt.records import CLOSE, VOLUME, DataRange, Float32Array, FloatArray, ForecastBatch, Window
 
 LOOKED_AT = (
     DataRange("looked_at", 1_559_347_200_000, 1_569_888_000_000),
@@ -66,6 +66,7 @@ class Located(Postprocessor):
     """
 
     kind: ClassVar[str] = "located"
+    looked_at = LOOKED_AT
 
     def __init__(self, base: Forecaster, location: str = LEARNED) -> None:
         super().__init__(base)
@@ -89,18 +90,11 @@ class Located(Postprocessor):
         ValueError
             If windows and batches have different origins, or are not in order of time.
         """
-        online, remaining = LocationRegression(self.horizon, self.base.location_prior), iter(windows)
-        for batch in batches:
-            paths = np.empty(batch.paths.shape, dtype=np.float32)
-            for start in range(0, len(batch), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                asked = list(islice(remaining, len(batch.origins[rows])))
-                if [window.origin for window in asked] != batch.origins[rows].tolist():
-                    raise ValueError("the windows are not those of the forecasts to move")
-                paths[rows] = self._move(asked, batch.paths[rows], online)
-            yield ForecastBatch(batch.origins, paths, {**batch.provenance, self.kind: self.location})
+        move = partial(self._move, LocationRegression(self.horizon, self.base.location_prior))
+        note = {self.kind: self.location}
+        yield from change_in_order(windows, batches, move, at_once=_CHUNK, verb="move", provenance=note)
 
-    def _move(self, windows: Sequence[Window], paths: Float32Array, online: LocationRegression) -> Float32Array:
+    def _move(self, online: LocationRegression, windows: Sequence[Window], paths: Float32Array) -> Float32Array:
         """Move the paths (B, S, H, 6) of the next origins."""
         decoded = self.base.reconstruct(windows)
         if decoded is None:
@@ -128,19 +122,6 @@ class Located(Postprocessor):
             "prior_sha256": known,
             "base": dict(self.base.identity()),
         }
-
-    def data_ranges(self) -> Sequence[DataRange] | None:
-        """Those of the base, and `LOOKED_AT`; None if those of the base are unknown."""
-        return _and_looked_at(self.base.data_ranges())
-
-    def parts(self, origins: IntArray) -> Iterator[Part]:
-        """Those of the base, each with `LOOKED_AT`."""
-        for part in self.base.parts(origins):
-            yield part._replace(ranges=_and_looked_at(part.ranges))
-
-
-def _and_looked_at(ranges: Sequence[DataRange] | None) -> Sequence[DataRange] | None:
-    return None if ranges is None else (*ranges, *LOOKED_AT)
 
 
 class LocationRegression:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from btcbt.records import CLOSE, FloatArray, Forecast, Forecasts, Holding
+from btcbt.records import CLOSE, IN_BPS, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
 from btcbt.strategies.thresholds import column, hold_between
 
@@ -41,7 +41,7 @@ class Momentum(Strategy):
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return `size`, 0 or, where allowed, minus `size`."""
         close = forecast.window.values[:, CLOSE]
-        trend = (close[-1] / close[-1 - self.params.lookback] - 1) * 1e4
+        trend = (close[-1] / close[-1 - self.params.lookback] - 1) * IN_BPS
         if trend > self.params.threshold_bps:
             return self.params.size
         if self.params.allow_short and trend < -self.params.threshold_bps:
@@ -57,6 +57,6 @@ class Momentum(Strategy):
         trend = np.empty((len(forecasts), len(params)))
         for lookback in np.unique(lookbacks):
             before = np.array([window.values[-1 - lookback, CLOSE] for window in forecasts.windows])
-            trend[:, lookbacks == lookback] = ((forecasts.last_close / before - 1) * 1e4)[:, None]
+            trend[:, lookbacks == lookback] = ((forecasts.last_close / before - 1) * IN_BPS)[:, None]
         least, never = column(params, "threshold_bps"), np.zeros(trend.shape, dtype=bool)
         return hold_between(weights, params, (trend > least, never), (trend < -least, never))

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from btcbt.records import FloatArray, Forecast, Forecasts, Holding
+from btcbt.records import IN_BPS, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
 from btcbt.strategies.thresholds import column, hold_between
 
@@ -61,7 +61,7 @@ class Quantile(Strategy):
         least = column(params, "min_reward_bps")
 
         def conditions(reward: FloatArray, risk: FloatArray) -> tuple[Any, Any]:
-            return (reward * 1e4 > least) & (reward >= enter * risk), reward > leave * risk
+            return (reward * IN_BPS > least) & (reward >= enter * risk), reward > leave * risk
 
         return hold_between(weights, params, conditions(high, -low), conditions(-low, high))
 
@@ -69,4 +69,4 @@ class Quantile(Strategy):
         # Products instead of a quotient, so that a risk of zero or less needs no special case.
         if held and reward > self.params.exit_ratio * risk:
             return True
-        return reward * 1e4 > self.params.min_reward_bps and reward >= self.params.entry_ratio * risk
+        return reward * IN_BPS > self.params.min_reward_bps and reward >= self.params.entry_ratio * risk

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from btcbt.records import FloatArray, Forecast, Forecasts, Holding
+from btcbt.records import IN_BPS, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
 from btcbt.strategies.thresholds import column, hold_between
 
@@ -41,7 +41,7 @@ class Threshold(Strategy):
 
     def decide(self, forecast: Forecast, holding: Holding) -> float:
         """Return `size`, 0 or, where allowed, minus `size`."""
-        expected = float(forecast.returns().mean()) * 1e4
+        expected = float(forecast.returns().mean()) * IN_BPS
         if self._long(expected, holding.weight > 0):
             return self.params.size
         if self.params.allow_short and self._long(-expected, holding.weight < 0):
@@ -51,7 +51,7 @@ class Threshold(Strategy):
     @classmethod
     def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray:
         """As `decide`, for many parameters."""
-        expected = forecasts.returns().mean(axis=1)[:, None] * 1e4
+        expected = forecasts.returns().mean(axis=1)[:, None] * IN_BPS
         enter, leave = column(params, "entry_bps"), column(params, "exit_bps")
         return hold_between(
             weights, params, (expected >= enter, expected > leave), (-expected >= enter, -expected > leave)

@@ -15,7 +15,7 @@ from btcbt.metrics.returns import SIMULATED, equity_returns, monthly_returns, sh
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
 from btcbt.metrics.sharpe import moments, sharpe_ratio
 from btcbt.metrics.table import dotted_key
-from btcbt.portfolio import Simulation
+from btcbt.portfolio import Simulation, fill_times
 from btcbt.records import Candles, FloatArray
 from btcbt.storage.ledger import Trial, stretch_digest, trial_id
 from btcbt.storage.runs import score_table
@@ -47,11 +47,12 @@ def score_accounts(simulation: Simulation, horizon: int, trials: Sequence[Trial]
     """
     sharpes = [comparable_sharpe(trial, len(simulation.open_time)) for trial in trials]
     held = simulation.equity[:, simulation.names.index(BUY_AND_HOLD)]
+    orders_of, trades_of = _by_account(simulation.orders), _by_account(simulation.trades)
     headline: dict[str, float] = {}
     tables = []
     for k, name in enumerate(simulation.names):
-        orders = simulation.orders[simulation.orders["strategy"] == name]
-        trades = simulation.trades[simulation.trades["strategy"] == name]
+        orders = orders_of.get(name, simulation.orders[:0])
+        trades = trades_of.get(name, simulation.trades[:0])
         scores = summarise_returns(
             simulation.equity[:, k],
             held,
@@ -92,7 +93,7 @@ def account_trials(
     start, end = int(simulation.open_time[0]), int(simulation.open_time[-1]) + simulation.interval_ms
     stretch = stretch_digest(candles, start, end)
     columns = {name: k for k, name in enumerate(simulation.names)}
-    orders_of = dict(tuple(simulation.orders.groupby("strategy")))
+    orders_of = _by_account(simulation.orders)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     trials = []
     for name, content in contents.items():
@@ -134,9 +135,13 @@ def comparable_sharpe(trial: Trial, n: int) -> float:
     return sharpe * min(1.0, math.sqrt(trial.n / n))
 
 
+def _by_account(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each account that has any."""
+    return {str(name): rows for name, rows in table.groupby("strategy")}
+
+
 def _by_candle(simulation: Simulation, orders: pd.DataFrame, amounts: pd.Series[float]) -> FloatArray:
     """Amounts of orders summed over the candle that each was filled in, (N',)."""
-    times = orders["time"].dt.tz_convert(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
     total = np.zeros(len(simulation.open_time))
-    np.add.at(total, np.searchsorted(simulation.open_time, times), amounts.to_numpy(dtype=np.float64))
+    np.add.at(total, np.searchsorted(simulation.open_time, fill_times(orders)), amounts.to_numpy(dtype=np.float64))
     return total

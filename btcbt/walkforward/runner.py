@@ -73,7 +73,7 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
 
 def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(study.candles), study.candles)
+        candles = stages.history(study.candles)
     config = until_now(study, candles)
     config = config.model_copy(update={"executor": within_cores(config.executor)})
     # Errors in the experiment are reported before the first forecast is computed.

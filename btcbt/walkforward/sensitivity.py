@@ -10,7 +10,7 @@ from btcbt.config import PortfolioConfig
 from btcbt.metrics.returns import capacity, total_and_sharpe
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Row
 from btcbt.metrics.table import dotted_key
-from btcbt.portfolio import Fills, Simulation, simulate_variants
+from btcbt.portfolio import Fills, Simulation, fill_times, simulate_variants
 from btcbt.progress import Progress
 from btcbt.records import AMOUNT, Candles, FloatArray, FundingRates
 from btcbt.storage.runs import score_table
@@ -85,8 +85,7 @@ def _rows(real: Simulation, equity: dict[str, FloatArray]) -> Iterator[Row]:
 
 def _capacities(real: Simulation, candles: Candles) -> dict[str, Row]:
     orders = real.orders
-    times = orders["time"].dt.tz_convert(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
-    amount = candles.values[np.searchsorted(candles.open_time, times), AMOUNT]
+    amount = candles.values[np.searchsorted(candles.open_time, fill_times(orders)), AMOUNT]
     value = (orders["size"] * orders["price"]).to_numpy(dtype=np.float64)
     owner = orders["strategy"].to_numpy()
     own = {name: owner == name for name in real.names}

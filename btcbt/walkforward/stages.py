@@ -142,6 +142,10 @@ class Stages:
         with running(CANDLES):
             return fill_gaps(raw if self.prepare is None else self.prepare(raw), config.fill_gaps)
 
+    def history(self, config: CandlesConfig) -> Candles:
+        """The history of an experiment, read and prepared."""
+        return self.prepared(self.raw(config), config)
+
     def windows(self, candles: Candles, config: WindowsConfig, context: int | None = None) -> Windows:
         """The windows of a history; see `split`."""
         with running(WINDOWS):

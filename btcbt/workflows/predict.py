@@ -32,7 +32,18 @@ from btcbt.messages import explain_invalid, first_problem
 from btcbt.metrics.volatility import realised_variance
 from btcbt.models.kronos.checkpoints.locate import fitted_context
 from btcbt.randomness import MAX_HORIZON
-from btcbt.records import CHANNELS, CLOSE, VOLUME, Candles, DataRange, Float32Array, FloatArray, Forecast, Window
+from btcbt.records import (
+    CHANNELS,
+    CLOSE,
+    IN_BPS,
+    VOLUME,
+    Candles,
+    DataRange,
+    Float32Array,
+    FloatArray,
+    Forecast,
+    Window,
+)
 from btcbt.report.prediction import draw_prediction
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.windows import contamination, make_windows
@@ -324,8 +335,8 @@ def higher_volatility(window: Window, paths: Float32Array) -> dict[str, Any] | N
     return {
         **_as_json(share(ahead > past)),
         "last_day_candles": day,
-        "last_day_bps_per_candle": 1e4 * past**0.5,
-        "median_bps_per_candle": 1e4 * middle**0.5 if np.isfinite(middle) else None,
+        "last_day_bps_per_candle": IN_BPS * past**0.5,
+        "median_bps_per_candle": IN_BPS * middle**0.5 if np.isfinite(middle) else None,
     }
 
 

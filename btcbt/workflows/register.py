@@ -82,7 +82,7 @@ def register(config: RunConfig | str | Path) -> Registered:
             "'hypotheses: {edge: {kind: forecast, forecaster: NAME}}'"
         )
     stages = Stages()
-    candles = stages.prepared(stages.raw(study.candles), study.candles)
+    candles = stages.history(study.candles)
     if not len(candles):
         raise CandleError(f"candles {candles.source}: no candles; give a file with at least one candle")
     traders = make_traders(study)
