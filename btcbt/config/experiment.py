@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +25,7 @@ from btcbt.config.types import (
 )
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem
+from btcbt.trees import tree_digest
 
 STORE_FOLDER = "store"
 REFITS_FOLDER = "refits"
@@ -309,8 +308,7 @@ class RunConfig(Section):
         """
         tree = self.content()
         del tree["hypotheses"]
-        text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return tree_digest(tree)
 
     def content(self) -> dict[str, Any]:
         """Everything that affects the numbers of a run or a study, defaults filled in, as JSON values."""

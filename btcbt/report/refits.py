@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from btcbt.metrics.table import score
+from btcbt.report.cells import NONE, number
 from btcbt.storage.runs import Run
-
-NONE = "–"
 
 
 def same_checkpoint(run: Run) -> Iterator[tuple[str, str]]:
@@ -49,18 +48,14 @@ def refit_table(run: Run) -> list[Table]:
     for name, other in pairs:
         prefix = f"forecast.{name}.against.{other}.crps_bps.close.{last}"
         value = {key: run.metrics.get(f"{prefix}.{key}", math.nan) for key in ("difference", "low", "high", "skill")}
-        interval = f"{_number(value['low'], '+.2f')} .. {_number(value['high'], '+.2f')}"
+        interval = f"{number(value['low'], '+.2f')} .. {number(value['high'], '+.2f')}"
         table.add_row(
             name,
             other,
             str(len(run.manifest["forecasters"][name].get("refits", ()))),
-            _number(value["difference"], "+.2f"),
+            number(value["difference"], "+.2f"),
             interval if math.isfinite(value["low"]) else NONE,
-            _number(0.0 - 100 * value["skill"], "+.2f") + "%",
-            _number(run.metrics.get(f"{prefix}.dm_p", math.nan), ".3f"),
+            number(0.0 - 100 * value["skill"], "+.2f") + "%",
+            number(run.metrics.get(f"{prefix}.dm_p", math.nan), ".3f"),
         )
     return [table]
-
-
-def _number(value: float, form: str) -> str:
-    return f"{value:{form}}" if math.isfinite(value) else NONE

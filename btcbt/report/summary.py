@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from btcbt.config import BUY_AND_HOLD, interval_ms
 from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.records import HOUR_MS
+from btcbt.report.cells import NONE, number, plain_table
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.report.registration import registration_parts
@@ -22,7 +22,6 @@ from btcbt.report.sensitivity import sensitivity_lines
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
-NONE = "–"
 CONFIDENCE = 0.9
 """Confidence of the model confidence set."""
 
@@ -109,10 +108,10 @@ def _forecast_table(run: Run) -> Table:
         reference = f"versus.crps_bps.close.{last}"
         table.add_row(
             name,
-            _number(get("crps_bps.close.h1"), ".1f"),
-            _number(get(f"crps_bps.close.{last}"), ".1f"),
-            _number(0.0 - 100 * get(f"{reference}.skill"), "+.1f", "%"),
-            _number(get(f"mae_bps.close.{last}"), ".1f"),
+            number(get("crps_bps.close.h1"), ".1f"),
+            number(get(f"crps_bps.close.{last}"), ".1f"),
+            number(0.0 - 100 * get(f"{reference}.skill"), "+.1f", "%"),
+            number(get(f"mae_bps.close.{last}"), ".1f"),
             _rate(get, "direction", last, 100.0),
             _rate(get, "coverage90", last, 1.0),
             _label(entry["labels"]),
@@ -153,21 +152,6 @@ def _label(labels: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {label}" for label, count in sorted(labels.items()))
 
 
-def plain_table(title: str) -> Table:
-    """A table in the style of all commands."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        caption_style="dim",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
-
-
 def _labels(run: Run) -> Text:
     """Contamination labels; only clean origins are called out-of-sample."""
     text = Text()
@@ -204,16 +188,16 @@ def _account_table(run: Run) -> Table:
         if forecaster not in ("", main):
             continue
         get = _getter(run.metrics, f"strategy.{account}")
-        low, high = (_number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))
+        low, high = (number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))
         table.add_row(
             name,
-            _number(100 * get("total_return"), "+.1f", "%"),
-            _number(get("sharpe"), "+.2f"),
+            number(100 * get("total_return"), "+.1f", "%"),
+            number(get("sharpe"), "+.2f"),
             NONE if NONE in (low, high) else f"{low} .. {high}",
-            _number(100 * get("max_drawdown"), ".1f", "%"),
-            _number(get("turnover"), ",.0f"),
-            _number(get("break_even_bps"), ".1f"),
-            _number(get("trades"), ",.0f"),
+            number(100 * get("max_drawdown"), ".1f", "%"),
+            number(get("turnover"), ",.0f"),
+            number(get("break_even_bps"), ".1f"),
+            number(get("trades"), ",.0f"),
             style="bold" if name == BUY_AND_HOLD else "",
         )
     return table
@@ -228,7 +212,7 @@ def _return_matrix(run: Run) -> Table:
     rows = dict.fromkeys(account.partition("@")[0] for account in _accounts(run) if "@" in account)
     for name in rows:
         values = [run.metrics.get(f"strategy.{name}@{column}.total_return", math.nan) for column in columns]
-        table.add_row(name, *(_number(100 * value, "+.1f", "%") for value in values))
+        table.add_row(name, *(number(100 * value, "+.1f", "%") for value in values))
     return table
 
 
@@ -346,10 +330,6 @@ def _getter(metrics: Mapping[str, float], prefix: str) -> Any:
 
 def _rate(get: Any, name: str, step: str, unit: float) -> str:
     """A share with its interval, percent."""
-    low, high = (_number(unit * get(f"{name}_{end}.{step}"), ".0f") for end in ("low", "high"))
+    low, high = (number(unit * get(f"{name}_{end}.{step}"), ".0f") for end in ("low", "high"))
     share = unit * get(f"{name}.close.{step}")
-    return _number(share, ".1f") if NONE in (low, high) else f"{share:.0f} ({low}-{high})"
-
-
-def _number(value: float, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if math.isfinite(value) else NONE
+    return number(share, ".1f") if NONE in (low, high) else f"{share:.0f} ({low}-{high})"

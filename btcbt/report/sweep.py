@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from btcbt.report.cells import NONE, number, plain_table
 from btcbt.report.figures import DPI, new_figure, style_axes
-from btcbt.report.summary import NONE, plain_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,10 @@ def _best(table: pd.DataFrame, keys: Sequence[str]) -> Table:
             row["forecaster"] or NONE,
             *(f"{row[key]:g}" if isinstance(row[key], int | float) else str(row[key]) for key in keys),
             f"{100 * row['total_return']:+.1f}%",
-            NONE if np.isnan(row["sharpe"]) else f"{row['sharpe']:+.2f}",
+            number(row["sharpe"], "+.2f"),
             f"{100 * row['max_drawdown']:.1f}%",
             f"{row['orders']:,}",
-            NONE if np.isnan(row["deflated_sharpe"]) else f"{row['deflated_sharpe']:.2f}",
+            number(row["deflated_sharpe"], ".2f"),
         )
     return out
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -14,10 +13,10 @@ from btcbt.config import time_text
 from btcbt.metrics.score import comparison_steps
 from btcbt.metrics.versus import MUCH_NOISE, OPPONENT
 from btcbt.metrics.when import MONTH
+from btcbt.report.cells import NONE, number, plain_table
 from btcbt.report.figures import primary
 from btcbt.storage.runs import Run
 
-NONE = "–"
 SIZE = 0.05
 """Of the tests, all comparisons of the table together."""
 MOST_MONTHS = 6
@@ -141,17 +140,8 @@ def _when(run: Run, at: str) -> str:
 
 def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
     steps = comparison_steps(run.config.windows.horizon)
-    shown = Table(
-        title=f"CRPS beside {opponent_of(run)}, {', '.join(map(str, steps))} candles ahead and over the whole path",
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        caption_style="dim",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
+    ahead = f"{', '.join(map(str, steps))} candles ahead and over the whole path"
+    shown = plain_table(f"CRPS beside {opponent_of(run)}, {ahead}")
     shown.add_column("forecaster", no_wrap=True)
     for step in steps:
         for heading in (f"{step} %", "p", "min"):
@@ -163,7 +153,7 @@ def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
         for at, one in places.items():
             cells += [_coloured(one), _p(one.adjusted_p)]
             if at != PATH:
-                cells.append(_number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
+                cells.append(number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
         shown.add_row(name, *cells, style="bold" if name == primary(run) else "")
     shown.caption = _caption(run, table)
     return shown
@@ -174,7 +164,7 @@ def _caption(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> str:
     count = run.metrics.get(f"{get}.comparisons", math.nan)
     method = "Romano-Wolf" if run.metrics.get(f"{get}.romano_wolf") else "Holm"
     return (
-        f"%: loss relative to the opponent's, negative is better; p: two-sided, adjusted for {_number(count, ',.0f')} "
+        f"%: loss relative to the opponent's, negative is better; p: two-sided, adjusted for {number(count, ',.0f')} "
         f"comparisons ({method}); min: smallest difference, in %, that these origins would have shown (80 % power at "
         f"{SIZE:.0%}); path: energy score of all closes"
     )
@@ -182,7 +172,7 @@ def _caption(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> str:
 
 def _coloured(one: Difference) -> Text:
     style = "green" if one.better else "red" if one.worse else ""
-    return Text(_number(one.difference, "+.1f"), style=style)
+    return Text(number(one.difference, "+.1f"), style=style)
 
 
 def _timing(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator[Text]:
@@ -239,7 +229,3 @@ def _p(value: float) -> str:
     if not math.isfinite(value):
         return NONE
     return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
-
-
-def _number(value: float, form: str) -> str:
-    return f"{value:{form}}" if math.isfinite(value) else NONE

@@ -45,6 +45,7 @@ from btcbt.errors import StoreError
 from btcbt.files import read_file, write_whole
 from btcbt.records import CHANNELS, ForecastBatch, IntArray, Window
 from btcbt.storage.remote import MAX_BYTES, RemoteFolder
+from btcbt.trees import tree_digest
 
 NUMERICAL_VERSION = 1
 """Increased when a code change alters forecasts beyond rounding; old shards are then unused."""
@@ -83,8 +84,7 @@ def forecast_key(
         "seed": seed,
         "numerical_version": NUMERICAL_VERSION,
     }
-    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest(), meaning
+    return tree_digest(meaning), meaning
 
 
 def window_digests(windows: Iterable[Window]) -> Digests:

@@ -6,7 +6,6 @@ nothing that could be mistaken for a forecast. It frees disk space.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -23,6 +22,7 @@ from btcbt.records import CHANNELS, DAY_MS, HOUR_MS
 from btcbt.storage.forecasts import KEY_FILE, shard_named, shard_rows
 from btcbt.storage.remote import Entry, Folder, LocalFolder
 from btcbt.storage.verdicts import MAX_JSON_BYTES
+from btcbt.trees import tree_digest
 
 GRACE_SECONDS = HOUR_MS / 1000
 """Younger files are never garbage: a run may be about to use them."""
@@ -201,10 +201,9 @@ def _meaning(folder: Folder, key: str, files: list[Entry]) -> Mapping[str, Any]:
         return {}
     try:
         meaning = json.loads(folder.read(KEY_FILE))
-        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        whole = isinstance(meaning, dict) and tree_digest(meaning) == key
     except (ValueError, RecursionError):
         return {}
-    whole = isinstance(meaning, dict) and hashlib.sha256(text.encode()).hexdigest() == key
     return meaning if whole else {}
 
 

@@ -31,6 +31,7 @@ from typing import Any
 from btcbt.errors import StoreError
 from btcbt.files import acquire_lock, open_regular, read_file
 from btcbt.records import Candles
+from btcbt.trees import canonical, tree_digest
 
 VERSION = 3
 """Of trial identities; the same configuration has another one under each version. 2: built-in strategies have short
@@ -102,8 +103,7 @@ class Trial:
 
 def trial_id(made_of: Mapping[str, object]) -> str:
     """Digest (32 hex digits) of all inputs of a configuration, given as JSON values."""
-    text = json.dumps({"version": VERSION, **made_of}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return tree_digest({"version": VERSION, **made_of})[:32]
 
 
 def stretch_digest(candles: Candles, start: int, end: int) -> str:
@@ -291,5 +291,4 @@ def _plausible(trial: Trial) -> bool:
 
 
 def _checksum(tree: Mapping[str, Any]) -> str:
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES).hexdigest()
+    return hashlib.blake2b(canonical(tree), digest_size=_CHECKSUM_BYTES).hexdigest()

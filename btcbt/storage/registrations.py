@@ -6,7 +6,6 @@ covers all of it, so that one that was edited later is noticed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +16,7 @@ from btcbt.config import REGISTRATIONS_FOLDER
 from btcbt.errors import StoreError
 from btcbt.files import acquire_lock, open_regular, read_file, write_whole
 from btcbt.storage.verdicts import MAX_JSON_BYTES
+from btcbt.trees import tree_digest
 
 DIGEST_LENGTH = 16
 
@@ -48,7 +48,7 @@ class Registration:
 
 def study_digest(study: Mapping[str, Any]) -> str:
     """Digest (16 hex digits) of a study, given as JSON values."""
-    return hashlib.sha256(_canonical(study)).hexdigest()[:DIGEST_LENGTH]
+    return tree_digest(study)[:DIGEST_LENGTH]
 
 
 def write_registration(root: Path, name: str, registration: Registration) -> Registration:
@@ -75,7 +75,7 @@ def write_registration(root: Path, name: str, registration: Registration) -> Reg
     folder = root / REGISTRATIONS_FOLDER / name
     file = folder / f"{registration.digest}.json"
     tree = asdict(registration)
-    content = {"checksum": _checksum(tree), "registration": tree}
+    content = {"checksum": tree_digest(tree), "registration": tree}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open_regular(folder / ".lock", "ab+") as lock:
@@ -108,7 +108,7 @@ def _read(file: Path) -> Registration:
     try:
         content = json.loads(read_file(file, MAX_JSON_BYTES))
         tree = content["registration"]
-        whole = set(tree) == {one.name for one in fields(Registration)} and content["checksum"] == _checksum(tree)
+        whole = set(tree) == {one.name for one in fields(Registration)} and content["checksum"] == tree_digest(tree)
         if whole and tree["digest"] == study_digest(tree["study"]) == file.stem:
             return Registration(**tree)
     except OSError as error:
@@ -116,11 +116,3 @@ def _read(file: Path) -> Registration:
     except (ValueError, TypeError, KeyError, RecursionError):
         raise StoreError(f"{file}: not a registration; {remedy}") from None
     raise StoreError(f"{file}: the registration was changed after it was written (checksum); {remedy}")
-
-
-def _checksum(tree: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(tree)).hexdigest()
-
-
-def _canonical(tree: Mapping[str, Any]) -> bytes:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from btcbt.metrics.ensembles import estimator
 from btcbt.records import Float32Array, FundingRates
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.verdicts import stamp, stored_verdict
+from btcbt.trees import tree_digest
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.refits import describe_refits
@@ -58,8 +57,7 @@ def run_digest(
         "numerical_version": NUMERICAL_VERSION,
         **({} if funding is None else {"funding": funding.sha256}),
     }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return tree_digest(content)[:DIGEST_LENGTH]
 
 
 def make_manifest(

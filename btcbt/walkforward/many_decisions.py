@@ -14,12 +14,12 @@ from btcbt.errors import StrategyError
 from btcbt.execution.local import on_processes
 from btcbt.messages import user_code
 from btcbt.progress import Advance
-from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding, IntArray
+from btcbt.records import CHANNELS, Float32Array, FloatArray, Forecast, Forecasts, Holding, IntArray, Window
 from btcbt.storage.forecasts import ForecastStore, ShardPlan
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
 from btcbt.walkforward.decisions import decide_all, decide_from, isolated_window
-from btcbt.walkforward.members import READ_BATCH
+from btcbt.walkforward.members import READ_BATCH, Member
 from btcbt.windows import Windows
 
 CHECKED_COLUMNS, CHECKED_ORIGINS = 8, 25
@@ -45,12 +45,27 @@ class Stream:
     store: ForecastStore | None = None
     plan: ShardPlan | None = None
 
+    @classmethod
+    def of(cls, windows: Windows, member: Member | None) -> Stream:
+        """The origins of `windows` with the forecasts of a member, which has the same, or with none."""
+        return cls(windows) if member is None else cls(windows, member.store, member.plan)
+
     def __iter__(self) -> Iterator[Forecasts]:
-        """The forecasts of every origin in order, a few origins at once; read-only."""
+        """The forecasts of every origin in order, a few origins at once; read-only copies, as of `isolated`."""
+        for windows, paths in self._batches():
+            own = paths.copy()
+            own.setflags(write=False)
+            yield Forecasts([isolated_window(window) for window in windows], own)
+
+    def singly(self) -> Iterator[Forecast]:
+        """The same, one origin at a time; not copied, since whoever asks a strategy does that."""
+        for windows, paths in self._batches():
+            yield from map(Forecast, windows, paths)
+
+    def _batches(self) -> Iterator[tuple[list[Window], Float32Array]]:
         at = 0
         for paths in self._paths():
-            paths.setflags(write=False)
-            yield Forecasts([isolated_window(self.windows[at + i]) for i in range(len(paths))], paths)
+            yield [self.windows[at + i] for i in range(len(paths))], paths
             at += len(paths)
 
     def _paths(self) -> Iterator[Float32Array]:
@@ -59,12 +74,7 @@ class Stream:
             yield from np.array_split(none, range(READ_BATCH, len(none), READ_BATCH))
             return
         for batch in self.store.read(self.plan, self.windows.origins, min(READ_BATCH, self.store.most_rows)):
-            yield batch.paths.copy()
-
-    def singly(self) -> Iterator[Forecast]:
-        """The same, one origin at a time."""
-        for forecasts in self:
-            yield from map(Forecast, forecasts.windows, forecasts.paths)
+            yield batch.paths
 
 
 def decide_parameters(
@@ -129,7 +139,8 @@ def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str)
         If it fails, or decides otherwise than `decide`.
     """
     params = [strategy.params for strategy in strategies]
-    weights, parts = np.zeros(len(params)), []
+    checked = {int(row) for row in np.linspace(0, len(stream.windows) - 1, CHECKED_ORIGINS)}
+    weights, parts, seen, at = np.zeros(len(params)), [], dict[int, Forecast](), 0
     for forecasts in stream:
         with user_code(lambda problem: StrategyError(f"strategy '{name}': decide_many failed: {problem}")):
             targets = type(strategies[0]).decide_many(forecasts, weights, params)
@@ -141,20 +152,24 @@ def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str)
                 f"strategy '{name}': decide_many returned an array {targets.shape}; expected finite weights in "
                 f"[-1, 1], {(len(forecasts), len(params))}"
             )
+        for row in checked.intersection(range(at, at + len(forecasts))):
+            seen[row] = Forecast(forecasts.windows[row - at], forecasts.paths[row - at].copy())
+        at += len(forecasts)
         parts.append(targets)
         weights = targets[-1]
     found = np.concatenate(parts)
-    _compare(strategies, found, stream, name)
+    _compare(strategies, found, seen, stream.windows, name)
     return found
 
 
-def _compare(strategies: Sequence[Strategy], targets: FloatArray, stream: Stream, name: str) -> None:
-    """Compare with `decide` at origins and parameters spread over all of them."""
-    rows = {int(row) for row in np.linspace(0, len(targets) - 1, CHECKED_ORIGINS)}
+def _compare(
+    strategies: Sequence[Strategy], targets: FloatArray, seen: Mapping[int, Forecast], windows: Windows, name: str
+) -> None:
+    """Compare with `decide` at some rows, for parameters spread over all of them."""
     columns = sorted({int(column) for column in np.linspace(0, len(strategies) - 1, CHECKED_COLUMNS)})
-    for row, forecast in enumerate(stream.singly()):
-        for column in columns if row in rows else ():
-            holding = holding_before(targets[:, column], row, stream.windows)
+    for row, forecast in sorted(seen.items()):
+        for column in columns:
+            holding = holding_before(targets[:, column], row, windows)
             expected = decide_from(strategies[column], [forecast], [holding], name)[0]
             if targets[row, column] != expected:
                 raise StrategyError(

@@ -51,6 +51,7 @@ from btcbt.models.kronos.training.recipe import FinetuneConfig, Optimizer, Span,
 from btcbt.models.kronos.training.state import ForeignFitError
 from btcbt.progress import Progress
 from btcbt.records import Candles, DataRange, IntArray, Refit
+from btcbt.trees import tree_digest
 from btcbt.windows import RefitPeriod, fit_windows, plan_refits
 
 NOTE_FILE = "refit.json"
@@ -192,7 +193,7 @@ class Refitter:
             "recipe": {name: value for name, value in recipe.items() if name not in _PLACES},
             "numerics": REFIT_NUMERICS,
         }
-        return hashlib.sha256(json.dumps(made_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return tree_digest(made_from)
 
     def _with_inherited(self, ranges: tuple[DataRange, ...] | None) -> tuple[DataRange, ...] | None:
         """Ranges of a refit and of the starting weights as declared now: it may be older than their declaration."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from btcbt.records import Candles
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.ledger import stretch_digest
 from btcbt.storage.registrations import Registration, read_registrations, study_digest
+from btcbt.trees import leaves, tree_digest
 from btcbt.walkforward.forecasters import forecasters_in_order
 from btcbt.walkforward.provenance import code_version, package_sha256
 from btcbt.walkforward.traders import Trader
@@ -125,7 +125,7 @@ def study_of(config: RunConfig, forecasters: Mapping[str, Forecaster], traders: 
         "name": config.name,
         "configuration": tree,
         "hypotheses": hypotheses,
-        "weights": {name: _digest(dict(one.identity())) for name, one in forecasters.items()},
+        "weights": {name: tree_digest(dict(one.identity())) for name, one in forecasters.items()},
         "code": {
             "version": code_version(),
             "numerical_version": NUMERICAL_VERSION,
@@ -164,23 +164,10 @@ def known_candles(candles: Candles) -> dict[str, Any]:
 
 def _differences(registered: Registration, study: Mapping[str, Any], candles: Candles) -> Iterator[str]:
     """Keys of the configuration, and parts, that are not as registered."""
-    before, now = dict(_leaves(registered.study)), dict(_leaves(study))
+    before, now = dict(leaves(registered.study)), dict(leaves(study))
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             yield key.removeprefix("configuration.")
     then = registered.candles
     if stretch_digest(candles, then["first"], then["end"]) != then["stretch"]:
         yield f"candles before {time_text(then['end'])}"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _digest(tree: Mapping[str, Any]) -> str:
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

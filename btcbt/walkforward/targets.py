@@ -53,7 +53,7 @@ def decide_targets(
     with progress.stage("decide", count, unit="decisions") as advance, running(STRATEGY):
         for column, (trader, asked) in enumerate(zip(traders, own, strict=True)):
             member = None if trader.forecaster is None else members[trader.forecaster]
-            stream = Stream(asked) if member is None else Stream(asked, member.store, member.plan)
+            stream = Stream.of(asked, member)
             rows = np.searchsorted(decided.origins, asked.origins)
             closed = closed_before(decided.candles, decided.origins, asked.origins, portfolio)
             found = decide_in_columns([trader.strategy], stream, trader.name) if closed is None else None

@@ -8,9 +8,7 @@ these hours.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,24 +22,27 @@ from btcbt.config import BUY_AND_HOLD, ForecasterConfig, PortfolioConfig, RunCon
 from btcbt.config.changes import Assignment
 from btcbt.config.sweep import SelectionConfig, SweepConfig, load_sweep, varied
 from btcbt.errors import ConfigError
-from btcbt.metrics.returns import drawdown
+from btcbt.metrics.returns import drawdown, equity_returns
 from btcbt.metrics.sharpe import bootstrap_interval, compound, deflated_sharpe, sharpe_ratio
 from btcbt.portfolio import Simulation, simulate
 from btcbt.progress import Progress
 from btcbt.records import YEAR_MS, FloatArray, FundingRates, IntArray
 from btcbt.report.sweep import draw_sweep
 from btcbt.storage import runs
+from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
+from btcbt.trees import canonical, tree_digest
 from btcbt.walkforward.accounts import account_trials, comparable_sharpe
 from btcbt.walkforward.decisions import asked_at, closed_before
 from btcbt.walkforward.forecasted import Clock, forecasted, load
-from btcbt.walkforward.manifest import DIGEST_LENGTH
+from btcbt.walkforward.manifest import DIGEST_LENGTH, run_digest
 from btcbt.walkforward.many_decisions import Stream, decide_parameters
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.registration import until_now
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
+from btcbt.walkforward.traders import Trader
 from btcbt.walkforward.trials import count_trials, trial_content
 from btcbt.windows import Windows, decision_windows
 
@@ -71,6 +72,8 @@ class Configuration:
     portfolio : PortfolioConfig
     assignment : mapping
         The values of the swept keys.
+    built : Strategy
+        The strategy with its parameters, to ask what it is; accounts decide by objects of their own.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Configuration:
     forecaster: str | None
     portfolio: PortfolioConfig
     assignment: Assignment
+    built: Strategy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +130,7 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
     merged, configurations = merge(path, sweep, experiments)
     stages, clock = Stages(), Clock()
     with clock("read candles"):
-        candles = stages.prepared(stages.raw(merged.candles), merged.candles)
+        candles = stages.history(merged.candles)
     merged = until_now(merged, candles)
     loaded, windows = load(merged, candles, stages, clock)
     funding = stages.with_funding(merged.portfolio, windows).funding
@@ -147,7 +151,7 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
         numbers |= _nested_numbers(own, nested, chosen, sweep.select, windows.horizon)
         sharpes = [comparable_sharpe(trial, len(own)) for trial in tried]
         table = _table(configurations, accounts, own, sharpes)
-        digest = _digest(sweep, merged, windows, members, table)
+        digest = _digest(sweep, merged, windows, members, configurations, funding)
         target = merged.store.folder / sweep.name / digest
         with runs.new_directory(target) as folder:
             manifest = _manifest(sweep, merged, windows, members, chosen, configurations, clock)
@@ -171,11 +175,12 @@ def merge(
     ConfigError
         If no strategy and forecaster take part together.
     """
-    variants: dict[str, tuple[str, ForecasterConfig]] = {}  # by content
-    found: dict[str, Configuration] = {}
+    variants: dict[bytes, tuple[str, ForecasterConfig]] = {}  # by content
+    found: dict[bytes, Configuration] = {}
     for assignment, config in experiments:
         taking_part = sweep.strategies or varied(sweep.over, "strategies", config.strategies) or config.strategies
         on = sweep.forecasters or varied(sweep.over, "forecasters", config.forecasters) or config.forecasters
+        portfolio = config.portfolio.model_dump(mode="json")
         for name in taking_part:
             chosen = config.strategies[name]
             strategy = load_strategy(chosen.use, chosen.params)
@@ -183,12 +188,11 @@ def merge(
             pairs = [one for one in on if chosen.forecasters is None or one in chosen.forecasters]
             for forecaster in pairs if strategy.uses_forecast else [None]:
                 variant = None if forecaster is None else _variant(config, forecaster, variants)
-                portfolio = config.portfolio.model_dump(mode="json")
-                key = json.dumps([name, chosen.use, params, variant, portfolio], sort_keys=True)
+                key = canonical([name, chosen.use, params, variant, portfolio])
                 if key not in found:
                     label = f"{name}#{len(found)}" + ("" if variant is None else f"@{variant}")
                     found[key] = Configuration(
-                        label, name, chosen.use, chosen.params, variant, config.portfolio, assignment
+                        label, name, chosen.use, chosen.params, variant, config.portfolio, assignment, strategy
                     )
     if not found:
         raise ConfigError(f"{where}: no strategy trades on any of the forecasters; see 'strategies' and 'forecasters'")
@@ -203,12 +207,12 @@ def merge(
     return experiments[0][1].model_copy(update=update), list(found.values())
 
 
-def _variant(config: RunConfig, name: str, variants: dict[str, tuple[str, ForecasterConfig]]) -> str:
+def _variant(config: RunConfig, name: str, variants: dict[bytes, tuple[str, ForecasterConfig]]) -> str:
     """The name of a forecaster as it is configured, in the merged experiment; its base is added before it."""
     one = config.forecasters[name]
     if one.based_on is not None:
         one = one.model_copy(update={"base": _variant(config, one.based_on, variants)})
-    key = json.dumps([name, one.model_dump(mode="json")], sort_keys=True)
+    key = canonical([name, one.model_dump(mode="json")])
     if key not in variants:
         taken = {label for label, _ in variants.values()}
         free = (f"{name}-{i}" for i in itertools.count(2))
@@ -226,17 +230,16 @@ def decide(
 ) -> FloatArray:
     """Decisions (M, K) of every configuration, as `btcbt.walkforward.decisions.decide_targets`."""
     targets = np.full((len(decided), len(configurations)), np.nan)
-    groups: dict[tuple[str, str | None, int | None], dict[str, list[int]]] = {}
+    groups: dict[tuple[str, str | None, int | None], dict[bytes, list[int]]] = {}
     for column, one in enumerate(configurations):
-        context = load_strategy(one.use, one.params).context
-        same = groups.setdefault((one.use, one.forecaster, context), {})
-        same.setdefault(json.dumps(dict(one.params), sort_keys=True), []).append(column)
+        same = groups.setdefault((one.use, one.forecaster, one.built.context), {})
+        same.setdefault(canonical(dict(one.params)), []).append(column)
     with progress.stage("decide", sum(map(len, groups.values())), unit="configurations") as advance:
         for (use, forecaster, _), same in groups.items():
             first = [configurations[columns[0]] for columns in same.values()]
-            asked = asked_at(load_strategy(use, first[0].params), windows, decided)
+            asked = asked_at(first[0].built, windows, decided)
             member = None if forecaster is None else members[forecaster]
-            stream = Stream(asked) if member is None else Stream(asked, member.store, member.plan)
+            stream = Stream.of(asked, member)
             closed = closed_before(decided.candles, decided.origins, asked.origins, first[0].portfolio)
             params = [one.params for one in first]
             rows = np.searchsorted(decided.origins, asked.origins)
@@ -298,9 +301,7 @@ def _joined(parts: Sequence[Simulation], order: Sequence[int]) -> Simulation:
 
 def _returns(accounts: Simulation) -> FloatArray:
     """Net returns per candle (N, K)."""
-    equity = np.vstack([np.full((1, accounts.equity.shape[1]), accounts.initial_cash), accounts.equity])
-    growth = np.divide(equity[1:], equity[:-1], out=np.ones_like(accounts.equity), where=equity[:-1] > 0)
-    return np.asarray(growth - 1.0)
+    return np.column_stack([equity_returns(equity, accounts.initial_cash) for equity in accounts.equity.T])
 
 
 def choose(returns: FloatArray, open_time: IntArray, interval: int, select: SelectionConfig) -> IntArray:
@@ -419,25 +420,25 @@ def _contents(
     """What identifies each account in the ledger, as for the accounts of a run."""
     found = {}
     for one, column in zip(configurations, targets.T, strict=True):
-        strategy = load_strategy(one.use, one.params)
         key = None if one.forecaster is None else members[one.forecaster].key
         config = merged.model_copy(update={"portfolio": one.portfolio})
-        found[one.name] = trial_content(strategy, one.use, key, config, decided.origins, column, funding)
+        found[one.name] = trial_content(one.built, one.use, key, config, decided.origins, column, funding)
     return found
 
 
 def _digest(
-    sweep: SweepConfig, merged: RunConfig, windows: Windows, members: Mapping[str, Member], table: pd.DataFrame
+    sweep: SweepConfig,
+    merged: RunConfig,
+    windows: Windows,
+    members: Mapping[str, Member],
+    configurations: Sequence[Configuration],
+    funding: FundingRates | None,
 ) -> str:
-    content = {
-        "sweep": sweep.model_dump(mode="json"),
-        "experiment": merged.digest(),
-        "candles": windows.candles.sha256,
-        "forecasts": {name: member.key for name, member in members.items()},
-        "code": code_version(),
-        "results": hashlib.sha256(table.to_csv().encode()).hexdigest(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
+    """Digest of all inputs of a sweep; see `run_digest`."""
+    traders = [Trader(one.name, one.built, one.use, one.params, one.forecaster) for one in configurations]
+    keys = {name: member.key for name, member in members.items()}
+    made_of = run_digest(merged, windows.candles.sha256, keys, traders, funding)
+    return tree_digest({"run": made_of, "sweep": sweep.model_dump(mode="json")})[:DIGEST_LENGTH]
 
 
 def _manifest(

@@ -15,10 +15,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from btcbt.metrics.table import find_score
+from btcbt.report.cells import NONE, number
+from btcbt.report.sensitivity import COST, DELAY
 from btcbt.report.summary import account_parts, forecast_parts, standing_parts
 from btcbt.storage.runs import Run
+from btcbt.trees import leaves
 
-NONE = "–"
 NUMBERS = ("sharpe", "sharpe_hurdle", "deflated_sharpe", "trials", "break_even_bps", "capacity", "exposure", "costs")
 """Scores of accounts shown in the table on luck and limits."""
 FORECAST_NUMBERS = ("crps_bps", "mae_bps", "direction", "coverage90")
@@ -55,7 +57,7 @@ def page_content(run: Run) -> dict[str, Any]:
         "account_sentences": said,
         "account_tables": [*account_tables, *_account_tables(run)] if accounts else [],
         "heat": _months(run.scores()) if accounts else None,
-        "manifest": list(_leaves(run.manifest)),
+        "manifest": _manifest(run),
         "labels": _labels(run),
         "command": f"btcbt run {run.config.name}.yaml",
         "config": json.dumps(run.manifest["config"], indent=1),
@@ -98,7 +100,7 @@ def _account_tables(run: Run) -> list[Table]:
     """Returns at other costs and with a delay; hurdles and limits of every account."""
     scores = run.scores()
     made = scores[scores["metric"] == "total_return"]
-    changed = made[made["group"].str.startswith(("cost_bps=", "delay="))]
+    changed = made[made["group"].str.startswith((COST, DELAY))]
     found = []
     if len(changed):
         table = 100 * changed.pivot_table(index="forecaster", columns="group", values="value", sort=False)
@@ -113,8 +115,8 @@ def _account_tables(run: Run) -> list[Table]:
 
 
 def _changed(group: str) -> str:
-    kind, _, value = group.partition("=")
-    return f"{value} bps a side" if kind == "cost_bps" else f"{value} candle later"
+    late = group.startswith(DELAY)
+    return f"{group.removeprefix(DELAY)} candle later" if late else f"{group.removeprefix(COST)} bps a side"
 
 
 def _months(scores: pd.DataFrame) -> Table | None:
@@ -138,7 +140,7 @@ def _shade(share: float) -> str:
 
 def _pivot(title: str, table: pd.DataFrame, kind: str, form: str = ".1f") -> Table:
     rows = [
-        [str(index).removeprefix(f"{kind}="), *(f"{value:{form}}" if math.isfinite(value) else NONE for value in row)]
+        [str(index).removeprefix(f"{kind}="), *(number(value, form) for value in row)]
         for index, row in zip(table.index, table.to_numpy(dtype=float), strict=True)
     ]
     return Table(title, [kind, *map(str, table.columns)], rows)
@@ -171,15 +173,10 @@ def _labels(run: Run) -> list[Mapping[str, Any]]:
     return found
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Dotted keys and values of the manifest, without the experiment, which is shown whole."""
-    for key, value in tree.items():
-        if key == "config" and not prefix:
-            continue
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", NONE if value in (None, {}) else str(value)
+def _manifest(run: Run) -> Iterable[tuple[str, str]]:
+    """The manifest without the experiment, which is shown whole."""
+    tree = {key: value for key, value in run.manifest.items() if key != "config"}
+    return [(key, NONE if value in (None, {}) else str(value)) for key, value in leaves(tree)]
 
 
 def _glossary(run: Run) -> list[Mapping[str, str]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from btcbt.config import interval_ms
 from btcbt.metrics.distribution import probability_integral_transform, sample_quantiles
-from btcbt.records import CLOSE
+from btcbt.records import CLOSE, IN_BPS
 from btcbt.report.colours import colours_of
 from btcbt.report.figures import milliseconds, notable, primary
 from btcbt.report.page.series import equity_bands, losses_over_time, pit_shares, placebo_ranges
@@ -27,7 +27,6 @@ from btcbt.storage.runs import Run
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 """The median and the ends of the central 50, 80 and 95 %."""
 MEDIAN = LEVELS.index(0.5)
-BPS = 1e4
 MANY, COARSE = 4_000_000, 4
 """With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show; with more
 than twice as many, to a multiple of that."""
@@ -93,7 +92,7 @@ def _quantile_blob(run: Run, name: str, candles: _Closes, unit: int) -> tuple[st
     for batch in run.forecasts(name).batches():
         part = slice(done, done + len(batch.paths))
         closes = np.sort(batch.paths[..., CLOSE], axis=1).transpose(0, 2, 1)
-        gain = BPS / unit * (sample_quantiles(closes, LEVELS) / candles.last[part, None, None] - 1.0)
+        gain = IN_BPS / unit * (sample_quantiles(closes, LEVELS) / candles.last[part, None, None] - 1.0)
         rows[part] = np.clip(np.rint(np.nan_to_num(gain)), -32767, 32767)
         for k, step in enumerate(steps):
             outcome = candles.after(part, step)

@@ -30,6 +30,7 @@ from btcbt.models.kronos.checkpoints.files import (
     read_json,
 )
 from btcbt.models.kronos.shapes import ModelConfig, TokenizerConfig
+from btcbt.trees import leaves
 
 CARD_FILE = "README.md"
 CURVE_FILES = ("tokenizer_loss.csv", "model_loss.csv")
@@ -267,7 +268,7 @@ def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"As read by `btcbt finetune`; the whole of it is in `{RECIPE_FILE}`."
     yield from ("", "| key | value |", "| --- | --- |")
-    yield from (f"| {_code(key)} | {_code(value)} |" for key, value in _leaves(recipe) if key != "output")
+    yield from (f"| {_code(key)} | {_code(value)} |" for key, value in _settings(recipe) if key != "output")
 
 
 def _losses(folder: Path) -> Iterator[str]:
@@ -403,14 +404,13 @@ def selection_losses(curve: Path) -> list[float]:
         ) from None
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            yield f"{prefix}{key}", ", ".join(bare_name(str(item)) for item in value)
-        elif value is not None:
-            yield f"{prefix}{key}", bare_name(str(value))
+def _settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys and values of a recipe as texts, without what is left out."""
+    for key, value in leaves(recipe):
+        if isinstance(value, list):
+            yield key, ", ".join(bare_name(str(item)) for item in value)
+        elif value is not None and value != {}:
+            yield key, bare_name(str(value))
 
 
 def bare_name(path: str) -> str:
