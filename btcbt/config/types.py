@@ -6,11 +6,13 @@ import json
 import os
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
+
+from btcbt.config.frozen import frozen
 
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
 """Supported URL schemes of stores, and the options allowed after ``?``."""
@@ -183,3 +185,9 @@ class Section(BaseModel):
     """Base of every section of an experiment: closed, frozen, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _freeze(self) -> Self:
+        """Freeze what is inside of the fields, too: pydantic's `frozen` is about the fields alone."""
+        self.__dict__.update({name: frozen(value) for name, value in self.__dict__.items()})
+        return self

@@ -1,11 +1,15 @@
 """Experiment files: YAML restricted to plain data, read into closed models.
 
-Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that name the file, the line and the key.
+Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that name the file, the line and the key. A
+mapping in Python is read like a file that holds it; its errors name the key.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from datetime import date
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -21,7 +25,7 @@ from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
 from btcbt.errors import ConfigError
 from btcbt.files import read_file
-from btcbt.messages import first_problem, printable, short
+from btcbt.messages import describe, first_problem, printable, short
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
@@ -29,26 +33,39 @@ MAX_NODES = 5000
 """Most keys, values, lists and mappings of a file: reading them with their positions takes about a second."""
 
 SectionT = TypeVar("SectionT", bound=Section)
+Source = str | Path | Mapping[str, Any]
+"""A file, or a mapping like that which a file would hold."""
 
 
 @overload
-def load_config(path: str | Path) -> RunConfig: ...
+def load_config(source: Source) -> RunConfig: ...
 @overload
-def load_config(path: str | Path, kind: type[SectionT]) -> SectionT: ...
-def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
-    """Read an experiment file, or a file with another schema.
+def load_config(source: Source, kind: type[SectionT]) -> SectionT: ...
+def load_config(source: Source, kind: type[Section] | None = None) -> Section:
+    """Read an experiment from a file or a mapping, or one with another schema.
+
+    Parameters
+    ----------
+    source : path or mapping
+        A YAML file, or the same keys and values in Python.
+    kind : type of Section, optional
+        The schema; that of an experiment if left out.
 
     Raises
     ------
     ConfigError
         Names the file, the line and the key, what was found and what was expected.
     """
-    path = Path(path)
-    tree = read_yaml(path)
+    if isinstance(source, Mapping):
+        where, tree = "experiment", _from_python(source)
+    elif isinstance(source, str | Path):
+        where, tree = str(source), read_yaml(Path(source))
+    else:
+        raise ConfigError(f"experiment: the path of a file or a mapping is expected, got {describe(source)}")
     try:
         return (kind or RunConfig).model_validate(plain(tree))
     except ValidationError as error:
-        raise ConfigError(_explain(path, tree, error)) from None
+        raise ConfigError(_explain(where, tree, error)) from None
 
 
 def read_yaml(path: Path) -> CommentedMap:
@@ -120,12 +137,37 @@ def plain(node: Any) -> Any:
     return node
 
 
-def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
+def _from_python(tree: Mapping[str, Any]) -> Any:
+    """A mapping with the types that a file would give: lists, builtin numbers, and paths as text."""
+    try:
+        return _plain_python(tree)
+    except RecursionError:
+        raise ConfigError("experiment: nested too deep, or inside of itself; write the values out") from None
+
+
+def _plain_python(node: Any) -> Any:
+    match node:
+        case Mapping():
+            return {key: _plain_python(value) for key, value in node.items()}
+        case list() | tuple():
+            return [_plain_python(value) for value in node]
+        case os.PathLike():
+            return os.fspath(node)
+        case bool():
+            return node
+        case Integral():  # numpy's numbers, too
+            return int(node)
+        case Real():
+            return float(node)
+    return node
+
+
+def _explain(path: str, tree: Any, error: ValidationError) -> str:
     """One line for the first problem: file, line, key, value found, and remedy."""
     problem = first_problem(error)
     where, line, node = _locate(tree, problem.loc, missing=problem.kind == "missing")
     key = _excerpt(".".join(where))
-    place = f"{path}:{line}" if where else f"{path}"
+    place = f"{path}:{line}" if where and line else path
     if problem.kind == "unknown":
         return f"{place}: unknown key '{key}'; remove it or correct its spelling{problem.more}"
     if problem.kind == "missing":
@@ -137,16 +179,16 @@ def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
     return f"{place}: {key}{_excerpt(problem.text)}{got}{problem.more}"
 
 
-def _locate(tree: CommentedMap, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
-    """The keys of a location in the file, the line, and the value found there."""
+def _locate(tree: Any, loc: tuple[int | str, ...], *, missing: bool) -> tuple[list[str], int, Any]:
+    """The keys of a location in the file, the line (0: not of a file), and the value found there."""
     node: Any = tree
-    line, where = 1, []
+    line, where = int(isinstance(tree, CommentedMap)), []
     for key in loc:
-        if isinstance(node, CommentedMap) and key in node:
-            line = node.lc.key(key)[0] + 1
+        if isinstance(node, dict) and key in node:
+            line = node.lc.key(key)[0] + 1 if isinstance(node, CommentedMap) else 0
             node = node[key]
-        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
-            line = node.lc.item(key)[0] + 1
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
+            line = node.lc.item(key)[0] + 1 if isinstance(node, CommentedSeq) else 0
             node = node[key]
         elif not missing or key in (*BRANCHES, *HYPOTHESIS_KINDS):
             continue  # the branch of a union: part of pydantic's location, not of the file

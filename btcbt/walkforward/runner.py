@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,13 @@ from btcbt.windows import Windows, decision_windows
 __all__ = ["Interrupted", "run"]
 
 
-def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
+def run(config: RunConfig | str | Path | Mapping[str, Any], *, progress: Progress | None = None) -> Run:
     """Run an experiment, or resume it if it was interrupted.
 
     Parameters
     ----------
-    config : RunConfig or path
-        The experiment, or its file.
+    config : RunConfig, path or mapping
+        The experiment, its file, or the keys and values of such a file.
     progress : Progress, optional
         Receives the progress.
 

@@ -20,6 +20,7 @@ from btcbt.config import (
     time_ms,
     time_text,
 )
+from btcbt.config.frozen import FrozenList
 from btcbt.errors import ConfigError
 
 GOOD = """\
@@ -82,7 +83,7 @@ def test_params_are_builtin_types_whatever_the_notation(file: Path) -> None:
         "hexadecimal": int,
         "flag": bool,
         "text": str,
-        "levels": list,
+        "levels": FrozenList,
     }
 
 
