@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from btcbt.models.kronos.hf.quick import predict_btc
-    from btcbt.storage.runs import Run, load_run
+    from btcbt.report.run import Run, load_run
     from btcbt.walkforward.runner import run
 
 __all__ = ["Run", "load_run", "predict_btc", "run"]
 
 _HOMES = {
     "run": "btcbt.walkforward.runner",
-    "load_run": "btcbt.storage.runs",
-    "Run": "btcbt.storage.runs",
+    "load_run": "btcbt.report.run",
+    "Run": "btcbt.report.run",
     "predict_btc": "btcbt.models.kronos.hf.quick",
 }
 

@@ -223,6 +223,43 @@ def simulate_variants(
     return np.moveaxis(equity.reshape(len(orders), len(variants), columns), 1, 0)
 
 
+def live_portfolio(
+    candles: Candles,
+    origins: IntArray,
+    targets: FloatArray,
+    name: str,
+    config: PortfolioConfig,
+    *,
+    funding: FundingRates | None = None,
+) -> Any:
+    """One account of `simulate` as vectorbt's own object.
+
+    Parameters
+    ----------
+    candles, origins, config, funding
+        As `simulate`.
+    targets : float64 (M,)
+        Those of the account, NaN where it has no decision.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    vectorbt.Portfolio
+        Of one column. Its value is the account's equity; with carry, prices and units are those of the index.
+
+    Raises
+    ------
+    ConfigError, CandleError, ValueError
+        As `simulate`.
+    """
+    market, orders, _ = _orders(candles, origins, targets[:, None], 1, config)
+    costs = _Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
+    _, account, _ = _trade(market, orders, costs, config, funding)
+    portfolio = account.portfolio
+    return portfolio.replace(wrapper=portfolio.wrapper.replace(columns=[name])).iloc[0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Costs:
     """Fractions a side, of all columns or of each, (K,)."""

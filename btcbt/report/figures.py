@@ -34,6 +34,7 @@ BASELINES = ("random_walk", "drift", "ewma_volatility", "garch", "har", "gjr_gar
 INK, GREY, FAINT, ACTUAL = "#222222", "#6B6B6B", "#BBBBBB", "#111111"
 DASHES = ("-", "--", ":", "-.")
 """Tell accounts on one forecaster apart."""
+CLOSE_LABEL = "Close (quote currency)"
 BAR_GAP = 0.006
 """Distance of the interval bars of neighbouring forecasters, as a share of the horizon."""
 MOST_NAMED = 8
@@ -63,7 +64,7 @@ def draw_figures(run: Run) -> list[Path]:
     folder.mkdir(exist_ok=True)
     figures, heading = {"fan": _example(run)}, heading_of(run)
     if run.manifest["origins"]["scored"]:
-        titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
+        titles = titles_of(run)
         opponent = run.manifest.get("opponent") or next(iter(titles))
         figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading)
     if run.manifest["strategies"]:
@@ -87,11 +88,17 @@ def draw_figures(run: Run) -> list[Path]:
 
 def heading_of(run: Run) -> str:
     """Experiment, candles and dates, in the first line of a title."""
-    origins, candles = run.manifest["origins"], run.manifest["candles"]
-    symbol = str(candles["path"]).rpartition(":")[2].rpartition("/")[2].removesuffix(".parquet")
+    origins, interval = run.manifest["origins"], run.manifest["candles"]["interval"]
+    symbol = symbol_of(run)
     # A symbol often names its interval already.
-    interval = "" if symbol.endswith(f"_{candles['interval']}") else f" {candles['interval']}"
+    interval = "" if symbol.endswith(f"_{interval}") else f" {interval}"
     return f"{run.config.name}: {symbol}{interval}, {origins['first'][:10]} to {origins['last'][:10]}\n"
+
+
+def symbol_of(run: Run) -> str:
+    """Name of the candles: that of their file."""
+    path = str(run.manifest["candles"]["path"])
+    return path.rpartition(":")[2].rpartition("/")[2].removesuffix(".parquet")
 
 
 def costs_of(run: Run) -> str:
@@ -162,32 +169,44 @@ def fan_chart(
     panels: Any = figure.subplots(
         2, len(fans), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
     )
-    known = window.values[-HISTORY:]
-    past = window.open_time[-HISTORY:] + window.interval_ms  # a close is known when its candle ends
     for column, (name, paths) in enumerate(fans.items()):
-        future = window.future_open_time(paths.shape[1]) + window.interval_ms
-        colour = shades[name]
-        for row, (channel, label) in enumerate(((CLOSE, "Close (quote currency)"), (VOLUME, "Volume (base units)"))):
-            axes = panels[row, column]
-            axes.plot(dates(past), known[:, channel], color=INK, linewidth=1.2, label="known")
-            draw_fan(axes, future, paths[:, :, channel], window, known[-1, channel], colour)
-            if outcome is not None:
-                axes.plot(
-                    dates(future),
-                    outcome[:, channel],
-                    color=ACTUAL,
-                    linewidth=1.2,
-                    ls=(0, (2, 1.4)),
-                    label="actual",
-                )
-            axes.axvline(dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
-            style_axes(axes, label if column == 0 else "")
+        for row, (channel, label) in enumerate(((CLOSE, CLOSE_LABEL), (VOLUME, "Volume (base units)"))):
+            draw_forecast(panels[row, column], window, paths, outcome, shades[name], channel)
+            style_axes(panels[row, column], label if column == 0 else "")
         date_axis(panels[1, column])
         panels[1, column].set_ylim(bottom=0)
         panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
     panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
     figure.suptitle(f"One forecast, made at {time_text(window.origin)}", x=0.01, ha="left", fontsize=12)
     return figure
+
+
+def draw_forecast(
+    axes: Axes,
+    window: Window,
+    paths: Float32Array,
+    outcome: FloatArray | None,
+    colour: str,
+    channel: int = CLOSE,
+) -> None:
+    """Draw one channel before and after an origin: known, forecast as a fan, and realised as far as that is known.
+
+    Parameters
+    ----------
+    paths : float32 (S, H, 6)
+        Of one forecaster.
+    outcome : float64 (<= H, 6), or None
+        Realised candles.
+    """
+    known = window.values[-HISTORY:, channel]
+    past = window.open_time[-HISTORY:] + window.interval_ms  # a close is known when its candle ends
+    future = window.future_open_time(paths.shape[1]) + window.interval_ms
+    axes.plot(dates(past), known, color=INK, linewidth=1.2, label="known")
+    draw_fan(axes, future, paths[:, :, channel], window, known[-1], colour)
+    if outcome is not None and len(outcome):
+        times = dates(future[: len(outcome)])
+        axes.plot(times, outcome[:, channel], color=ACTUAL, linewidth=1.2, ls=(0, (2, 1.4)), label="actual")
+    axes.axvline(dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
 
 
 def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str = "", heading: str = "") -> Figure:
@@ -206,50 +225,95 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str
     heading : str
         Experiment, candles and dates, for the title.
     """
-    close = scores[(scores["channel"] == "close") & (scores["step"] > 0)]
-    everywhere, colours = close[close["group"] == "all"], colours_of(titles)
-    known = opponent in titles and bool((everywhere["forecaster"] == opponent).any())
-    base = _steps(everywhere, opponent, "crps_bps") if known else None
-    beside = close[close["group"] == f"opponent={opponent}"]
     figure = new_figure(12.5, 4.6)
     left, right = figure.subplots(1, 2)
-    ends: dict[Axes, list[tuple[float, str, str]]] = {left: [], right: []}
-    for k, (name, title) in enumerate(titles.items()):
-        aside = BAR_GAP * close["step"].max() * (k - (len(titles) - 1) / 2)
-        crps, coverage = (_steps(everywhere, name, metric) for metric in ("crps_bps", "coverage90"))
-        if base is not None and name != opponent:
-            crps = (100.0 * (crps / base - 1.0)).dropna()
-            _interval(
-                left,
-                _steps(beside, name, "crps_bps.low_pct"),
-                _steps(beside, name, "crps_bps.high_pct"),
-                colours[name],
-                aside,
-            )
-        low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
-        _interval(right, low, high, colours[name], aside, shade=False)
-        for axes, steps in ((left, crps), (right, coverage)):
-            if (axes is left and base is not None and name == opponent) or not len(steps):
-                continue
-            axes.plot(steps.index, steps.to_numpy(), color=colours[name], linewidth=1.6, label=title)
-            ends[axes].append((float(steps.iloc[-1]), title, colours[name]))
-    right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    if base is None:
-        left.set_ylim(bottom=0)
-        style_axes(left, "CRPS of the close (bps of the last close)")
-    else:
-        left.axhline(0, color=INK, linewidth=0.8)
-        style_axes(left, f"CRPS of the close against {titles[opponent]} (%)")
-    style_axes(right, "Outcomes inside the 90 % interval (%)")
-    for axes, labels in ends.items():
-        axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
-        axes.margins(x=0.02)
-        label_ends(axes, labels)
-    text = "below zero is better" if base is not None else "lower is better"
+    better = draw_skill(left, scores, titles, opponent)
+    draw_coverage(right, scores, titles)
+    text = "below zero is better" if better else "lower is better"
     figure.suptitle(
         f"{heading}Forecast error by horizon: {text}; coverage should be 90 %", x=0.01, ha="left", fontsize=12
     )
     return figure
+
+
+def draw_skill(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], opponent: str) -> bool:
+    """Draw the CRPS of the close by step in percent of the opponent's, with 95 % intervals.
+
+    Parameters
+    ----------
+    scores, titles, opponent
+        As `error_by_step`.
+
+    Returns
+    -------
+    bool
+        Whether the opponent is known; with none of this name, the CRPS is drawn in bps.
+    """
+    close, colours = _by_step(scores), colours_of(titles)
+    everywhere, beside = close[close["group"] == "all"], close[close["group"] == f"opponent={opponent}"]
+    known = opponent in titles and bool((everywhere["forecaster"] == opponent).any())
+    base, lines = _steps(everywhere, opponent, "crps_bps"), {}
+    for k, name in enumerate(titles):
+        crps = _steps(everywhere, name, "crps_bps")
+        if known and name != opponent:
+            crps = (100.0 * (crps / base - 1.0)).dropna()
+            aside = _aside(close, k, len(titles))
+            low, high = (_steps(beside, name, f"crps_bps.{end}_pct") for end in ("low", "high"))
+            _interval(axes, low, high, colours[name], aside)
+        if not known or name != opponent:
+            lines[name] = crps
+    if known:
+        axes.axhline(0, color=INK, linewidth=0.8)
+    else:
+        axes.set_ylim(bottom=0)
+    label = (
+        f"CRPS of the close against {titles[opponent]} (%)" if known else "CRPS of the close (bps of the last close)"
+    )
+    _draw_steps(axes, lines, titles, label)
+    return known
+
+
+def draw_coverage(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str]) -> None:
+    """Draw the coverage of the 90 % interval by step with its sampling interval; see `error_by_step`."""
+    close, colours = _by_step(scores), colours_of(titles)
+    everywhere = close[close["group"] == "all"]
+    for k, name in enumerate(titles):
+        low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
+        _interval(axes, low, high, colours[name], _aside(close, k, len(titles)), shade=False)
+    axes.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    lines = {name: _steps(everywhere, name, "coverage90") for name in titles}
+    _draw_steps(axes, lines, titles, "Outcomes inside the 90 % interval (%)")
+
+
+def _draw_steps(
+    axes: Axes,
+    lines: Mapping[str, pd.Series[float]],
+    titles: Mapping[str, str],
+    label: str,
+    *,
+    from_zero: bool = False,
+) -> None:
+    """Draw a line a forecaster by step, with its name at its end."""
+    colours, ends = colours_of(titles), []
+    for name, steps in lines.items():
+        if len(steps):
+            axes.plot(steps.index, steps.to_numpy(), color=colours[name], linewidth=1.6, label=titles[name])
+            ends.append((float(steps.iloc[-1]), titles[name], colours[name]))
+    style_axes(axes, label)
+    axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
+    axes.margins(x=0.02)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    label_ends(axes, ends)
+
+
+def _by_step(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores[(scores["channel"] == "close") & (scores["step"] > 0)]
+
+
+def _aside(close: pd.DataFrame, k: int, count: int) -> float:
+    """How far the bars of the k-th forecaster are moved, in steps, so that they do not hide each other."""
+    return float(BAR_GAP * close["step"].max() * (k - (count - 1) / 2))
 
 
 def _steps(scores: pd.DataFrame, name: str, metric: str) -> pd.Series[float]:
@@ -317,31 +381,50 @@ def equity_chart(
     heights = [3.0, 1.4, 0.22 * len(held)] if held else [3.0, 1.4]
     top, bottom, *strips = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     times, values = equity.index.to_numpy(), equity.to_numpy(dtype=np.float64)
-    growth = 100.0 * (values / initial_cash - 1.0)
     peak = np.maximum(np.maximum.accumulate(values, axis=0), initial_cash)
     drawdown = 100.0 * (values / peak - 1.0)
-    columns = [str(name) for name in equity.columns]
-    others = [k for k, name in enumerate(columns) if name not in named]
-    if others:
-        span = growth[:, others]
-        word = "the other account" if len(others) == 1 else f"range of {len(others)} other accounts"
-        top.fill_between(times, span.min(axis=1), span.max(axis=1), color=FAINT, alpha=0.35, linewidth=0.6, label=word)
-        top.legend(fontsize=8, frameon=False, loc="upper left")
-    looks, ends = _looks(named, colours or {}), []
+    columns, looks = [str(name) for name in equity.columns], _looks(named, colours or {})
+    draw_growth(top, equity, initial_cash, named, colours)
     for name in named:
-        k = columns.index(name)
-        top.plot(times, growth[:, k], label=name, **looks[name])
-        bottom.plot(times, drawdown[:, k], **looks[name])
-        ends.append((float(growth[-1, k]), f"{name}  {growth[-1, k]:+.1f} %", looks[name]["color"]))
-    top.axhline(0, color=INK, linewidth=0.6)
-    style_axes(top, "Net return since the start (%)")
+        bottom.plot(times, drawdown[:, columns.index(name)], **looks[name])
     style_axes(bottom, "Drawdown (%)")
-    label_ends(top, ends)
     if held and targets is not None:
         _weights(strips[0], targets[held].ffill())  # held where nothing is decided
     date_axis(strips[-1] if strips else bottom)
     figure.suptitle(f"{heading}Equity {costs}", x=0.01, ha="left", fontsize=12)
     return figure
+
+
+def draw_growth(
+    axes: Axes,
+    equity: pd.DataFrame,
+    initial_cash: float,
+    named: Sequence[str],
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Draw the net return since the start: named accounts as lines, of all others the range that they span.
+
+    Parameters
+    ----------
+    equity, initial_cash, named, colours
+        As `equity_chart`.
+    """
+    times, columns = equity.index.to_numpy(), [str(name) for name in equity.columns]
+    growth = 100.0 * (equity.to_numpy(dtype=np.float64) / initial_cash - 1.0)
+    others = [k for k, name in enumerate(columns) if name not in named]
+    if others:
+        span = growth[:, others]
+        word = "the other account" if len(others) == 1 else f"range of {len(others)} other accounts"
+        axes.fill_between(times, span.min(axis=1), span.max(axis=1), color=FAINT, alpha=0.35, linewidth=0.6, label=word)
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
+    looks, ends = _looks(named, colours or {}), []
+    for name in named:
+        line = growth[:, columns.index(name)]
+        axes.plot(times, line, label=name, **looks[name])
+        ends.append((float(line[-1]), f"{name}  {line[-1]:+.1f} %", looks[name]["color"]))
+    axes.axhline(0, color=INK, linewidth=0.6)
+    style_axes(axes, "Net return since the start (%)")
+    label_ends(axes, ends)
 
 
 def _looks(named: Sequence[str], colours: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -424,6 +507,11 @@ def _shown(run: Run) -> list[str]:
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     walks = [name for name in kinds if kinds[name] == "random_walk" and name != first]
     return [first, *walks[:1]]
+
+
+def titles_of(run: Run) -> dict[str, str]:
+    """Display name of each forecaster."""
+    return {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
 
 
 def _title(name: str, kind: str) -> str:

@@ -39,9 +39,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from btcbt.config import RunConfig
+from btcbt.config import BUY_AND_HOLD, RunConfig, time_text
 from btcbt.errors import StoreError
 from btcbt.files import open_regular, read_file, sync_folder, temporary_name, write_whole
+from btcbt.messages import did_you_mean, short
 from btcbt.records import CHANNELS, Candles, Float32Array, ForecastBatch, IntArray
 from btcbt.storage.forecasts import DIGEST_BYTES, Digests, ForecastStore, ShardPlan, column_values, fixed_binary
 from btcbt.storage.verdicts import MAX_JSON_BYTES
@@ -50,8 +51,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
+MOST_LISTED = 12
+"""Names that a message lists."""
 MAX_POINTER_BYTES = 4096
 log = logging.getLogger(__name__)
+DIGESTS = ("window.", "history.")
+"""How the names of the columns of digests in the table of origins begin."""
 SCORE_COLUMNS = ("forecaster", "symbol", "channel", "step", "group", "metric", "value")
 
 
@@ -60,17 +65,32 @@ class StoredForecasts:
 
     Attributes
     ----------
+    name : str
+        The forecaster.
     origins : int64 (M,)
         Origins, ms UTC.
+    shape : tuple of int
+        Paths, steps and channels of one origin, (S, H, 6).
     """
 
-    def __init__(self, store: ForecastStore, plan: ShardPlan, origins: IntArray) -> None:
+    def __init__(self, name: str, store: ForecastStore, plan: ShardPlan, origins: IntArray) -> None:
+        self.name = name
         self._store = store
         self._plan = plan
         self.origins = origins
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    def __repr__(self) -> str:
+        paths, steps, _ = self.shape
+        span = f", {time_text(self.origins[0])} .. {time_text(self.origins[-1])}" if len(self) else ""
+        return f"<{type(self).__name__} of {self.name}: {len(self):,} origins, {paths} paths, {steps} steps{span}>"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Paths, steps and channels of one origin."""
+        return self._store.shape
 
     def batches(self, size: int = 256) -> Iterator[ForecastBatch]:
         """All of them in order of time, `size` origins at once."""
@@ -87,7 +107,7 @@ class StoredForecasts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A finished run.
+    """A finished run, as it is stored; `btcbt.report.run.Run` adds what people make of it.
 
     Attributes
     ----------
@@ -106,9 +126,24 @@ class Run:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        traders = self.manifest.get("strategies")
+        counts = {
+            "origins": self.manifest.get("origins", {}).get("eligible", 0),
+            "forecasters": len(self.manifest.get("forecasters", ())),
+            "accounts": len({*traders, BUY_AND_HOLD}) if traders else 0,
+        }
+        what = ", ".join(f"{count:,} {noun}" for noun, count in counts.items())
+        return f"<{type(self).__name__} {self.config.name}: {what}; {self.directory}>"
+
     def origins(self) -> pd.DataFrame:
-        """One row per origin: whether it is scored, digests of its windows, one label per forecaster."""
-        return self._table("origins", index="origin")
+        """One row per origin, indexed by its time (UTC): ``scored``, and ``label.NAME`` of each forecaster.
+
+        ``scored`` says whether the outcome is known, a label what the forecaster has seen of these hours. The digests
+        that the file holds besides are left out.
+        """
+        frame = self._table("origins", index="origin")
+        return frame.loc[:, [name for name in frame.columns if not name.startswith(DIGESTS)]]
 
     def targets(self) -> pd.DataFrame:
         """Decided weights, indexed by origin (UTC), one column per strategy."""
@@ -183,10 +218,7 @@ class Run:
             If the run has no such forecaster, or a file of it is missing or damaged.
         """
         known: Mapping[str, Any] = self.manifest["forecasters"]
-        if name not in known:
-            has = ", ".join(sorted(known))
-            raise StoreError(f"{self.directory}: no forecaster '{name}'; it has {has}")
-        entry = known[name]
+        entry = known[require(name, known, "forecaster", self.directory)]
         window = str(entry["digests"])
         table = self._read("origins", ["origin", window])
         origins = column_values(table, "origin", np.dtype("<i8"))
@@ -203,7 +235,7 @@ class Run:
                 f"{store.folder}: {len(plan.missing):,} of {len(origins):,} forecasts are missing or "
                 "damaged; run the experiment again"
             )
-        return StoredForecasts(store, plan, origins)
+        return StoredForecasts(name, store, plan, origins)
 
     def _table(self, name: str, index: str | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._read(name).to_pandas()
@@ -249,6 +281,22 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
         problem = " ".join(str(error).split())[:200]
         raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
     return Run(folder, config, manifest, metrics)
+
+
+def require(name: str, known: Iterable[str], noun: str, where: object = "") -> str:
+    """The name, if it is among those known.
+
+    Raises
+    ------
+    StoreError
+        If it is not; the message lists those that are.
+    """
+    names = [str(one) for one in known]
+    if name in names:
+        return name
+    place = f"{where}: " if where else ""
+    has = ", ".join(names[:MOST_LISTED]) + (" ..." if len(names) > MOST_LISTED else "")
+    raise StoreError(f"{place}no {noun} {short(name)}{did_you_mean(str(name), names)}; it has {has or 'none'}")
 
 
 def latest(folder: Path) -> Path | None:

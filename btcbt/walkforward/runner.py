@@ -22,8 +22,9 @@ from btcbt.progress import Progress
 from btcbt.records import FloatArray, FundingRates
 from btcbt.report.figures import draw_figures
 from btcbt.report.page import write_page
+from btcbt.report.run import Run
 from btcbt.storage import runs
-from btcbt.storage.runs import Run, load_run
+from btcbt.storage.runs import load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.hypotheses import score_hypotheses
@@ -175,7 +176,7 @@ def _write(
         manifest["seconds"] = wall_seconds(clock.seconds, clock.started)
         runs.write_json(folder / "manifest.json", manifest)
     runs.point_latest(target)
-    return load_run(target, metrics=dict(scores.headline))
+    return Run.of(load_run(target, metrics=dict(scores.headline)))
 
 
 def _write_origins(folder: Path, windows: Windows, members: Mapping[str, Member]) -> None:

@@ -43,8 +43,8 @@ class Table:
 def page_content(run: Run) -> dict[str, Any]:
     """The variables of the template."""
     forecasts, accounts = forecast_parts(run), account_parts(run)
-    sentences, tables = _split(forecasts)
-    said, account_tables = _split(accounts)
+    sentences, tables = as_texts(forecasts)
+    said, account_tables = as_texts(accounts)
     portfolio = run.config.portfolio
     return {
         "name": run.config.name,
@@ -65,8 +65,8 @@ def page_content(run: Run) -> dict[str, Any]:
     }
 
 
-def _split(parts: Iterable[Text | RichTable]) -> tuple[list[str], list[Table]]:
-    """Sentences and tables of the terminal's summary."""
+def as_texts(parts: Iterable[Text | RichTable]) -> tuple[list[str], list[Table]]:
+    """Sentences and tables of parts of the terminal's summary."""
     sentences, tables = [], []
     for part in parts:
         match part:
