@@ -56,7 +56,7 @@ def nixtla_frame(run: Run, levels: Sequence[int], channel: str) -> pd.DataFrame:
         "cutoff": np.repeat(origins - length, horizon).astype("datetime64[ms]"),
         "y": outcome.ravel(),
     }
-    ends = {f"-{end}-{level}": 0.5 + sign * level / 200 for level in levels for end, sign in (("lo", -1), ("hi", 1))}
+    ends = {f"-{end}-{one}": (100 + sign * one) / 200 for one in levels for end, sign in (("lo", -1), ("hi", 1))}
     for name in run.manifest["forecasters"]:
         quantiles = _quantiles(run, name, [0.5, *ends.values()], channel)[rows]
         for k, suffix in enumerate(["", *ends]):
