@@ -55,8 +55,6 @@ MOST_LISTED = 12
 """Names that a message lists."""
 MAX_POINTER_BYTES = 4096
 log = logging.getLogger(__name__)
-DIGESTS = ("window.", "history.")
-"""How the names of the columns of digests in the table of origins begin."""
 SCORE_COLUMNS = ("forecaster", "symbol", "channel", "step", "group", "metric", "value")
 
 
@@ -139,11 +137,20 @@ class Run:
     def origins(self) -> pd.DataFrame:
         """One row per origin, indexed by its time (UTC): ``scored``, and ``label.NAME`` of each forecaster.
 
-        ``scored`` says whether the outcome is known, a label what the forecaster has seen of these hours. The digests
-        that the file holds besides are left out.
+        ``scored`` says whether the outcome is known, a label what the forecaster has seen of these hours.
         """
-        frame = self._table("origins", index="origin")
-        return frame.loc[:, [name for name in frame.columns if not name.startswith(DIGESTS)]]
+        return self._origins(digests=False)
+
+    def digests(self) -> pd.DataFrame:
+        """Digests of what each forecast was made from, in hex, indexed by origin (UTC); for comparing runs."""
+        table = self._origins(digests=True)
+        return table.map(bytes.hex)
+
+    def _origins(self, *, digests: bool) -> pd.DataFrame:
+        table = self._read("origins")
+        kept = [field.name for field in table.schema if pa.types.is_fixed_size_binary(field.type) == digests]
+        frame: pd.DataFrame = table.select(list(dict.fromkeys(["origin", *kept]))).to_pandas()
+        return frame.set_index("origin")
 
     def targets(self) -> pd.DataFrame:
         """Decided weights, indexed by origin (UTC), one column per strategy."""

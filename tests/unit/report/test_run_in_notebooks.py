@@ -144,7 +144,10 @@ def test_origins_are_readable(shown: Run) -> None:
     origins = shown.origins()
     assert list(origins.columns) == ["scored", "label.random_walk", "label.drift"]
     assert not [value for value in origins.to_numpy().ravel() if isinstance(value, bytes)]
-    assert shown.forecasts("drift").paths().shape == (42, 20, 3, 6)  # which the digests in the file verify
+    digests = shown.digests()
+    assert digests.index.equals(origins.index)
+    assert digests.map(len).eq(32).all(axis=None)
+    assert list(digests.columns) == [shown.manifest["forecasters"]["drift"]["digests"]]
 
 
 def test_quantiles_are_those_of_a_loop_over_the_paths(shown: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def test_the_verdict_of_the_audit_is_shown() -> None:
 def test_a_forecast_with_an_anchored_context_is_named_so() -> None:
     run = make_run()
     assert "anchored" not in text(run)
-    run.config.forecasters["kronos"] = AnchoredKronosConfig(kind="kronos_anchored", block=12)
+    anchored = {**run.config.forecasters, "kronos": AnchoredKronosConfig(kind="kronos_anchored", block=12)}
+    run = replace(run, config=run.config.model_copy(update={"forecasters": anchored}))
     assert "kronos: anchored context, one scaling for blocks of 12 origins; not the per-origin forecast" in text(run)
 
 

@@ -102,7 +102,7 @@ def test_forecasts_from_filled_contexts_are_stored_beside_the_others(made: dict[
     bare, filled = made["bare"], made["filled"]
     assert bare.directory != filled.directory
     assert filled.manifest["forecasters"]["walk"]["computed"] == 19  # those whose windows have a filled candle
-    both = bare.origins().join(filled.origins(), rsuffix=".filled", how="inner")
+    both = bare.digests().join(filled.digests(), rsuffix=".filled", how="inner")
     assert (both["window.20"] == both["window.20.filled"]).all()
     paths = {origin: one.tobytes() for origin, one in zip(*_stored(filled), strict=True)}
     for origin, one in zip(*_stored(bare), strict=True):

@@ -536,5 +536,5 @@ def test_calibration_follows_the_refits_of_its_base(checkpoint: Path, tmp_path: 
     entry = finished.manifest["forecasters"]["learns"]
     assert entry["refits"] == finished.manifest["forecasters"]["monthly"]["refits"]
     assert entry["digests"] == "history.learns"
-    origins = finished.origins()
-    assert not origins["history.learns"].equals(origins["refit.monthly"])
+    digests = finished.digests()
+    assert not digests["history.learns"].equals(digests["refit.monthly"])
