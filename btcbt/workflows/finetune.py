@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -33,15 +33,22 @@ class FinetuneResult(NamedTuple):
     losses: Losses
 
 
-def run_recipe(path: str | Path, report: Report) -> FinetuneResult:
+def run_recipe(recipe: str | Path | Mapping[str, Any], report: Report) -> FinetuneResult:
     """Fit the networks of a recipe; see `btcbt.models.kronos.training.finetune.finetune`.
+
+    Parameters
+    ----------
+    recipe : path or mapping
+        Its file, or the keys and values of such a file.
+    report : callable
+        Receives a line of progress now and then.
 
     Raises
     ------
     ConfigError
         If the recipe is wrong; names file, line and key.
     """
-    config = load_config(path, FinetuneConfig)
+    config = load_config(recipe, FinetuneConfig)
     histories = {name: read_candles(name, config.interval) for name in config.candles}
     keep_freed_memory()
     variants = config.variants()
