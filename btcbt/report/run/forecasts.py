@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from btcbt.config import interval_ms
-from btcbt.metrics.distribution import sample_quantiles
 from btcbt.records import CHANNELS, ForecastBatch, IntArray
 from btcbt.storage.forecasts import ForecastStore, ShardPlan
 from btcbt.storage.runs import StoredForecasts, require
@@ -61,6 +60,8 @@ class Forecasts(StoredForecasts):
             In quote or base units, indexed by ``origin`` (UTC) and ``step`` (1 .. H), a column a level.
         """
         import pandas as pd
+
+        from btcbt.metrics.distribution import sample_quantiles  # scipy comes with it
 
         column = CHANNELS.index(require(channel, CHANNELS, "channel"))
         rows = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -135,6 +137,15 @@ def test_names_in_the_card_are_text(shown: Run) -> None:
     card = Reader(Run(shown.directory, shown.config, manifest, shown.metrics)._repr_html_())
     assert "img" not in card.tags
     assert hostile in "".join(card.texts)
+
+
+def test_opening_a_run_waits_for_no_numerical_library(shown: Run) -> None:
+    slow = {"scipy", "pandas", "matplotlib", "torch", "vectorbt"}
+    code = f"import sys, btcbt; print(btcbt.load_run(sys.argv[1]), {slow} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(shown.directory)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{shown!r} set()\n"
 
 
 # -- tables --------------------------------------------------------------------------------------------------
