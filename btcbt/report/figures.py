@@ -65,14 +65,14 @@ def draw_figures(run: Run) -> list[Path]:
     if run.manifest["origins"]["scored"]:
         titles = {name: _title(name, entry["kind"]) for name, entry in run.manifest["forecasters"].items()}
         opponent = run.manifest.get("opponent") or next(iter(titles))
-        figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading)
+        figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading, run_colours(run))
     if run.manifest["strategies"]:
         equity = run.equity()
         figures["equity"] = equity_chart(
             equity,
             run.config.portfolio.initial_cash,
             notable(equity, primary(run)),
-            colours=colours_of(run.manifest["forecasters"]),
+            colours=run_colours(run),
             targets=run.targets(),
             heading=heading,
             costs=costs_of(run),
@@ -108,7 +108,7 @@ def _example(run: Run) -> Figure:
     window, outcome = around(run, int(milliseconds(origins.index)[index]))
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     fans = {_title(name, kinds[name]): run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
-    colours = {_title(name, kinds[name]): colour for name, colour in colours_of(kinds).items()}
+    colours = {_title(name, kinds[name]): colour for name, colour in run_colours(run).items()}
     return fan_chart(window, fans, outcome if len(scored) else None, colours)
 
 
@@ -131,6 +131,11 @@ def primary(run: Run) -> str:
     forecasters: Mapping[str, Any] = run.manifest["forecasters"]
     order = [*run.config.forecasters, *forecasters]
     return min(order, key=lambda name: forecasters[name]["kind"] in BASELINES)
+
+
+def run_colours(run: Run) -> dict[str, str]:
+    """Colour of each forecaster of a run, the first for the main one."""
+    return colours_of(run.manifest["forecasters"], primary(run))
 
 
 def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
@@ -190,7 +195,13 @@ def fan_chart(
     return figure
 
 
-def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str = "", heading: str = "") -> Figure:
+def error_by_step(
+    scores: pd.DataFrame,
+    titles: Mapping[str, str],
+    opponent: str = "",
+    heading: str = "",
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
     """CRPS of the close in percent of the opponent's, and the coverage of the 90 % interval, by forecast step.
 
     Bars are 95 % intervals at the steps where they are stored; the shading joins them.
@@ -205,9 +216,11 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str
         The forecaster that the others are measured by; with none of this name, the CRPS is drawn in bps.
     heading : str
         Experiment, candles and dates, for the title.
+    colours : mapping of str to str, optional
+        Colour of each forecaster; in their order if left out.
     """
     close = scores[(scores["channel"] == "close") & (scores["step"] > 0)]
-    everywhere, colours = close[close["group"] == "all"], colours_of(titles)
+    everywhere, shades = close[close["group"] == "all"], colours or colours_of(titles)
     known = opponent in titles and bool((everywhere["forecaster"] == opponent).any())
     base = _steps(everywhere, opponent, "crps_bps") if known else None
     beside = close[close["group"] == f"opponent={opponent}"]
@@ -223,16 +236,16 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str
                 left,
                 _steps(beside, name, "crps_bps.low_pct"),
                 _steps(beside, name, "crps_bps.high_pct"),
-                colours[name],
+                shades[name],
                 aside,
             )
         low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
-        _interval(right, low, high, colours[name], aside, shade=False)
+        _interval(right, low, high, shades[name], aside, shade=False)
         for axes, steps in ((left, crps), (right, coverage)):
             if (axes is left and base is not None and name == opponent) or not len(steps):
                 continue
-            axes.plot(steps.index, steps.to_numpy(), color=colours[name], linewidth=1.6, label=title)
-            ends[axes].append((float(steps.iloc[-1]), title, colours[name]))
+            axes.plot(steps.index, steps.to_numpy(), color=shades[name], linewidth=1.6, label=title)
+            ends[axes].append((float(steps.iloc[-1]), title, shades[name]))
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     if base is None:
         left.set_ylim(bottom=0)

@@ -71,13 +71,18 @@ def _split(parts: Iterable[Text | RichTable]) -> tuple[list[str], list[Table]]:
     for part in parts:
         match part:
             case RichTable():
-                cells = [[str(cell) for cell in column.cells] for column in part.columns]
-                head = [str(column.header) for column in part.columns]
-                rows = list(zip(*cells, strict=True))
-                tables.append(Table(str(part.title or ""), head, rows, " ".join(str(part.caption or "").split())))
+                tables.append(as_table(part))
             case Text():
                 sentences.append(part.plain)
     return sentences, tables
+
+
+def as_table(part: RichTable) -> Table:
+    """A table of the terminal."""
+    cells = [[str(cell) for cell in column.cells] for column in part.columns]
+    head = [str(column.header) for column in part.columns]
+    rows = list(zip(*cells, strict=True))
+    return Table(str(part.title or ""), head, rows, " ".join(str(part.caption or "").split()))
 
 
 def _quality_tables(scores: pd.DataFrame) -> list[Table]:
