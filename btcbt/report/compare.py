@@ -196,7 +196,7 @@ def accounts_table(found: RunComparison, most: int | None = None, *, repeat: boo
     rest = len(names) - len(names[:most])
     table.caption = (f"and {rest} more accounts in the page; " if rest else "") + (
         "Sharpe: annualised; x/year: value traded / equity, per year; vs A: Sharpe ratio minus that of A's account of "
-        "the same name, with the interval of a block bootstrap of both together, not adjusted for the number of accounts"
+        "the same name, with its interval of a block bootstrap of both together, not adjusted for their number"
     )
     return table
 

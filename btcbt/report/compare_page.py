@@ -45,19 +45,19 @@ def write_comparison(found: RunComparison, file: Path) -> Path:
 
 def _content(found: RunComparison) -> dict[str, Any]:
     first, last = (time_text(int(found.origins[end])) for end in (0, -1))
-    rows = [
-        [
-            letter,
+    about = {
+        letter: [
             run.config.name,
             heading_of(run).partition(": ")[2].strip(),
             ", ".join(run.manifest["forecasters"]),
             costs_of(run),
-            str(run.manifest["code"]["commit"])[:10],
             str(run.directory),
         ]
         for letter, run in found.runs.items()
-    ]
-    runs = Table("Runs", ["run", "name", "candles", "forecasters", "accounts", "code", "folder"], rows)
+    }
+    heads = ("name", "candles and origins", "forecasters", "accounts", "folder")
+    rows = [[head, *cells] for head, cells in zip(heads, zip(*about.values(), strict=True), strict=True)]
+    runs = Table("Runs", ["", *about], rows, left=range(len(about) + 1))
     return {
         "title": " and ".join(dict.fromkeys(run.config.name for run in found.runs.values())),
         "about": f"{len(found.origins):,} common origins, {first} to {last}",
@@ -79,7 +79,10 @@ def _blobs(found: RunComparison) -> dict[str, str]:
     curves = [pair for pair in found.returns if pair[1] in shared][:MOST_CURVES]
     growth = [np.cumprod(1.0 + found.returns[pair])[at] for pair in curves]
     meta = {
-        "runs": [{"name": letter, "colour": colour} for letter, colour in colours.items()],
+        "runs": [
+            {"name": letter, "title": found.runs[letter].config.name, "colour": colour}
+            for letter, colour in colours.items()
+        ],
         "differences": list(_rows(found)),
         "times": found.hours[at].tolist(),
         "curves": [{"run": letter, "account": name} for letter, name in curves],

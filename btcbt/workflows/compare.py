@@ -142,8 +142,8 @@ def _require_same_candles(runs: Sequence[Run]) -> None:
             when = closes.index.intersection(run.candles().index)[wrong[0]]
             raise ConfigError(
                 f"{run.directory}: {len(wrong):,} of {len(both):,} closes are not those of {first.directory}, the "
-                f"first at {when:%Y-%m-%dT%H:%M} ({both[wrong[0], 1]:g} and {both[wrong[0], 0]:g}); compare runs on the "
-                "same candles"
+                f"first at {when:%Y-%m-%dT%H:%M} ({both[wrong[0], 1]:g} and {both[wrong[0], 0]:g}); compare runs "
+                "on the same candles"
             )
 
 

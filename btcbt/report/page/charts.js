@@ -55,7 +55,7 @@ const plot = (canvas, x, y, options = {}) => {
   pen.font = "12px system-ui, sans-serif";
   pen.fillStyle = css("--paper");
   pen.fillRect(0, 0, width, height);
-  const left = options.plain ? 10 : 58, right = width - (options.right || 10), top = 22 + (width < 420 ? 15 * ((options.names || 1) - 1) : 0), bottom = height - 24 - (options.below || 0);
+  const left = options.left || (options.plain ? 10 : 58), right = width - (options.right || 10), top = 22 + (width < 420 ? 15 * ((options.names || 1) - 1) : 0), bottom = height - 24 - (options.below || 0);
   const scale = options.log ? Math.log10 : (value) => value;
   const [low, high] = [scale(y[0]), scale(y[1])];
   const X = (value) => left + (right - left) * (value - x[0]) / (x[1] - x[0] || 1);
@@ -71,7 +71,7 @@ const plot = (canvas, x, y, options = {}) => {
     pen.fillText(short(mark), left - 6, Y(mark) + 4);
   }
   pen.textAlign = "center";
-  const count = Math.max(2, Math.floor((right - left) / 120));
+  const count = Math.max(2, Math.floor((right - left) / (options.numbers ? 70 : 120)));
   const across = options.time ? Array.from({ length: count }, (_, k) => x[0] + (x[1] - x[0]) * (k + 0.5) / count) : ticks(x[0], x[1], count).filter((mark) => options.numbers || x[1] <= 1 || Number.isInteger(mark));
   const long = x[1] - x[0] > 12 * 864e5;
   for (const mark of across) pen.fillText(options.time ? (long ? when(mark).slice(0, 10) : when(mark).slice(5)) : short(mark), X(mark), height - 8);
@@ -123,7 +123,7 @@ const key = (box, entries, changed) => {
     check.type = "checkbox";
     check.checked = one.shown;
     check.addEventListener("change", () => { one.shown = check.checked; changed(); });
-    label.append(check, swatch(one.colour, one.dash), one.name);
+    label.append(check, swatch(one.colour, one.dash), one.label || one.name);
     box.append(label);
   }
 };

@@ -18,7 +18,7 @@ const drawDifferences = () => {
   }
   canvas.style.height = 56 + 19 * lines.length + "px";
   const values = rows.flatMap((row) => [row.difference, row.low, row.high]).filter((value) => value !== null);
-  const area = plot(canvas, span([...values, 0]), [0, 0], { label: "Difference to A, %", plain: true, numbers: true });
+  const area = plot(canvas, span([...values, 0]), [0, 0], { label: "Difference to A, %", plain: true, numbers: true, left: 58 });
   const { pen, X } = area, tall = (area.bottom - area.top) / lines.length;
   line(pen, [[X(0), area.top], [X(0), area.bottom]], css("--ink"), [3, 3], 1);
   lines.forEach((row, k) => {
@@ -26,12 +26,12 @@ const drawDifferences = () => {
     pen.textAlign = "left";
     if (row.head) {
       pen.fillStyle = css("--ink");
-      pen.fillText(row.head, area.left, y + 4);
+      pen.fillText(row.head, 8, y + 4);
       return;
     }
     const { colour } = meta.runs.find((one) => one.name === row.run);
     pen.fillStyle = css("--soft");
-    pen.fillText(row.ahead, area.left + 12, y + 4);
+    pen.fillText(row.ahead, 20, y + 4);
     if (row.low !== null) line(pen, [[X(row.low), y], [X(row.high), y]], colour, [], 2.5);
     if (row.difference === null) return;
     pen.beginPath(); pen.arc(X(row.difference), y, 4.5, 0, 7);
@@ -54,7 +54,7 @@ const drawEquity = () => {
 if ($("account")) {
   for (const name of new Set(meta.curves.map((one) => one.account))) $("account").append(new Option(name, name));
   for (const name of ["account", "log"]) $(name).addEventListener("change", drawEquity);
-  key($("runs"), meta.runs, drawEquity);
+  key($("runs"), meta.runs.map((one) => Object.assign(one, { label: `${one.name}: ${one.title}` })), drawEquity);
 }
 redraw = () => { drawDifferences(); drawEquity(); };
 redraw();
