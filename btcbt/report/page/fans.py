@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ from btcbt.storage.runs import Run
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 """The median and the ends of the central 50, 80 and 95 %."""
 MEDIAN = LEVELS.index(0.5)
+PRECISION = 16.0
+"""Steps of rounding in half the width of the central 50 % of a long run's fans."""
 
 
 class Closes(NamedTuple):
@@ -66,35 +68,38 @@ class Fans(NamedTuple):
 
     Attributes
     ----------
-    quantiles : str
-        Packed, against the last close, in units of so many bps; see `quantile_steps`. Empty if they are left out.
+    quantiles : int16 (M, H, 7)
+        Against the last close, in units.
+    units : float64 (H,)
+        bps a unit, by step.
     pit : mapping of str to list of float
         Histogram of the close's PIT by step, the first and the last.
     coverage : list of mapping
         By level of `distribution.LEVELS`: share inside by step, %, and the ends of its 95 % interval.
     """
 
-    quantiles: str
+    quantiles: NDArray[np.int16]
+    units: FloatArray
     pit: Mapping[str, list[float]]
     coverage: list[Mapping[str, Any]]
 
 
-def read_fans(run: Run, name: str, closes: Closes, unit: int) -> Fans:
+def read_fans(run: Run, name: str, closes: Closes, *, fine: bool) -> Fans:
     """Read the forecasts of a forecaster once.
 
+    `fine`: quantiles are to 1 bps; otherwise to a share of the fan's own width at each step, which a chart cannot show.
     The quantiles are those that scores use, so that what is drawn is what is tested; coverage and its intervals are
     those of the scores, at every step.
     """
     horizon, count = run.config.windows.horizon, len(closes.origins)
-    rows, done = np.empty((count, horizon, len(LEVELS)), dtype=np.int16), 0
+    gains, done = np.empty((count, horizon, len(LEVELS)), dtype=np.float32), 0
     steps = sorted({1, horizon})
     pit = np.full((count, len(steps), 2), np.nan)
     inside = np.full((len(COVERED), horizon, count), np.nan)
     for batch in run.forecasts(name).batches():
         part = slice(done, done + len(batch.paths))
         samples = np.sort(batch.paths[..., CLOSE], axis=1).transpose(0, 2, 1)
-        gain = IN_BPS / unit * (sample_quantiles(samples, LEVELS) / closes.last[part, None, None] - 1.0)
-        rows[part] = np.clip(np.rint(np.nan_to_num(gain)), -32767, 32767)
+        gains[part] = IN_BPS * (sample_quantiles(samples, LEVELS) / closes.last[part, None, None] - 1.0)
         outcomes = np.stack([closes.after(part, step) for step in range(1, horizon + 1)], axis=1)
         for k, level in enumerate(COVERED):
             inside[k, :, part] = interval_coverage(samples, outcomes, level).T
@@ -104,12 +109,30 @@ def read_fans(run: Run, name: str, closes: Closes, unit: int) -> Fans:
                     samples[:, step - 1], outcomes[:, step - 1], np.float64(end)
                 )
         done = part.stop
+    units = np.ones(horizon) if fine else _units(gains)
     overlap = math.ceil(horizon / run.config.windows.stride)
     return Fans(
-        pack(quantile_steps(rows)),
+        np.clip(np.rint(np.nan_to_num(gains / units[:, None])), -32767, 32767).astype(np.int16),
+        units,
         {str(step): pit_shares(*pit[:, k].T) for k, step in enumerate(steps)},
         [{"level": level} | _shares(inside[k], overlap) for k, level in enumerate(COVERED)],
     )
+
+
+def _units(gains: NDArray[np.float32]) -> FloatArray:
+    """A sixteenth of half the width of the central 50 % at each step, at the median origin; at least 1 bps."""
+    half = (gains[:, :, LEVELS.index(0.75)] - gains[:, :, LEVELS.index(0.25)]) / 2.0
+    return np.maximum(1.0, np.round(np.nan_to_num(np.nanmedian(half, axis=0)).astype(np.float64) / PRECISION, 1))
+
+
+def pack_fans(fans: Fans, steps: Sequence[int]) -> str:
+    """The quantiles at some steps, for the script."""
+    return pack(quantile_steps(fans.quantiles[:, np.array(steps) - 1]))
+
+
+def fewer_steps(horizon: int) -> list[int]:
+    """Every second step, and the first; those between are drawn as straight lines."""
+    return sorted({1, *range(horizon, 1, -2)})
 
 
 def _shares(inside: FloatArray, overlap: int) -> dict[str, list[float | None]]:
@@ -123,7 +146,7 @@ def _percent(share: float) -> float | None:
 
 
 def quantile_steps(quantiles: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Quantiles (M, H, 7) in bps as bytes that compress well; exact, modulo 2**16.
+    """Quantiles (M, H, 7) in units as bytes that compress well; exact, modulo 2**16.
 
     The median and the gaps between neighbouring quantiles, each as its change from the step before, change by change
     together, small values near zero (zigzag), first all low bytes and then all high bytes.

@@ -10,23 +10,27 @@ const { horizon: H, origins, times, interval, levels, forecasters } = meta;
 const M = origins.length, N = times.length, Q = levels.length;
 const channel = (k) => candles.subarray(k * N, (k + 1) * N);
 const [open, high, low, close, volume] = [0, 1, 2, 3, 4].map(channel);
-// The inverse of `quantile_steps`: see quantiles.py. Int16Array wraps as NumPy does.
-const decode = (buffer) => {
-  const bytes = new Uint8Array(buffer), size = M * H * Q, out = new Int16Array(size), parts = new Int16Array(size);
+// The inverse of `quantile_steps`, see fans.py, in bps; Int16Array wraps as NumPy does.
+const decode = (buffer, { steps, units }) => {
+  const S = steps.length, bytes = new Uint8Array(buffer), size = M * S * Q, parts = new Int16Array(size), out = new Float32Array(M * H * Q), row = new Int16Array(Q);
   for (let k = 0; k < size; k++) { const folded = bytes[k] | (bytes[size + k] << 8); parts[k] = (folded >>> 1) ^ -(folded & 1); }
-  for (let q = 0; q < Q; q++) for (let h = 1; h < H; h++) for (let m = 0; m < M; m++) parts[(q * H + h) * M + m] += parts[(q * H + h - 1) * M + m];
+  for (let q = 0; q < Q; q++) for (let s = 1; s < S; s++) for (let m = 0; m < M; m++) parts[(q * S + s) * M + m] += parts[(q * S + s - 1) * M + m];
   const middle = (Q - 1) / 2;
-  for (let m = 0; m < M; m++) for (let h = 0; h < H; h++) {
-    const part = (q) => parts[(q * H + h) * M + m], at = (m * H + h) * Q;
-    out[at + middle] = part(0);
-    for (let q = middle + 1; q < Q; q++) out[at + q] = out[at + q - 1] + part(q);
-    for (let q = middle - 1; q >= 0; q--) out[at + q] = out[at + q + 1] - part(q + 1);
+  for (let m = 0; m < M; m++) for (let s = 0; s < S; s++) {
+    row[middle] = parts[s * M + m];
+    for (let q = middle + 1; q < Q; q++) row[q] = row[q - 1] + parts[(q * S + s) * M + m];
+    for (let q = middle - 1; q >= 0; q--) row[q] = row[q + 1] - parts[((q + 1) * S + s) * M + m];
+    const h = steps[s] - 1, before = s ? steps[s - 1] - 1 : -1;
+    for (let q = 0; q < Q; q++) {
+      const value = row[q] * units[h], from = before < 0 ? 0 : out[(m * H + before) * Q + q];
+      for (let k = before + 1; k <= h; k++) out[(m * H + k) * Q + q] = from + (value - from) * (k - before) / (h - before);
+    }
   }
   return out;
 };
 // Forecasts are unpacked when they are first shown.
 const decoded = [];
-const load = async (who) => { if (who >= 0 && !decoded[who]) decoded[who] = decode(await unpack("quantiles" + who)); };
+const load = async (who) => { if (who >= 0 && !decoded[who]) decoded[who] = decode(await unpack("quantiles" + who), forecasters[who]); };
 const place = new Map(times.map((time, k) => [time, k]));
 const after = (time) => place.get(time) ?? (place.get(time - interval) ?? N - 1) + 1;
 const starts = origins.map(after);
@@ -36,7 +40,7 @@ let current = Math.floor(M / 2);
 const first = $("first"), second = $("second"), slider = $("slider"), date = $("date");
 second.append(new Option("none", "-1"));
 forecasters.forEach((one, k) => {
-  if (!one.fans) return;
+  if (!one.steps.length) return;
   first.append(new Option(one.name, k));
   second.append(new Option(one.name, k));
 });
@@ -51,14 +55,14 @@ const loss = (who, m) => {
   let sum = 0;
   for (let h = 0; h < H; h++) {
     const real = 1e4 * (close[start + h] / last - 1);
-    for (let q = 0; q < Q; q++) { const gap = real - decoded[who][(m * H + h) * Q + q] * meta.unit; sum += gap * (levels[q] - (gap < 0)); }
+    for (let q = 0; q < Q; q++) { const gap = real - decoded[who][(m * H + h) * Q + q]; sum += gap * (levels[q] - (gap < 0)); }
   }
   return sum / (H * Q);
 };
 const drawFan = () => {
   const start = starts[current], last = close[start - 1], back = Math.min(start, window.innerWidth < 640 ? 36 : 72);
   const from = start - back, to = Math.min(start + H, N), chosen = +first.value, other = +second.value;
-  const price = (who, h, q) => last * (1 + decoded[who][(current * H + h) * Q + q] * meta.unit / 1e4);
+  const price = (who, h, q) => last * (1 + decoded[who][(current * H + h) * Q + q] / 1e4);
   let bottom = Infinity, top = -Infinity, most = 0;
   for (let k = from; k < to; k++) { bottom = Math.min(bottom, low[k]); top = Math.max(top, high[k]); most = Math.max(most, volume[k]); }
   for (const who of [chosen, other]) if (who >= 0) for (let h = 0; h < H; h++) { bottom = Math.min(bottom, price(who, h, 0)); top = Math.max(top, price(who, h, Q - 1)); }
@@ -106,7 +110,7 @@ const drawFan = () => {
 const describe = () => {
   const start = starts[current], last = close[start - 1], chosen = +first.value;
   const percent = (value) => (value >= 0 ? "+" : "") + value.toFixed(2) + " %";
-  const median = decoded[chosen][(current * H + H - 1) * Q + (Q - 1) / 2] * meta.unit / 100;
+  const median = decoded[chosen][(current * H + H - 1) * Q + (Q - 1) / 2] / 100;
   const known = start + H <= N ? "outcome " + percent(100 * (close[start + H - 1] / last - 1)) : "outcome not known yet";
   $("shown").textContent = `Origin ${current + 1} of ${M.toLocaleString("en")}, ${when(origins[current])} UTC. After ${H} candles: ${forecasters[chosen].name} median ${percent(median)}, ${known}.`;
   const box = $("decided");

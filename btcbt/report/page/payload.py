@@ -12,16 +12,15 @@ import pandas as pd
 from btcbt.config import interval_ms
 from btcbt.report.figures import milliseconds, notable, primary, run_colours
 from btcbt.report.page.blobs import pack, pack_json
-from btcbt.report.page.fans import LEVELS, Closes, read_fans
+from btcbt.report.page.fans import LEVELS, PRECISION, Closes, Fans, fewer_steps, pack_fans, read_fans
 from btcbt.report.page.series import equity_bands, losses_over_time, placebo_ranges
 from btcbt.report.versus import opponent_of
 from btcbt.storage.runs import Run
 
 MOST_CHARACTERS = 7_500_000
-"""Of all blobs: what keeps a page below 8 MB. The fans that do not fit are left out, the main forecaster's last."""
-MANY, COARSE = 4_000_000, 4
-"""With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show; with more
-than twice as many, to a multiple of that."""
+"""Of all blobs: what keeps a page below 8 MB. Fans that do not fit lose every second step or are left out."""
+MANY = 4_000_000
+"""Quantiles that are kept to 1 bps; more, those of a long run, are rounded to what a chart can show."""
 MOST_FORECASTERS = 6
 """Forecasters that charts show before a reader asks for others."""
 MOST_ACCOUNTS, MOST_POINTS = 40, 400_000
@@ -34,15 +33,13 @@ def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
     names, closes, limits = list(run.manifest["forecasters"]), Closes.of(run), []
     order, colours = by_interest(run), run_colours(run)
     count = len(names) * len(closes.origins) * run.config.windows.horizon * len(LEVELS)
-    unit = COARSE * math.ceil(count / (2 * MANY)) if count > MANY else 1
-    fans = {name: read_fans(run, name, closes, unit) for name in names}
+    fans = {name: read_fans(run, name, closes, fine=count <= MANY) for name in names}
     scored = bool(run.manifest["origins"]["scored"])
     blobs = {"candles": pack(run.candles()[list(SHOWN)].to_numpy(dtype="<f4").T)}
     meta: dict[str, Any] = {
         "interval": interval_ms(run.config.candles.interval),
         "horizon": run.config.windows.horizon,
         "levels": LEVELS,
-        "unit": unit,
         "main": names.index(order[0]),
         "times": closes.times.tolist(),
         "origins": closes.origins.tolist(),
@@ -56,24 +53,22 @@ def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
         accounts, arrays, left_out = _accounts(run)
         meta |= accounts | {"bands": equity_bands(run), "placebos": placebo_ranges(run)}
         blobs, limits = blobs | arrays, left_out
-    kept, free = [], MOST_CHARACTERS - sum(map(len, blobs.values())) - len(pack_json(meta))
-    for name in order:
-        free -= len(fans[name].quantiles)
-        if free >= 0 or name == order[0]:
-            kept.append(name)
-            blobs[f"quantiles{names.index(name)}"] = fans[name].quantiles
+    room = MOST_CHARACTERS - sum(map(len, blobs.values())) - len(pack_json(meta))
+    steps, packed = _fitted({name: fans[name] for name in order}, run.config.windows.horizon, room)
+    blobs |= {f"quantiles{names.index(name)}": text for name, text in packed.items()}
     meta["forecasters"] = [
         {
             "name": name,
             "colour": colours[name],
             "order": order.index(name),
             "shown": name in order[:MOST_FORECASTERS],
-            "fans": name in kept,
+            "steps": steps[name],
+            "units": fans[name].units.tolist(),
         }
         for name in names
     ]
     blobs["meta"] = pack_json(meta)
-    return blobs, [*_rounded(unit), *_without(kept, order), *limits]
+    return blobs, [*_fan_limits(steps, run.config.windows.horizon, fine=count <= MANY), *limits]
 
 
 def by_interest(run: Run) -> list[str]:
@@ -84,17 +79,36 @@ def by_interest(run: Run) -> list[str]:
     return list(dict.fromkeys([*first, *rest]))
 
 
-def _rounded(unit: int) -> list[str]:
-    return [f"Fans are rounded to {unit} bps of the last close, for the size of the page."] if unit > 1 else []
+def _fitted(fans: Mapping[str, Fans], horizon: int, room: int) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Steps of each forecaster's fans, none where they are left out, and the packed fans, within so many characters.
+
+    From the least interesting on, forecasters first lose every second step and then their fans; the first keeps them.
+    """
+    whole, fewer = list(range(1, horizon + 1)), fewer_steps(horizon)
+    names = list(fans)
+    steps = dict.fromkeys(names, whole)
+    packed = {name: pack_fans(fans[name], whole) for name in names}
+    for shorter in (fewer, []):
+        for name in names[:0:-1]:
+            if sum(map(len, packed.values())) <= room:
+                return steps, packed
+            steps[name] = shorter
+            packed.pop(name)
+            if shorter:
+                packed[name] = pack_fans(fans[name], shorter)
+    return steps, packed
 
 
-def _without(kept: Sequence[str], order: Sequence[str]) -> list[str]:
-    absent = [name for name in order if name not in kept]
-    if not absent:
-        return []
-    return [
-        f"For the size of the page, the fans of these are left out; their scores are all here: {', '.join(absent)}."
-    ]
+def _fan_limits(steps: Mapping[str, Sequence[int]], horizon: int, *, fine: bool) -> list[str]:
+    """What a reader has to know of fans that are not whole."""
+    said = [] if fine else [f"Fans are rounded to 1/{PRECISION:.0f} of half the width of their central 50 %."]
+    thin = [name for name, kept in steps.items() if 0 < len(kept) < horizon]
+    absent = [name for name, kept in steps.items() if not kept]
+    if thin:
+        said.append(f"Every second step is interpolated, for the size of the page: {', '.join(thin)}.")
+    if absent:
+        said.append(f"Fans are left out for the size of the page, scores are not: {', '.join(absent)}.")
+    return said
 
 
 def _accounts(run: Run) -> tuple[dict[str, Any], dict[str, str], list[str]]:
