@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from btcbt.config import BUY_AND_HOLD, interval_ms, time_text
 from btcbt.metrics.distribution import sample_quantiles
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
-from btcbt.report.colours import colours_of
+from btcbt.report.colours import COLOURS, colours_of
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ DASHES = ("-", "--", ":", "-.")
 """Tell accounts on one forecaster apart."""
 BAR_GAP = 0.006
 """Distance of the interval bars of neighbouring forecasters, as a share of the horizon."""
+LONGEST = 20
+"""Letters of a strategy or forecaster in a label."""
+MOST_BARS = 4
+"""Forecasters whose intervals are all drawn; of more, shading goes, and coverage has the band of the first alone."""
 MOST_NAMED = 8
 """Accounts drawn as lines in the figure of equity."""
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#D55E00", "#FFFFFF", "#0072B2"])
@@ -189,7 +193,7 @@ def fan_chart(
             style_axes(axes, label if column == 0 else "")
         date_axis(panels[1, column])
         panels[1, column].set_ylim(bottom=0)
-        panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
+        panels[0, column].set_title(f"{short_name(name)}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
     panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
     figure.suptitle(f"One forecast, made at {time_text(window.origin)}", x=0.01, ha="left", fontsize=12)
     return figure
@@ -227,32 +231,29 @@ def error_by_step(
     figure = new_figure(12.5, 4.6)
     left, right = figure.subplots(1, 2)
     ends: dict[Axes, list[tuple[float, str, str]]] = {left: [], right: []}
+    few = len(titles) <= MOST_BARS
     for k, (name, title) in enumerate(titles.items()):
         aside = BAR_GAP * close["step"].max() * (k - (len(titles) - 1) / 2)
         crps, coverage = (_steps(everywhere, name, metric) for metric in ("crps_bps", "coverage90"))
         if base is not None and name != opponent:
             crps = (100.0 * (crps / base - 1.0)).dropna()
-            _interval(
-                left,
-                _steps(beside, name, "crps_bps.low_pct"),
-                _steps(beside, name, "crps_bps.high_pct"),
-                shades[name],
-                aside,
-            )
+            ends_of = (_steps(beside, name, f"crps_bps.{end}_pct") for end in ("low", "high"))
+            _interval(left, *ends_of, shades[name], aside, shade=few)
         low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
-        _interval(right, low, high, shades[name], aside, shade=False)
+        if few or shades[name] == COLOURS[0]:
+            _interval(right, low, high, shades[name], aside if few else 0.0, shade=not few)
         for axes, steps in ((left, crps), (right, coverage)):
             if (axes is left and base is not None and name == opponent) or not len(steps):
                 continue
             axes.plot(steps.index, steps.to_numpy(), color=shades[name], linewidth=1.6, label=title)
-            ends[axes].append((float(steps.iloc[-1]), title, shades[name]))
+            ends[axes].append((float(steps.iloc[-1]), short_name(title), shades[name]))
     right.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     if base is None:
         left.set_ylim(bottom=0)
         style_axes(left, "CRPS of the close (bps of the last close)")
     else:
         left.axhline(0, color=INK, linewidth=0.8)
-        style_axes(left, f"CRPS of the close against {titles[opponent]} (%)")
+        style_axes(left, f"CRPS of the close against {short_name(titles[opponent])} (%)")
     style_axes(right, "Outcomes inside the 90 % interval (%)")
     for axes, labels in ends.items():
         axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
@@ -345,7 +346,7 @@ def equity_chart(
         k = columns.index(name)
         top.plot(times, growth[:, k], label=name, **looks[name])
         bottom.plot(times, drawdown[:, k], **looks[name])
-        ends.append((float(growth[-1, k]), f"{name}  {growth[-1, k]:+.1f} %", looks[name]["color"]))
+        ends.append((float(growth[-1, k]), f"{short_name(name)}  {growth[-1, k]:+.1f} %", looks[name]["color"]))
     top.axhline(0, color=INK, linewidth=0.6)
     style_axes(top, "Net return since the start (%)")
     style_axes(bottom, "Drawdown (%)")
@@ -383,11 +384,18 @@ def _weights(axes: Axes, targets: pd.DataFrame) -> None:
         vmax=1.0,
         rasterized=True,
     )
-    axes.set_yticks(rows[:-1] + 0.5, [str(name) for name in targets.columns], fontsize=7)
+    axes.set_yticks(rows[:-1] + 0.5, [short_name(str(name)) for name in targets.columns], fontsize=7)
     axes.yaxis.tick_right()
     axes.invert_yaxis()
     axes.set_title("Decided weight: blue long, orange short, white none", loc="left", fontsize=8, color=INK)
     axes.tick_params(labelsize=8, right=False)
+
+
+def short_name(name: str) -> str:
+    """A forecaster or account with the middles of its long parts left out, for a label."""
+    half = LONGEST // 2
+    parts = (part if len(part) <= LONGEST else f"{part[: half - 1]}…{part[-half:]}" for part in name.split("@"))
+    return "@".join(parts)
 
 
 def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:

@@ -318,25 +318,6 @@ def test_a_place_that_cannot_be_written_and_a_run_that_is_none_are_one_line(
     assert "not a run" in result.stderr
 
 
-def test_a_baseline_of_other_hours_is_refused_and_one_of_other_costs_leaves_accounts_out(
-    check: Callable[..., Result], stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = {"origins": "June", "candles": "1a", "costs": "10 + 2 bps"}
-    monkeypatch.setattr("btcbt.report.check.about", lambda run: measured)
-    baseline = {"crps": 2.0, "strategy.a.sharpe": 1.0}
-    (stored / "metrics.json").write_text(json.dumps({"crps": 2.0, "strategy.a.sharpe": -9.0}))
-    (tmp_path / "baseline.json").write_text(json.dumps({"about": measured | {"origins": "May"}} | baseline))
-    refused = check()
-    assert refused.exit_code == 2
-    assert "origins June, the baseline's May" in refused.stderr
-    (tmp_path / "baseline.json").write_text(json.dumps({"about": measured | {"costs": "1 + 1 bps"}} | baseline))
-    result = check()
-    assert result.exit_code == 0
-    assert "accounts are not compared: costs 10 + 2 bps, the baseline's 1 + 1 bps" in result.stdout
-    assert check("--update").exit_code == 0
-    assert json.loads((tmp_path / "baseline.json").read_text())["about"] == measured
-
-
 def test_another_run_may_be_the_baseline(stored: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(stored, other)
