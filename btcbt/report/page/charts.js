@@ -109,11 +109,9 @@ const legend = (area, entries) => {
 const dashes = [[], [7, 4], [2, 3], [10, 3, 2, 3], [4, 2], [14, 4]];
 // A line of the look that a chart draws: a colour, or the ink's if there is none, and dashes.
 const swatch = (colour, dash) => {
-  const [box, mark] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
-  box.setAttribute("class", "swatch");
-  box.setAttribute("aria-hidden", "true");
-  for (const [name, value] of Object.entries({ x1: 0, y1: 6, x2: 28, y2: 6, stroke: colour || "currentColor", "stroke-width": 2.5, "stroke-dasharray": dash.join(" ") })) mark.setAttribute(name, value);
-  box.append(mark);
+  const box = $("swatch").content.firstElementChild.cloneNode(true);
+  box.firstElementChild.setAttribute("stroke", colour || "currentColor");
+  box.firstElementChild.setAttribute("stroke-dasharray", dash.join(" "));
   return box;
 };
 // The legend of charts, whose boxes switch what they draw on and off.
