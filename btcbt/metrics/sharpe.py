@@ -19,7 +19,7 @@ from btcbt.records import FloatArray
 
 MISS_RATE = 0.07
 """Of the 95 % bootstrap intervals of Sharpe ratios, as measured (docs/evidence.md), half of it on either side."""
-_NAN = float("nan")
+_NAN, _SAME = float("nan"), 1e-12
 
 
 def sharpe_ratio(returns: ArrayLike) -> float:
@@ -165,11 +165,11 @@ def sharpe_difference_interval(
     -------
     (float, float)
         Low and high of the first ratio minus the second, per candle. NaN where either record is shorter than four
-        blocks or does not vary, or both are the same.
+        blocks or does not vary, or both are the same to rounding.
     """
     pair = np.column_stack([np.asarray(returns, dtype=np.float64), np.asarray(reference, dtype=np.float64)])
     lengths = [bootstrap_block(column, block) for column in pair.T]
-    if 0 in lengths or np.array_equal(*pair.T):
+    if 0 in lengths or np.allclose(pair[:, 0], pair[:, 1], rtol=0.0, atol=_SAME):
         return _NAN, _NAN
 
     def difference(sample: FloatArray) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ WIDTH = 80
 """Columns of the text of a comparison."""
 MOST_ACCOUNTS, MOST_KEYS = 12, 20
 """Rows shown in the terminal; the page has all."""
+SAME, ROUNDING = "same", 1e-6
+"""What is written for no difference, and the Sharpe ratio that rounding may make."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +124,7 @@ def verdict(found: RunComparison) -> list[Text]:
 def _sentence(row: Any) -> str:
     who, whom = f"{row['run']}'s {row['forecaster']}", f"A's {row['against']}"
     ahead = f"{row['step']} candles ahead"
-    if row["difference_bps"] == 0.0:
+    if is_same(row):
         return f"{who} and {whom} have the same CRPS {ahead}."
     if not math.isfinite(row["adjusted_p"]):
         return f"Too few common origins to compare {who} with {whom} {ahead}."
@@ -156,8 +158,8 @@ def differences_table(found: RunComparison, *, repeat: bool = False) -> Table:
         table.add_row(
             *((row["run"], name) if repeat or who != before else ("", "")),
             str(row["step"]) if row["step"] != POOLED else "path",
-            Text(number(row["difference_pct"], "+.1f"), style=_style(row)),
-            interval_text(row["low_pct"], row["high_pct"], "+.1f"),
+            SAME if is_same(row) else Text(number(row["difference_pct"], "+.1f"), style=_style(row)),
+            NONE if is_same(row) else interval_text(row["low_pct"], row["high_pct"], "+.1f"),
             p_text(row["p_value"]),
             p_text(row["adjusted_p"]),
             number(row["detectable_pct"], ".1f"),
@@ -190,7 +192,7 @@ def accounts_table(found: RunComparison, most: int | None = None, *, repeat: boo
                 number(row["sharpe"], "+.2f"),
                 number(100 * row["max_drawdown"], ".1f", "%"),
                 number(row["turnover"], ",.0f"),
-                "same" if row["sharpe_difference"] == 0.0 else number(row["sharpe_difference"], "+.2f"),
+                SAME if abs(row["sharpe_difference"]) < ROUNDING else number(row["sharpe_difference"], "+.2f"),
                 interval_text(row["low"], row["high"], "+.1f"),
             )
     rest = len(names) - len(names[:most])
@@ -207,11 +209,16 @@ def settings_table(found: RunComparison, most: int | None = None) -> Table:
     table.add_column("key", overflow="fold", ratio=2)
     for letter in found.runs:
         table.add_column(letter, overflow="fold", ratio=2)
-    for row in found.settings.head(most).to_dict("records"):
+    for row in found.settings.iloc[:most].to_dict("records"):
         table.add_row(*(Text(str(row[column])) for column in ("key", *found.runs)))
     if most is not None and len(found.settings) > most:
         table.caption = f"and {len(found.settings) - most} more in the page"
     return table
+
+
+def is_same(row: Mapping[Any, Any]) -> bool:
+    """Whether the losses of a comparison are the same at every origin."""
+    return bool(row["difference_bps"] == 0.0) and not math.isfinite(row["p_value"])
 
 
 def interval_text(low: float, high: float, form: str) -> str:
@@ -225,7 +232,7 @@ def p_text(value: float) -> str:
     return NONE if not math.isfinite(value) else "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _style(row: dict[str, Any]) -> str:
+def _style(row: Mapping[Any, Any]) -> str:
     if not row["adjusted_p"] <= SIZE:
         return ""
     return "green" if row["difference_pct"] < 0 else "red"

@@ -237,8 +237,8 @@ def error_by_step(
         crps, coverage = (_steps(everywhere, name, metric) for metric in ("crps_bps", "coverage90"))
         if base is not None and name != opponent:
             crps = (100.0 * (crps / base - 1.0)).dropna()
-            ends_of = (_steps(beside, name, f"crps_bps.{end}_pct") for end in ("low", "high"))
-            _interval(left, *ends_of, shades[name], aside, shade=few)
+            low, high = (_steps(beside, name, f"crps_bps.{end}_pct") for end in ("low", "high"))
+            _interval(left, low, high, shades[name], aside, shade=few)
         low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
         if few or shades[name] == COLOURS[0]:
             _interval(right, low, high, shades[name], aside if few else 0.0, shade=not few)

@@ -122,7 +122,9 @@ def read_fans(run: Run, name: str, closes: Closes, *, fine: bool) -> Fans:
 def _units(gains: NDArray[np.float32]) -> FloatArray:
     """A sixteenth of half the width of the central 50 % at each step, at the median origin; at least 1 bps."""
     half = (gains[:, :, LEVELS.index(0.75)] - gains[:, :, LEVELS.index(0.25)]) / 2.0
-    return np.maximum(1.0, np.round(np.nan_to_num(np.nanmedian(half, axis=0)).astype(np.float64) / PRECISION, 1))
+    return np.asarray(
+        np.maximum(1.0, np.round(np.nan_to_num(np.nanmedian(half, axis=0)).astype(np.float64) / PRECISION, 1))
+    )
 
 
 def pack_fans(fans: Fans, steps: Sequence[int]) -> str:
