@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from btcbt.models.kronos.hf.quick import predict_btc
     from btcbt.report.run import Run, load_run
     from btcbt.walkforward.runner import run
+    from btcbt.workflows.compare import compare
 
-__all__ = ["Run", "load_run", "predict_btc", "run"]
+__all__ = ["Run", "compare", "load_run", "predict_btc", "run"]
 
 _HOMES = {
     "run": "btcbt.walkforward.runner",
     "load_run": "btcbt.report.run",
+    "compare": "btcbt.workflows.compare",
     "Run": "btcbt.report.run",
     "predict_btc": "btcbt.models.kronos.hf.quick",
 }

@@ -14,7 +14,7 @@ import typer
 from btcbt.cli.terminal import console, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from btcbt.metrics.regression import Comparison
 
@@ -24,9 +24,9 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 def check_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or runs/NAME for its newest.")],
-    baseline: Annotated[Path, typer.Option(help="JSON of metrics to compare with.")],
+    baseline: Annotated[Path, typer.Option(help="JSON of metrics, or another run, to compare with.")],
     tolerances: Annotated[
-        Path | None, typer.Option(help="YAML of how far each metric may move; by the score table if left out.")
+        Path | None, typer.Option(help="YAML of how far each metric may move; by their intervals if left out.")
     ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Accept the run: write its metrics as the new baseline.")
@@ -35,35 +35,65 @@ def check_command(
 ) -> None:
     """Compare a run's metrics with a baseline, within tolerances."""
     with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
-        from btcbt.errors import ConfigError
-        from btcbt.metrics.regression import (
-            Tolerances,
-            compare_metrics,
-            read_baseline,
-            read_tolerances,
-            write_baseline,
-        )
-        from btcbt.report.check import check_table, numbers_of
+        from btcbt.metrics.regression import Tolerances, compare_metrics, read_tolerances, write_baseline
+        from btcbt.report.check import OF_ACCOUNTS, about, check_table, numbers_of
         from btcbt.storage.runs import load_run
 
         rules = Tolerances() if tolerances is None else read_tolerances(tolerances)
         found = load_run(run)
-        try:
-            before = read_baseline(baseline)
-        except ConfigError:
-            if not update:
-                raise
-            before = {}  # it is about to be replaced
+        measured = about(found)
+        before, differing = _baseline(baseline, measured, run, update=update)
         now = numbers_of(found, before)
-        comparisons = compare_metrics(before, now, rules)
+        comparisons = [
+            one for one in compare_metrics(before, now, rules) if not (differing and one.metric.startswith(OF_ACCOUNTS))
+        ]
         _write_reports(comparisons, f"{found.config.name} against {baseline.name}", junit)
         console().print(check_table(comparisons))
+        if differing:
+            console().print(f"accounts are not compared: {differing}", markup=False, highlight=False, soft_wrap=True)
         if update:
-            kept = write_baseline(baseline, now, rules)
+            kept = write_baseline(baseline, now, rules, measured)
             console().print(f"{baseline} now holds {kept:,} metrics", markup=False, highlight=False, soft_wrap=True)
             return
     if any(one.failed for one in comparisons):
         raise typer.Exit(WORSE)
+
+
+def _baseline(baseline: Path, measured: Mapping[str, str], run: Path, *, update: bool) -> tuple[dict[str, float], str]:
+    """Numbers to compare with, of a file or another run, none where they are about to be replaced; how costs differ.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or they were measured on something else.
+    """
+    from btcbt.errors import ConfigError
+    from btcbt.metrics.regression import Baseline, incomparable, read_baseline
+    from btcbt.report.check import about
+    from btcbt.storage.runs import load_run
+
+    if baseline.is_dir():
+        if update:
+            raise ConfigError(f"{baseline}: --update writes a JSON file, and this is a folder; name a file")
+        other = load_run(baseline)
+        numbers, of = Baseline(dict(other.metrics), about(other))
+    else:
+        try:
+            numbers, of = read_baseline(baseline)
+        except ConfigError:
+            if not update:
+                raise
+            return {}, ""
+    differing = incomparable(of, measured)
+    if differing and update:
+        return {}, ""
+    costs = differing.pop("costs", "")
+    if differing:
+        raise ConfigError(
+            f"{run}: not comparable with {baseline}: {'; '.join(differing.values())}; compare common hours with "
+            "'btcbt compare', or write a baseline of this run with --update"
+        )
+    return numbers, costs
 
 
 def _write_reports(comparisons: Sequence[Comparison], title: str, junit: Path | None) -> None:

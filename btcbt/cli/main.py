@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from btcbt.cli.audit import audit_command
 from btcbt.cli.card import card_command
 from btcbt.cli.check import check_command
+from btcbt.cli.compare import compare_command
 from btcbt.cli.data import data_app
 from btcbt.cli.finetune import finetune_command
 from btcbt.cli.predict import predict_command
@@ -25,7 +26,7 @@ from btcbt.cli.store import store_app
 from btcbt.cli.sweep import sweep_command
 
 SECTIONS = {
-    "Experiments": ("run", "sweep", "register", "audit", "check", "report"),
+    "Experiments": ("run", "sweep", "register", "audit", "check", "compare", "report"),
     "Forecasts and models": ("predict", "finetune", "card", "push"),
     "Data": ("data", "store"),
 }
@@ -65,6 +66,7 @@ app.command("sweep", epilog="Example: btcbt sweep experiments/sweep.yaml")(sweep
 app.command("register", epilog="Example: btcbt register study.yaml")(register_command)
 app.command("audit", epilog="Example: btcbt audit experiments/walkforward.yaml")(audit_command)
 app.command("check", epilog="Example: btcbt check runs/walkforward --baseline baseline.json")(check_command)
+app.command("compare", epilog="Example: btcbt compare runs/walkforward runs/refit")(compare_command)
 app.command("report", epilog="Example: btcbt report runs/walkforward")(report_command)
 app.command("predict", epilog="Example: btcbt predict bundled:BTCUSD_1h --horizon 24")(predict_command)
 app.command("finetune", epilog="Example: btcbt finetune recipe.yaml")(finetune_command)

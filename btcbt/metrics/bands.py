@@ -17,8 +17,8 @@ def equity_band(
 ) -> FloatArray:
     """Ends of the band that holds `level` of the equity curves made of the same returns in resampled blocks.
 
-    Stationary bootstrap (Politis and Romano, 1994, JASA 89) of whole curves, blocks as `sharpe.bootstrap_interval`;
-    quantiles of the logarithm at each time, widened about their median for short records
+    Stationary bootstrap (Politis and Romano, 1994, JASA 89) by `arch` of whole curves, blocks as
+    `sharpe.bootstrap_interval`; quantiles of the logarithm at each time, widened about their median for short records
     (`inference.bootstrap_widening`). Pointwise: a curve may leave the band somewhere more often than 5 % of the time.
     Resampling takes the record as stationary.
 
@@ -39,19 +39,19 @@ def equity_band(
         Low and high growth since the start, 1 for none. NaN where the record is shorter than four blocks or does not
         vary.
     """
+    from arch.bootstrap import StationaryBootstrap
+
     r = np.asarray(returns, dtype=np.float64)
     length = bootstrap_block(r, block)
     if length == 0:
         return np.full((2, len(at)), np.nan)
-    growth, rng, n = np.log1p(np.maximum(r, _RUIN)), np.random.default_rng(seed), len(r)
-    position, curves = np.arange(n), np.empty((reps, len(at)))
-    for k in range(reps):
-        new = rng.random(n) < 1.0 / length
-        new[0] = True
-        began = np.maximum.accumulate(np.where(new, position, 0))
-        rows = (rng.integers(0, n, n)[began] + position - began) % n
-        curves[k] = np.cumsum(growth[rows])[at]
+    growth = np.log1p(np.maximum(r, _RUIN))
+
+    def at_those(sample: FloatArray) -> FloatArray:
+        return np.asarray(np.cumsum(sample)[at])
+
+    curves = np.asarray(StationaryBootstrap(length, growth, seed=np.random.default_rng(seed)).apply(at_those, reps))
     tail = (1.0 - level) / 2.0
     low, middle, high = np.quantile(curves, [tail, 0.5, 1.0 - tail], axis=0)
-    wider = bootstrap_widening(n, length)
+    wider = bootstrap_widening(len(r), length)
     return np.asarray(np.exp(np.stack([middle + wider * (end - middle) for end in (low, high)])))

@@ -13,10 +13,16 @@ A tolerances file is YAML; the first rule that matches a metric applies to it::
       - match: "*"
         absolute: 1.0e-9
 
-Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of a set. Defaults come
-from the score table (`btcbt.metrics.table`): a metric that no rule matches may move by the table's tolerance, for most
-that of rounding. Without ``worse`` a metric fails if it moves in the direction that the table calls worse, or away from
-its best value if it has one; a metric without a better direction fails if it moves at all.
+Patterns are those of the shell: ``*`` any characters, dots included, ``?`` one, ``[abc]`` one of a set. A rule without
+``worse`` takes the direction that the score table (`btcbt.metrics.table`) calls worse, or away from the best value if
+there is one; a metric without a better direction then fails if it moves at all.
+
+A metric that no rule matches is judged by what is known of it. Its direction is the score table's, and it may move by
+half the width of the interval that the baseline holds for it (`btcbt.metrics.noise`). Where no interval is known, the
+headline scores may move by the table's tolerance, that of rounding; any other score is then listed as ``moved``, and
+does not fail: nothing says that the move is more than chance. A metric that is not in the table fails if it moves.
+
+A baseline may say what it was measured on, under ``about``; see `incomparable`.
 """
 
 from __future__ import annotations
@@ -27,19 +33,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from btcbt.config import Section, load_config
 from btcbt.errors import ConfigError
 from btcbt.files import read_file, write_whole
+from btcbt.metrics.noise import HEADLINE, StoredNoise, is_decisive
 from btcbt.metrics.score import Score
 from btcbt.metrics.table import find_score
 
 Verdict = Literal["equal", "within", "better", "moved", "worse", "vanished", "new"]
 FAILURES: tuple[Verdict, ...] = ("worse", "vanished")
 MAX_BASELINE_BYTES = 1 << 26
+ABOUT = "about"
+"""Key of a baseline that says what it was measured on."""
 
 
 class Rule(Section):
@@ -52,19 +62,15 @@ class Rule(Section):
 
 
 class Tolerances(Section):
-    """The rules of a check: the first match applies, or else the score table."""
+    """The rules of a check: the first match applies, or else what is known of the metric."""
 
     keep: tuple[str, ...] = Field(("*",), strict=False)
     drop: tuple[str, ...] = Field((), strict=False)
     rules: tuple[Rule, ...] = Field((), strict=False)
 
-    def rule(self, metric: str) -> Rule:
-        """The rule of a metric: the first that matches, else the tolerance of the score table."""
-        found = next((rule for rule in self.rules if fnmatchcase(metric, rule.match)), None)
-        if found is not None:
-            return found
-        score = find_score(metric) or UNKNOWN
-        return Rule(match="*", absolute=score.absolute, relative=score.relative)
+    def rule(self, metric: str) -> Rule | None:
+        """The first rule that matches a metric."""
+        return next((rule for rule in self.rules if fnmatchcase(metric, rule.match)), None)
 
     def keeps(self, metric: str) -> bool:
         """Whether a baseline holds the metric."""
@@ -113,8 +119,23 @@ def read_tolerances(file: Path) -> Tolerances:
     return load_config(file, Tolerances)
 
 
-def read_baseline(file: Path) -> dict[str, float]:
-    """Read a baseline: a JSON object of numbers, null where a metric is not defined.
+class Baseline(NamedTuple):
+    """Numbers to compare with, and what they were measured on.
+
+    Attributes
+    ----------
+    numbers : dict of str to float
+        By dotted key.
+    about : dict of str to str
+        Candles, origins and costs; empty if the baseline does not say.
+    """
+
+    numbers: dict[str, float]
+    about: dict[str, str]
+
+
+def read_baseline(file: Path) -> Baseline:
+    """Read a baseline: a JSON object of numbers, null where a metric is not defined, and texts under ``about``.
 
     Raises
     ------
@@ -131,13 +152,24 @@ def read_baseline(file: Path) -> dict[str, float]:
         raise ConfigError(f"{file}: not JSON; fix it, or write it again with --update") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected a JSON object of numbers; fix it, or write it again with --update")
+    about = tree.pop(ABOUT, {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ConfigError(f"{file}: '{ABOUT}' is no object of texts; fix it, or write it again with --update")
     for metric, value in tree.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ConfigError(f"{file}: '{metric}' is {value!r}; expected a number or null")
-    return {metric: math.nan if value is None else float(value) for metric, value in tree.items()}
+    return Baseline({metric: math.nan if value is None else float(value) for metric, value in tree.items()}, about)
 
 
-def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Tolerances) -> int:
+def incomparable(about: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What differs between two measurements, and how in words; other ``costs`` leave forecasts comparable."""
+    keys = [key for key in about if key in now and now[key] != about[key]]
+    return {key: f"{key} {now[key]}, the baseline's {about[key]}" for key in keys}
+
+
+def write_baseline(
+    file: Path, metrics: Mapping[str, float], tolerances: Tolerances, about: Mapping[str, str] | None = None
+) -> int:
     """Write the metrics of a run that the tolerances keep as the new baseline; returns their number.
 
     Raises
@@ -146,7 +178,8 @@ def write_baseline(file: Path, metrics: Mapping[str, float], tolerances: Toleran
         If the file cannot be written.
     """
     kept = {key: metrics[key] for key in sorted(metrics) if tolerances.keeps(key)}
-    tree = {key: value if math.isfinite(value) else None for key, value in kept.items()}
+    tree: dict[str, object] = {ABOUT: dict(about)} if about else {}
+    tree |= {key: value if math.isfinite(value) else None for key, value in kept.items()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode())
@@ -160,27 +193,52 @@ def compare_metrics(
 ) -> list[Comparison]:
     """Compare every metric that the baseline holds or would hold, in alphabetical order."""
     names = sorted({*baseline, *(name for name in now if tolerances.keeps(name))})
-    return [_compare(name, baseline.get(name), now.get(name), tolerances.rule(name)) for name in names]
+    noise = StoredNoise(baseline)
+    return [_compare(name, baseline.get(name), now.get(name), tolerances.rule(name), noise) for name in names]
 
 
 def moved(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons outside the tolerance, failures first."""
+    """Comparisons outside the tolerance: failures first, then headline scores, then the largest relative changes."""
     changed = [one for one in comparisons if one.verdict not in ("equal", "within")]
-    return sorted(changed, key=lambda one: not one.failed)
+    return sorted(changed, key=lambda one: (not one.failed, _rank(one), -_size(one)))
 
 
-def _compare(metric: str, before: float | None, now: float | None, rule: Rule) -> Comparison:
+def _rank(one: Comparison) -> int:
+    score = find_score(one.metric)
+    decisive = score is not None and is_decisive(one.metric, score)
+    return HEADLINE.index(score.name) if score is not None and decisive else len(HEADLINE)
+
+
+def _size(one: Comparison) -> float:
+    if one.baseline is None or not math.isfinite(one.change):
+        return 0.0
+    return abs(one.change) / (abs(one.baseline) or 1.0)
+
+
+def _compare(
+    metric: str, before: float | None, now: float | None, rule: Rule | None, stored: StoredNoise
+) -> Comparison:
+    score = find_score(metric)
     if before is None:
         return Comparison(metric, None, now, math.nan, "new")
-    allowed = rule.absolute + rule.relative * abs(before) if math.isfinite(before) else 0.0
-    return Comparison(metric, before, now, allowed, _judge(metric, before, now, allowed, rule))
+    best = (score or UNKNOWN).better
+    worse = (rule.worse if rule else None) or (_WORSE[best] if isinstance(best, str) else "away")
+    size = abs(before) if math.isfinite(before) else 0.0
+    if rule is not None or score is None:
+        allowed = (rule or UNKNOWN).absolute + (rule or UNKNOWN).relative * size
+        return Comparison(metric, before, now, allowed, _judge(metric, before, now, allowed, worse))
+    noise = stored.of(metric, score)
+    allowed = float(np.fmax(noise, score.absolute + score.relative * size))
+    verdict = _judge(metric, before, now, allowed, "none" if worse == "any" else worse)
+    if verdict == "worse" and math.isnan(noise) and not is_decisive(metric, score):
+        verdict = "moved"
+    return Comparison(metric, before, now, allowed, verdict)
 
 
-def _judge(metric: str, before: float, now: float | None, allowed: float, rule: Rule) -> Verdict:
+def _judge(metric: str, before: float, now: float | None, allowed: float, worse: str) -> Verdict:
     if now is None:
         return "vanished"
     best = (find_score(metric) or UNKNOWN).better
-    worse = rule.worse or (_WORSE[best] if isinstance(best, str) else "away")
     if math.isnan(before) or math.isnan(now):
         if math.isnan(before) and math.isnan(now):
             return "equal"

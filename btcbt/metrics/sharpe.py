@@ -8,7 +8,7 @@ for hourly net returns that is nearly so, and `bootstrap_interval` does not need
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from btcbt.records import FloatArray
 
 MISS_RATE = 0.07
 """Of the 95 % bootstrap intervals of Sharpe ratios, as measured (docs/evidence.md), half of it on either side."""
-_NAN = float("nan")
+_NAN, _SAME = float("nan"), 1e-12
 
 
 def sharpe_ratio(returns: ArrayLike) -> float:
@@ -130,8 +130,6 @@ def bootstrap_interval(
         ``sharpe`` (per candle) and ``total_return``, each (low, high). NaN where the record is shorter than
         four blocks or does not vary.
     """
-    from arch.bootstrap import StationaryBootstrap
-
     r = np.asarray(returns, dtype=np.float64)
     length = bootstrap_block(r, block)
     if length == 0:
@@ -141,15 +139,58 @@ def bootstrap_interval(
         # The loss is bounded just below 100 %, so that the logarithm of ruin is finite.
         return np.array([sharpe_ratio(sample), np.log1p(np.maximum(sample, 1e-12 - 1.0)).sum()])
 
-    bootstrap = StationaryBootstrap(length, r, seed=np.random.default_rng(seed))
-    draws = np.asarray(bootstrap.apply(both, reps=reps))
-    tail = (1.0 - level) / 2.0
-    measured, wider = both(r), bootstrap_widening(len(r), length)
-    low, high = (measured + wider * (end - measured) for end in np.nanquantile(draws, [tail, 1.0 - tail], axis=0))
+    low, high = _ends(r, both, length, level, reps, seed)
     return {
         "sharpe": (float(low[0]), float(high[0])),
         "total_return": (float(np.expm1(low[1])), float(np.expm1(high[1]))),
     }
+
+
+def sharpe_difference_interval(
+    returns: ArrayLike, reference: ArrayLike, block: int, *, level: float = 0.95, reps: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Confidence interval of the difference of two Sharpe ratios over the same candles.
+
+    As `bootstrap_interval`, with both records resampled in the same blocks, so that what moves both cancels. A
+    percentile interval, where Ledoit and Wolf (2008), J. Empirical Finance 15, studentise.
+
+    Parameters
+    ----------
+    returns, reference : float (n,)
+        Simple, per candle, of the same candles in time order, no NaN.
+    block : int
+        Shortest mean block, candles: the horizon.
+
+    Returns
+    -------
+    (float, float)
+        Low and high of the first ratio minus the second, per candle. NaN where either record is shorter than four
+        blocks or does not vary, or both are the same to rounding.
+    """
+    pair = np.column_stack([np.asarray(returns, dtype=np.float64), np.asarray(reference, dtype=np.float64)])
+    lengths = [bootstrap_block(column, block) for column in pair.T]
+    if 0 in lengths or np.allclose(pair[:, 0], pair[:, 1], rtol=0.0, atol=_SAME):
+        return _NAN, _NAN
+
+    def difference(sample: FloatArray) -> FloatArray:
+        return np.array([sharpe_ratio(sample[:, 0]) - sharpe_ratio(sample[:, 1])])
+
+    low, high = _ends(pair, difference, max(lengths), level, reps, seed)
+    return float(low[0]), float(high[0])
+
+
+def _ends(
+    rows: FloatArray, statistics: Callable[[FloatArray], FloatArray], length: int, level: float, reps: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Ends of the widened percentile intervals of some statistics of rows (n, ...), blocks of a mean `length`."""
+    from arch.bootstrap import StationaryBootstrap
+
+    bootstrap = StationaryBootstrap(length, rows, seed=np.random.default_rng(seed))
+    draws = np.asarray(bootstrap.apply(statistics, reps=reps))
+    tail = (1.0 - level) / 2.0
+    measured, wider = statistics(rows), bootstrap_widening(len(rows), length)
+    low, high = (measured + wider * (end - measured) for end in np.nanquantile(draws, [tail, 1.0 - tail], axis=0))
+    return low, high
 
 
 def bootstrap_block(returns: FloatArray, block: int) -> int:

@@ -9,8 +9,8 @@ regimes of days that decide which forecaster is better are allowed for at every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -118,18 +118,58 @@ def versus(
     if not pairs:
         return
     theirs = losses[opponent]
-    tests = adjusted_tests(np.column_stack([losses[n][at].loss - theirs[at].loss for n, at in pairs]), overlap)
-    group, counted = f"{OPPONENT}={opponent}", float(np.count_nonzero(np.isfinite(tests.adjusted)))
+    tests, method = paired_differences([(losses[name][at].loss, theirs[at].loss) for name, at in pairs], overlap)
+    group, counted = f"{OPPONENT}={opponent}", float(sum(np.isfinite(one.numbers["adjusted_p"]) for one in tests))
     for name in dict.fromkeys(name for name, _ in pairs):
         yield name, Row(ALL, POOLED, group, "comparisons", counted)
-        yield name, Row(ALL, POOLED, group, "romano_wolf", float(tests.method == "romano-wolf"))
-    for (name, at), p, adjusted in zip(pairs, tests.p_value, tests.adjusted, strict=True):
-        found = loss_difference(losses[name][at].loss, theirs[at].loss, overlap)
-        noise = path_noise_share(losses[name][at].noise, theirs[at].noise, found.standard_error)
-        numbers = _numbers(found) | {"p_value": float(p), "adjusted_p": float(adjusted), "path_noise": noise}
+        yield name, Row(ALL, POOLED, group, "romano_wolf", float(method == "romano-wolf"))
+    for (name, at), one in zip(pairs, tests, strict=True):
+        noise = path_noise_share(losses[name][at].noise, theirs[at].noise, one.found.standard_error)
         loss, step = at
-        for statistic, value in numbers.items():
+        for statistic, value in {**one.numbers, "path_noise": noise}.items():
             yield name, Row(CHANNELS[CLOSE], step, group, f"{loss}.{statistic}", value)
+
+
+class PairedDifference(NamedTuple):
+    """One comparison of a table.
+
+    Attributes
+    ----------
+    found : LossDifference
+        The difference, its standard error and origins.
+    numbers : dict of str to float
+        Statistics of `OPPONENT_SCORES` in both units, p-value and adjusted p-value.
+    """
+
+    found: LossDifference
+    numbers: dict[str, float]
+
+
+def paired_differences(
+    pairs: Sequence[tuple[FloatArray, FloatArray]], overlap: int
+) -> tuple[list[PairedDifference], Literal["romano-wolf", "holm"]]:
+    """Compare losses in pairs, with p-values adjusted for all of them; see `versus`.
+
+    Parameters
+    ----------
+    pairs : sequence of (float64 (B,), float64 (B,)), at least one
+        Losses and reference losses, all at the same origins in time order.
+    overlap : int
+        Origins whose outcomes overlap at the last step, itself included.
+
+    Returns
+    -------
+    list of PairedDifference
+        One for each pair.
+    {"romano-wolf", "holm"}
+        How p-values were adjusted.
+    """
+    tests = adjusted_tests(np.column_stack([loss - reference for loss, reference in pairs]), overlap)
+    made = []
+    for (loss, reference), p, adjusted in zip(pairs, tests.p_value, tests.adjusted, strict=True):
+        found = loss_difference(loss, reference, overlap)
+        made.append(PairedDifference(found, _numbers(found) | {"p_value": float(p), "adjusted_p": float(adjusted)}))
+    return made, tests.method
 
 
 def _numbers(found: LossDifference) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,9 +18,15 @@ from rich.text import Text
 from btcbt.metrics.regression import UNKNOWN, Comparison, moved
 from btcbt.metrics.score import Row
 from btcbt.metrics.table import every_key, find_score
+from btcbt.records import CHANNELS
+from btcbt.report.figures import milliseconds
 from btcbt.storage.runs import Run
 
-SHOWN = 60
+SHOWN = 20
+"""Rows of the table; the JUnit file has all."""
+WHO = {"vanished": "this run", "new": "the baseline"}
+OF_ACCOUNTS = ("strategy.", "placebo.", "selection.")
+"""Metrics that depend on costs."""
 COLUMNS = ("metric", "baseline", "now", "change", "allowed", "better", "verdict")
 TEXTS = ("metric", "better", "verdict")
 """Text columns."""
@@ -44,8 +52,8 @@ def numbers_of(run: Run, baseline: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
-    """Table of metrics outside their tolerance, failures first."""
-    changed = moved(comparisons)
+    """Table of metrics outside their tolerance, failures and headline scores first."""
+    changed, gone = _short(comparisons)
     parts: list[RenderableType] = []
     if changed:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -54,9 +62,8 @@ def check_table(comparisons: Sequence[Comparison]) -> RenderableType:
         for one in changed[:SHOWN]:
             table.add_row(*(Text(cell) for cell in _cells(one)), style=_STYLES.get(one.verdict, ""))
         parts.append(table)
-    if len(changed) > SHOWN:
-        parts.append(f"and {len(changed) - SHOWN:,} more")
-    return Group(*parts, Text(verdict(comparisons)))
+    parts += [Text(line) for line in _rest(changed[SHOWN:])]
+    return Group(*parts, *map(Text, gone), Text(verdict(comparisons)))
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
@@ -72,12 +79,61 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
 def check_markdown(comparisons: Sequence[Comparison], title: str) -> str:
     """The result as Markdown, for the summary of a GitHub job."""
     lines = [f"### {_escape(title)}", "", verdict(comparisons), ""]
-    changed = moved(comparisons)
+    changed, gone = _short(comparisons)
     if changed:
         lines += ["| " + " | ".join(COLUMNS) + " |", "| --- | ---: | ---: | ---: | ---: | --- | --- |"]
         lines += ["| " + " | ".join(_escape(cell) for cell in _cells(one)) + " |" for one in changed[:SHOWN]]
-        lines += ["", f"and {len(changed) - SHOWN:,} more"] if len(changed) > SHOWN else []
+    lines += [text for line in (*_rest(changed[SHOWN:]), *gone) for text in ("", _escape(line))]
     return "\n".join(lines) + "\n"
+
+
+def _short(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Metrics outside their tolerance, and a line for each forecaster or account that only one side has."""
+    if all(one.verdict == "new" for one in comparisons):
+        return [], []
+    subjects: dict[str, set[str]] = {}
+    for one in comparisons:
+        subjects.setdefault(_subject(one.metric), set()).add(one.verdict)
+    whole = {name: verdicts.pop() for name, verdicts in subjects.items() if name and len(verdicts) == 1}
+    absent = {name: side for name, side in whole.items() if side in ("vanished", "new")}
+    count = Counter(_subject(one.metric) for one in comparisons)
+    lines = [
+        f"not compared: {name} ({count[name]:,} metrics), which {WHO[side]} lacks"
+        for name, side in sorted(absent.items())
+    ]
+    return [one for one in moved(comparisons) if _subject(one.metric) not in absent], lines
+
+
+def _subject(metric: str) -> str:
+    """Forecaster or account of a metric, as ``forecast.NAME``; empty for what is of none."""
+    family, _, rest = metric.partition(".")
+    name, _, of = rest.partition(".")
+    return f"{family}.{name}" if of and family in ("forecast", "strategy", "placebo") else ""
+
+
+def _rest(changed: Sequence[Comparison]) -> list[str]:
+    """What is not listed, in a line."""
+    if not changed:
+        return []
+    count = Counter(one.verdict for one in changed)
+    parts = ", ".join(f"{number:,} {name}" for name, number in count.items())
+    return [f"and {len(changed):,} more ({parts}); --junit FILE lists all"]
+
+
+def about(run: Run) -> dict[str, str]:
+    """What the numbers of a run were measured on, for `btcbt.metrics.regression.incomparable`."""
+    origins, candles = run.manifest.get("origins"), run.manifest.get("candles")
+    if not origins or not candles or not (run.directory / "candles.parquet").is_file():
+        return {}
+    table, windows, portfolio = run.candles(), run.config.windows, run.config.portfolio
+    traded = table.loc[table.index >= pd.Timestamp(origins["first"])]
+    content = milliseconds(traded.index).tobytes() + traded[list(CHANNELS)].to_numpy(dtype="<f8").tobytes()
+    return {
+        "origins": f"{origins['first']} .. {origins['last']}, {origins['scored']:,} scored",
+        "horizon": f"{windows.horizon} candles of {candles['interval']}",
+        "candles": hashlib.sha256(content).hexdigest()[:16],
+        "costs": f"{portfolio.fee_bps:g} + {portfolio.slippage_bps:g} bps",
+    }
 
 
 def check_junit(comparisons: Sequence[Comparison], title: str) -> bytes:

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Colour-blind safe (Okabe and Ito, 2008), in order of use."""
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C564B",
+    "#7F7F7F",
+    "#8D0CF2",
+    "#3D86F4",
+    "#9AAC52",
+    "#A34628",
+)
+"""In order of use: colour-blind safe (Okabe and Ito, 2008), then those farthest from all before them to eyes of all
+kinds (CIELAB; Machado, Oliveira and Fernandes, 2009, IEEE TVCG 15)."""
 
 
 def cycle(count: int) -> list[str]:
@@ -13,7 +27,9 @@ def cycle(count: int) -> list[str]:
     return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
-def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """Colour by name, in the order of the names."""
+def colours_of(names: Iterable[str], main: str = "") -> dict[str, str]:
+    """Colour by name: the first for `main`, if it is among them, then in the order of the names."""
     order = list(names)
-    return dict(zip(order, cycle(len(order)), strict=True))
+    first = sorted(order, key=lambda name: name != main)
+    found = dict(zip(first, cycle(len(first)), strict=True))
+    return {name: found[name] for name in order}

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from btcbt.config import BUY_AND_HOLD, interval_ms, time_text
 from btcbt.metrics.distribution import sample_quantiles
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
-from btcbt.report.colours import colours_of
+from btcbt.report.colours import COLOURS, colours_of
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ DASHES = ("-", "--", ":", "-.")
 CLOSE_LABEL = "Close (quote currency)"
 BAR_GAP = 0.006
 """Distance of the interval bars of neighbouring forecasters, as a share of the horizon."""
+LONGEST = 20
+"""Letters of a strategy or forecaster in a label."""
+MOST_BARS = 4
+"""Forecasters whose intervals are all drawn; of more, shading goes, and coverage has the band of the first alone."""
 MOST_NAMED = 8
 """Accounts drawn as lines in the figure of equity."""
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#D55E00", "#FFFFFF", "#0072B2"])
@@ -66,14 +70,14 @@ def draw_figures(run: Run) -> list[Path]:
     if run.manifest["origins"]["scored"]:
         titles = titles_of(run)
         opponent = run.manifest.get("opponent") or next(iter(titles))
-        figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading)
+        figures["error_by_step"] = error_by_step(run.scores(), titles, opponent, heading, run_colours(run))
     if run.manifest["strategies"]:
         equity = run.equity()
         figures["equity"] = equity_chart(
             equity,
             run.config.portfolio.initial_cash,
             notable(equity, primary(run)),
-            colours=colours_of(run.manifest["forecasters"]),
+            colours=run_colours(run),
             targets=run.targets(),
             heading=heading,
             costs=costs_of(run),
@@ -115,7 +119,7 @@ def _example(run: Run) -> Figure:
     window, outcome = around(run, int(milliseconds(origins.index)[index]))
     kinds = {name: entry["kind"] for name, entry in run.manifest["forecasters"].items()}
     fans = {_title(name, kinds[name]): run.forecasts(name).paths(index, index + 1)[0] for name in _shown(run)}
-    colours = {_title(name, kinds[name]): colour for name, colour in colours_of(kinds).items()}
+    colours = {_title(name, kinds[name]): colour for name, colour in run_colours(run).items()}
     return fan_chart(window, fans, outcome if len(scored) else None, colours)
 
 
@@ -138,6 +142,11 @@ def primary(run: Run) -> str:
     forecasters: Mapping[str, Any] = run.manifest["forecasters"]
     order = [*run.config.forecasters, *forecasters]
     return min(order, key=lambda name: forecasters[name]["kind"] in BASELINES)
+
+
+def run_colours(run: Run) -> dict[str, str]:
+    """Colour of each forecaster of a run, the first for the main one."""
+    return colours_of(run.manifest["forecasters"], primary(run))
 
 
 def highlighted(columns: Sequence[str], forecaster: str) -> list[str]:
@@ -175,7 +184,7 @@ def fan_chart(
             style_axes(panels[row, column], label if column == 0 else "")
         date_axis(panels[1, column])
         panels[1, column].set_ylim(bottom=0)
-        panels[0, column].set_title(f"{name}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
+        panels[0, column].set_title(f"{short_name(name)}, {paths.shape[0]} paths", loc="left", fontsize=10, color=INK)
     panels[0, 0].legend(loc="best", fontsize=8, frameon=False)
     figure.suptitle(f"One forecast, made at {time_text(window.origin)}", x=0.01, ha="left", fontsize=12)
     return figure
@@ -209,7 +218,13 @@ def draw_forecast(
     axes.axvline(dates(window.origin), color=INK, linewidth=0.6, alpha=0.5)
 
 
-def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str = "", heading: str = "") -> Figure:
+def error_by_step(
+    scores: pd.DataFrame,
+    titles: Mapping[str, str],
+    opponent: str = "",
+    heading: str = "",
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
     """CRPS of the close in percent of the opponent's, and the coverage of the 90 % interval, by forecast step.
 
     Bars are 95 % intervals at the steps where they are stored; the shading joins them.
@@ -224,11 +239,13 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str
         The forecaster that the others are measured by; with none of this name, the CRPS is drawn in bps.
     heading : str
         Experiment, candles and dates, for the title.
+    colours : mapping of str to str, optional
+        Colour of each forecaster; in their order if left out.
     """
     figure = new_figure(12.5, 4.6)
     left, right = figure.subplots(1, 2)
-    better = draw_skill(left, scores, titles, opponent)
-    draw_coverage(right, scores, titles)
+    better = draw_skill(left, scores, titles, opponent, colours)
+    draw_coverage(right, scores, titles, colours)
     text = "below zero is better" if better else "lower is better"
     figure.suptitle(
         f"{heading}Forecast error by horizon: {text}; coverage should be 90 %", x=0.01, ha="left", fontsize=12
@@ -236,12 +253,18 @@ def error_by_step(scores: pd.DataFrame, titles: Mapping[str, str], opponent: str
     return figure
 
 
-def draw_skill(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], opponent: str) -> bool:
+def draw_skill(
+    axes: Axes,
+    scores: pd.DataFrame,
+    titles: Mapping[str, str],
+    opponent: str,
+    colours: Mapping[str, str] | None = None,
+) -> bool:
     """Draw the CRPS of the close by step in percent of the opponent's, with 95 % intervals.
 
     Parameters
     ----------
-    scores, titles, opponent
+    scores, titles, opponent, colours
         As `error_by_step`.
 
     Returns
@@ -249,7 +272,7 @@ def draw_skill(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], oppo
     bool
         Whether the opponent is known; with none of this name, the CRPS is drawn in bps.
     """
-    close, colours = _by_step(scores), colours_of(titles)
+    close, shades = _by_step(scores), colours or colours_of(titles)
     everywhere, beside = close[close["group"] == "all"], close[close["group"] == f"opponent={opponent}"]
     known = opponent in titles and bool((everywhere["forecaster"] == opponent).any())
     base, lines = _steps(everywhere, opponent, "crps_bps"), {}
@@ -259,7 +282,7 @@ def draw_skill(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], oppo
             crps = (100.0 * (crps / base - 1.0)).dropna()
             aside = _aside(close, k, len(titles))
             low, high = (_steps(beside, name, f"crps_bps.{end}_pct") for end in ("low", "high"))
-            _interval(axes, low, high, colours[name], aside)
+            _interval(axes, low, high, shades[name], aside, shade=len(titles) <= MOST_BARS)
         if not known or name != opponent:
             lines[name] = crps
     if known:
@@ -267,22 +290,27 @@ def draw_skill(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], oppo
     else:
         axes.set_ylim(bottom=0)
     label = (
-        f"CRPS of the close against {titles[opponent]} (%)" if known else "CRPS of the close (bps of the last close)"
+        f"CRPS of the close against {short_name(titles[opponent])} (%)"
+        if known
+        else "CRPS of the close (bps of the last close)"
     )
-    _draw_steps(axes, lines, titles, label)
+    _draw_steps(axes, lines, titles, label, shades)
     return known
 
 
-def draw_coverage(axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str]) -> None:
+def draw_coverage(
+    axes: Axes, scores: pd.DataFrame, titles: Mapping[str, str], colours: Mapping[str, str] | None = None
+) -> None:
     """Draw the coverage of the 90 % interval by step with its sampling interval; see `error_by_step`."""
-    close, colours = _by_step(scores), colours_of(titles)
+    close, shades, few = _by_step(scores), colours or colours_of(titles), len(titles) <= MOST_BARS
     everywhere = close[close["group"] == "all"]
     for k, name in enumerate(titles):
         low, high = (_steps(everywhere, name, f"coverage90_{end}") for end in ("low", "high"))
-        _interval(axes, low, high, colours[name], _aside(close, k, len(titles)), shade=False)
+        if few or shades[name] == COLOURS[0]:
+            _interval(axes, low, high, shades[name], _aside(close, k, len(titles)) if few else 0.0, shade=not few)
     axes.axhline(90, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     lines = {name: _steps(everywhere, name, "coverage90") for name in titles}
-    _draw_steps(axes, lines, titles, "Outcomes inside the 90 % interval (%)")
+    _draw_steps(axes, lines, titles, "Outcomes inside the 90 % interval (%)", shades)
 
 
 def _draw_steps(
@@ -290,20 +318,17 @@ def _draw_steps(
     lines: Mapping[str, pd.Series[float]],
     titles: Mapping[str, str],
     label: str,
-    *,
-    from_zero: bool = False,
+    shades: Mapping[str, str],
 ) -> None:
     """Draw a line a forecaster by step, with its name at its end."""
-    colours, ends = colours_of(titles), []
+    ends = []
     for name, steps in lines.items():
         if len(steps):
-            axes.plot(steps.index, steps.to_numpy(), color=colours[name], linewidth=1.6, label=titles[name])
-            ends.append((float(steps.iloc[-1]), titles[name], colours[name]))
+            axes.plot(steps.index, steps.to_numpy(), color=shades[name], linewidth=1.6, label=titles[name])
+            ends.append((float(steps.iloc[-1]), short_name(titles[name]), shades[name]))
     style_axes(axes, label)
     axes.set_xlabel("Forecast step (candles ahead)", fontsize=9)
     axes.margins(x=0.02)
-    if from_zero:
-        axes.set_ylim(bottom=0)
     label_ends(axes, ends)
 
 
@@ -421,7 +446,7 @@ def draw_growth(
     for name in named:
         line = growth[:, columns.index(name)]
         axes.plot(times, line, label=name, **looks[name])
-        ends.append((float(line[-1]), f"{name}  {line[-1]:+.1f} %", looks[name]["color"]))
+        ends.append((float(line[-1]), f"{short_name(name)}  {line[-1]:+.1f} %", looks[name]["color"]))
     axes.axhline(0, color=INK, linewidth=0.6)
     style_axes(axes, "Net return since the start (%)")
     label_ends(axes, ends)
@@ -453,11 +478,18 @@ def _weights(axes: Axes, targets: pd.DataFrame) -> None:
         vmax=1.0,
         rasterized=True,
     )
-    axes.set_yticks(rows[:-1] + 0.5, [str(name) for name in targets.columns], fontsize=7)
+    axes.set_yticks(rows[:-1] + 0.5, [short_name(str(name)) for name in targets.columns], fontsize=7)
     axes.yaxis.tick_right()
     axes.invert_yaxis()
     axes.set_title("Decided weight: blue long, orange short, white none", loc="left", fontsize=8, color=INK)
     axes.tick_params(labelsize=8, right=False)
+
+
+def short_name(name: str) -> str:
+    """A forecaster or account with the middles of its long parts left out, for a label."""
+    half = LONGEST // 2
+    parts = (part if len(part) <= LONGEST else f"{part[: half - 1]}…{part[-half:]}" for part in name.split("@"))
+    return "@".join(parts)
 
 
 def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:

@@ -30,7 +30,8 @@ FORECAST_NUMBERS = ("crps_bps", "mae_bps", "direction", "coverage90")
 class Table:
     """A table of texts: the first column names the row.
 
-    `shades` are the classes of the cells' backgrounds, which repeat what the numbers say, or empty.
+    `shades` are the classes of the cells' backgrounds, which repeat what the numbers say, or empty; `left` are the
+    columns of text.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     shades: Sequence[Sequence[str]] = ()
+    left: Sequence[int] = ()
 
 
 def page_content(run: Run) -> dict[str, Any]:
@@ -71,13 +73,19 @@ def as_texts(parts: Iterable[Text | RichTable]) -> tuple[list[str], list[Table]]
     for part in parts:
         match part:
             case RichTable():
-                cells = [[str(cell) for cell in column.cells] for column in part.columns]
-                head = [str(column.header) for column in part.columns]
-                rows = list(zip(*cells, strict=True))
-                tables.append(Table(str(part.title or ""), head, rows, " ".join(str(part.caption or "").split())))
+                tables.append(as_table(part))
             case Text():
                 sentences.append(part.plain)
     return sentences, tables
+
+
+def as_table(part: RichTable) -> Table:
+    """A table of the terminal."""
+    cells = [[str(cell) for cell in column.cells] for column in part.columns]
+    head = [str(column.header) for column in part.columns]
+    rows = list(zip(*cells, strict=True))
+    left = [k for k, column in enumerate(part.columns) if column.justify == "left"]
+    return Table(str(part.title or ""), head, rows, " ".join(str(part.caption or "").split()), left=left)
 
 
 def _quality_tables(scores: pd.DataFrame) -> list[Table]:

@@ -1,164 +1,164 @@
-"""What the script of the page draws: candles, quantiles, decisions, fills and equity, compressed.
-
-The page unpacks each blob with the browser's own ``DecompressionStream("gzip")``.
-"""
+"""What the script of the page draws: candles, quantiles, decisions, fills and equity, compressed."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from btcbt.config import interval_ms
-from btcbt.metrics.distribution import probability_integral_transform, sample_quantiles
-from btcbt.records import CLOSE, IN_BPS
-from btcbt.report.colours import colours_of
-from btcbt.report.figures import milliseconds, notable, primary
-from btcbt.report.page.series import equity_bands, losses_over_time, pit_shares, placebo_ranges
+from btcbt.report.figures import milliseconds, notable, primary, run_colours
+from btcbt.report.page.blobs import pack, pack_json
+from btcbt.report.page.fans import LEVELS, PRECISION, Closes, Fans, fewer_steps, pack_fans, read_fans
+from btcbt.report.page.series import equity_bands, losses_over_time, placebo_ranges
 from btcbt.report.versus import opponent_of
 from btcbt.storage.runs import Run
 
-LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
-"""The median and the ends of the central 50, 80 and 95 %."""
-MEDIAN = LEVELS.index(0.5)
-MANY, COARSE = 4_000_000, 4
-"""With more quantiles than this, those of a long run, they are rounded to 4 bps, which a chart cannot show; with more
-than twice as many, to a multiple of that."""
+MOST_CHARACTERS = 7_500_000
+"""Of all blobs: what keeps a page below 8 MB. Fans that do not fit lose every second step or are left out."""
+MANY = 4_000_000
+"""Quantiles that are kept to 1 bps; more, those of a long run, are rounded to what a chart can show."""
+MOST_FORECASTERS = 6
+"""Forecasters that charts show before a reader asks for others."""
+MOST_ACCOUNTS, MOST_POINTS = 40, 400_000
+"""Accounts in the charts, and points of their equity."""
 SHOWN = ("open", "high", "low", "close", "volume")
 
 
-def page_payload(run: Run) -> dict[str, str]:
-    """Blobs by name, gzip in base64: ``meta`` is JSON, the others are little-endian arrays."""
-    candles, names = run.candles(), list(run.manifest["forecasters"])
-    times, close = milliseconds(candles.index), candles["close"].to_numpy(dtype=np.float64)
-    origins = milliseconds(run.origins().index)
-    closes = _Closes(close, times, origins, interval_ms(run.config.candles.interval))
-    count = len(names) * len(origins) * run.config.windows.horizon * len(LEVELS)
-    unit = COARSE * math.ceil(count / (2 * MANY)) if count > MANY else 1
-    blobs, pit = {}, {}
-    for k, name in enumerate(names):
-        blobs[f"quantiles{k}"], pit[name] = _quantile_blob(run, name, closes, unit)
-    blobs["candles"] = _pack(candles[list(SHOWN)].to_numpy(dtype="<f4").T)
+def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
+    """Blobs by name, and sentences on what is left out; ``meta`` is JSON, the others are little-endian arrays."""
+    names, closes, limits = list(run.manifest["forecasters"]), Closes.of(run), []
+    order, colours = by_interest(run), run_colours(run)
+    count = len(names) * len(closes.origins) * run.config.windows.horizon * len(LEVELS)
+    fans = {name: read_fans(run, name, closes, fine=count <= MANY) for name in names}
+    scored = bool(run.manifest["origins"]["scored"])
+    blobs = {"candles": pack(run.candles()[list(SHOWN)].to_numpy(dtype="<f4").T)}
     meta: dict[str, Any] = {
         "interval": interval_ms(run.config.candles.interval),
         "horizon": run.config.windows.horizon,
         "levels": LEVELS,
-        "unit": unit,
-        "forecasters": [{"name": name, "colour": colour} for name, colour in colours_of(names).items()],
-        "main": names.index(primary(run)),
-        "times": times.tolist(),
-        "origins": origins.tolist(),
+        "main": names.index(order[0]),
+        "times": closes.times.tolist(),
+        "origins": closes.origins.tolist(),
         "accounts": [],
-        "skill": _by_step(run, "skill"),
-        "coverage": _by_step(run, "coverage"),
-        "pit": pit if run.manifest["origins"]["scored"] else {},
+        "skill": _skill(run),
+        "coverage": [{"forecaster": name, **one} for name in names for one in fans[name].coverage] if scored else [],
+        "pit": {name: fans[name].pit for name in names} if scored else {},
         **losses_over_time(run),
     }
     if run.manifest["strategies"]:
-        accounts, blobs["equity"], blobs["targets"] = _accounts(run)
+        accounts, arrays, left_out = _accounts(run)
         meta |= accounts | {"bands": equity_bands(run), "placebos": placebo_ranges(run)}
-    blobs["meta"] = _pack_bytes(json.dumps(meta, separators=(",", ":"), allow_nan=False).encode())
-    return blobs
+        blobs, limits = blobs | arrays, left_out
+    room = MOST_CHARACTERS - sum(map(len, blobs.values())) - len(pack_json(meta))
+    steps, packed = _fitted({name: fans[name] for name in order}, run.config.windows.horizon, room)
+    blobs |= {f"quantiles{names.index(name)}": text for name, text in packed.items()}
+    meta["forecasters"] = [
+        {
+            "name": name,
+            "colour": colours[name],
+            "order": order.index(name),
+            "shown": name in order[:MOST_FORECASTERS],
+            "steps": steps[name],
+            "units": fans[name].units.tolist(),
+        }
+        for name in names
+    ]
+    blobs["meta"] = pack_json(meta)
+    return blobs, [*_fan_limits(steps, run.config.windows.horizon, fine=count <= MANY), *limits]
 
 
-def quantile_steps(quantiles: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Quantiles (M, H, 7) in bps as bytes that compress well; exact, modulo 2**16.
+def by_interest(run: Run) -> list[str]:
+    """Forecasters: the main one, its opponent, then by the CRPS of the last step."""
+    at, first = f"crps_bps.close.h{run.config.windows.horizon}", [primary(run), opponent_of(run)]
+    crps = {name: run.metrics.get(f"forecast.{name}.{at}", math.nan) for name in run.manifest["forecasters"]}
+    rest = sorted(crps, key=lambda name: crps[name] if math.isfinite(crps[name]) else math.inf)
+    return list(dict.fromkeys([*first, *rest]))
 
-    The median and the gaps between neighbouring quantiles, each as its change from the step before, change by change
-    together, small values near zero (zigzag), first all low bytes and then all high bytes.
+
+def _fitted(fans: Mapping[str, Fans], horizon: int, room: int) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Steps of each forecaster's fans, none where they are left out, and the packed fans, within so many characters.
+
+    From the least interesting on, forecasters first lose every second step and then their fans; the first keeps them.
     """
-    parts = np.diff(quantiles, axis=2, prepend=np.int16(0))
-    parts[:, :, 0] = quantiles[:, :, MEDIAN]
-    changes = np.diff(parts, axis=1, prepend=np.int16(0)).transpose(2, 1, 0)
-    folded = np.ascontiguousarray(((changes << 1) ^ (changes >> 15)).astype("<u2"))
-    return np.ascontiguousarray(folded.ravel().view(np.uint8).reshape(-1, 2).T)
+    whole, fewer = list(range(1, horizon + 1)), fewer_steps(horizon)
+    names = list(fans)
+    steps = dict.fromkeys(names, whole)
+    packed = {name: pack_fans(fans[name], whole) for name in names}
+    for shorter in (fewer, []):
+        for name in names[:0:-1]:
+            if sum(map(len, packed.values())) <= room:
+                return steps, packed
+            steps[name] = shorter
+            packed.pop(name)
+            if shorter:
+                packed[name] = pack_fans(fans[name], shorter)
+    return steps, packed
 
 
-def _quantile_blob(run: Run, name: str, candles: _Closes, unit: int) -> tuple[str, dict[str, list[float]]]:
-    """Quantiles of the close against the last close, in units of so many bps, and histograms of its PIT by step.
-
-    The quantiles are those that scores use, so that what is drawn is what is tested.
-    """
-    horizon = run.config.windows.horizon
-    rows, done = np.empty((len(candles.last), horizon, len(LEVELS)), dtype=np.int16), 0
-    steps = sorted({1, horizon})
-    pit = np.full((len(candles.last), len(steps), 2), np.nan)
-    for batch in run.forecasts(name).batches():
-        part = slice(done, done + len(batch.paths))
-        closes = np.sort(batch.paths[..., CLOSE], axis=1).transpose(0, 2, 1)
-        gain = IN_BPS / unit * (sample_quantiles(closes, LEVELS) / candles.last[part, None, None] - 1.0)
-        rows[part] = np.clip(np.rint(np.nan_to_num(gain)), -32767, 32767)
-        for k, step in enumerate(steps):
-            outcome = candles.after(part, step)
-            for end in (0, 1):
-                pit[part, k, end] = probability_integral_transform(closes[:, step - 1], outcome, np.float64(end))
-        done = part.stop
-    return _pack(quantile_steps(rows)), {str(step): pit_shares(*pit[:, k].T) for k, step in enumerate(steps)}
+def _fan_limits(steps: Mapping[str, Sequence[int]], horizon: int, *, fine: bool) -> list[str]:
+    """What a reader has to know of fans that are not whole."""
+    said = [] if fine else [f"Fans are rounded to 1/{PRECISION:.0f} of half the width of their central 50 %."]
+    thin = [name for name, kept in steps.items() if 0 < len(kept) < horizon]
+    absent = [name for name, kept in steps.items() if not kept]
+    if thin:
+        said.append(f"Every second step is interpolated, for the size of the page: {', '.join(thin)}.")
+    if absent:
+        said.append(f"Fans are left out for the size of the page, scores are not: {', '.join(absent)}.")
+    return said
 
 
-class _Closes(NamedTuple):
-    """Closes of a run: of the candle before each origin, and the next ones."""
-
-    close: NDArray[np.float64]
-    times: NDArray[np.int64]
-    origins: NDArray[np.int64]
-    interval: int
-
-    @property
-    def last(self) -> NDArray[np.float64]:
-        return np.asarray(self.close[np.searchsorted(self.times, self.origins) - 1])
-
-    def after(self, part: slice, step: int) -> NDArray[np.float64]:
-        """Close of the candle so many steps after each origin; NaN where it is absent."""
-        wanted = self.origins[part] + (step - 1) * self.interval
-        at = np.minimum(np.searchsorted(self.times, wanted), len(self.times) - 1)
-        return np.where(self.times[at] == wanted, self.close[at], np.nan)
-
-
-def _accounts(run: Run) -> tuple[dict[str, Any], str, str]:
-    """Names, fills and times of the accounts, the equity (K, N') and the decided weights (K', M)."""
+def _accounts(run: Run) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Names, fills and times of the accounts; the equity (K, N') and the decided weights (K', M); what is left out."""
     equity, targets, orders = run.equity(), run.targets(), run.orders()
-    named = set(notable(equity, primary(run)))
-    fills = {
-        "account": [list(equity.columns).index(name) for name in orders["strategy"]],
-        "time": (orders["time"].astype("datetime64[ms, UTC]").astype("int64")).tolist(),
-        "side": orders["side"].tolist(),
-        "size": [_short(value) for value in orders["size"]],
-        "price": [_short(value) for value in orders["price"]],
-        "fee": [_short(value) for value in orders["fee"]],
-    }
+    named = notable(equity, primary(run))
+    final = equity.iloc[-1].sort_values(ascending=False, kind="stable")
+    chosen = set(list(dict.fromkeys([*named, *map(str, final.index)]))[:MOST_ACCOUNTS])
+    names = [name for name in map(str, equity.columns) if name in chosen]
+    decided = [name for name in map(str, targets.columns) if name in chosen]
+    every = math.ceil(len(names) * len(equity) / MOST_POINTS)
+    # The last hour is always there.
+    at = np.arange(len(equity) - 1, -1, -every)[::-1]
+    fills = orders[orders["strategy"].isin(names)]
     meta = {
-        "accounts": [{"name": name, "shown": name in named} for name in equity.columns],
-        "equityTimes": milliseconds(equity.index).tolist(),
+        "accounts": [{"name": name, "shown": name in named} for name in names],
+        "equityTimes": milliseconds(equity.index)[at].tolist(),
         "cash": float(run.config.portfolio.initial_cash),
-        "fills": fills,
-        "decided": {"names": list(targets.columns), "times": milliseconds(targets.index).tolist()},
+        "fills": {
+            "account": [names.index(name) for name in fills["strategy"]],
+            "time": milliseconds(pd.DatetimeIndex(fills["time"])).tolist(),
+            "side": fills["side"].tolist(),
+            **{key: [_short(value) for value in fills[key]] for key in ("size", "price", "fee")},
+        },
+        "decided": {"names": decided, "times": milliseconds(targets.index).tolist()},
     }
-    return meta, _pack(equity.to_numpy(dtype="<f4").T), _pack(targets.to_numpy(dtype="<f4").T)
+    arrays = {
+        "equity": pack(equity[names].to_numpy(dtype="<f4")[at].T),
+        "targets": pack(targets[decided].to_numpy(dtype="<f4").T),
+    }
+    limits = [f"Curves show every {every} candles."] if every > 1 else []
+    if len(names) < len(equity.columns):
+        limits += [
+            f"Charts hold {len(names)} of {len(equity.columns)} accounts, the best and those on the main forecaster."
+        ]
+    return meta, arrays, limits
 
 
-def _by_step(run: Run, what: str) -> list[Mapping[str, Any]]:
-    """Lines by step of the close: skill with its band, or coverage of the central 50, 80 and 95 %."""
+def _skill(run: Run) -> list[Mapping[str, Any]]:
+    """Lines by step of the close: CRPS against the opponent's, with intervals where they are stored."""
     table = run.scores()
     table = table[(table["channel"] == "close") & (table["step"] > 0) & np.isfinite(table["value"])]
-    if what == "coverage":
-        table = table[(table["group"] == "all") & table["metric"].isin(["coverage50", "coverage80", "coverage95"])]
-    else:
-        ends = ["crps_bps.difference_pct", "crps_bps.low_pct", "crps_bps.high_pct"]
-        table = table[table["group"].str.startswith("opponent=") & table["metric"].isin(ends)]
-    lines: list[Mapping[str, Any]] = []
-    if what == "skill":
-        lines += _ratios(run)
+    ends = ["crps_bps.difference_pct", "crps_bps.low_pct", "crps_bps.high_pct"]
+    table = table[(table["group"] == f"opponent={opponent_of(run)}") & table["metric"].isin(ends)]
+    lines = _ratios(run)
     for (name, metric), rows in table.groupby(["forecaster", "metric"], sort=False):
         rows = rows.sort_values("step")
-        line = {"forecaster": name, "metric": metric, "step": rows["step"].tolist(), "value": rows["value"].tolist()}
-        lines.append(line)
+        lines.append(
+            {"forecaster": name, "metric": metric, "step": rows["step"].tolist(), "value": rows["value"].tolist()}
+        )
     return lines
 
 
@@ -180,11 +180,3 @@ def _ratios(run: Run) -> list[Mapping[str, Any]]:
 
 def _short(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _pack(array: NDArray[Any]) -> str:
-    return _pack_bytes(np.ascontiguousarray(array).tobytes())
-
-
-def _pack_bytes(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()

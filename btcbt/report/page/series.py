@@ -60,7 +60,7 @@ def _fluctuation(run: Run, losses: Mapping[str, pd.Series[float]]) -> Iterator[M
 
 
 def equity_bands(run: Run) -> dict[str, Any]:
-    """Bootstrap bands of the accounts that are shown first: ``at`` (rows of equity) and by account its low and high."""
+    """Bootstrap bands of the accounts that are shown first: ``times`` (ms UTC) and by account its low and high."""
     equity, cash = run.equity(), run.config.portfolio.initial_cash
     at = _spread(len(equity))
     bands: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def equity_bands(run: Run) -> dict[str, Any]:
         band = equity_band(returns, run.config.windows.horizon, at)
         if np.all(np.isfinite(band)):
             bands[name] = np.round(band, 5).tolist()
-    return {"at": at.tolist(), "of": bands}
+    return {"times": milliseconds(equity.index)[at].tolist(), "of": bands}
 
 
 def placebo_ranges(run: Run) -> list[Mapping[str, Any]]:

@@ -11,8 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from btcbt.config import BUY_AND_HOLD
 from btcbt.records import FloatArray
-from btcbt.report.colours import colours_of
-from btcbt.report.figures import heading_of
+from btcbt.report.figures import heading_of, run_colours
 from btcbt.report.page.content import as_texts
 from btcbt.report.versus import versus_parts
 from btcbt.storage.runs import Run
@@ -45,7 +44,7 @@ def _accounts(run: Run) -> Iterator[Mapping[str, Any]]:
     """The best accounts and buy and hold: name, net return, and the equity as a line."""
     equity, cash = run.equity(), run.config.portfolio.initial_cash
     final = equity.iloc[-1].drop(BUY_AND_HOLD, errors="ignore").sort_values(ascending=False, kind="stable")
-    colours = colours_of(run.manifest["forecasters"])
+    colours = run_colours(run)
     names = [*map(str, final.index[:BEST]), *([BUY_AND_HOLD] if BUY_AND_HOLD in equity else [])]
     growth = {name: equity[name].to_numpy(dtype=np.float64) / cash - 1.0 for name in names}
     low = min(0.0, *(float(one.min()) for one in growth.values()))

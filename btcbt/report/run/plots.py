@@ -17,7 +17,6 @@ from btcbt.errors import StoreError
 from btcbt.files import read_file
 from btcbt.messages import short
 from btcbt.records import CHANNELS, CLOSE
-from btcbt.report.colours import colours_of
 from btcbt.report.figures import (
     CLOSE_LABEL,
     around,
@@ -30,6 +29,7 @@ from btcbt.report.figures import (
     milliseconds,
     notable,
     primary,
+    run_colours,
     style_axes,
     titles_of,
 )
@@ -75,7 +75,7 @@ class Plots:
             require(name, equity.columns, "account", self.run.directory)
         axes = _axes(ax)
         shown = equity if accounts is None else equity[named]
-        colours = colours_of(self.run.manifest["forecasters"])
+        colours = run_colours(self.run)
         draw_growth(axes, shown, self.run.config.portfolio.initial_cash, named, colours)
         date_axis(axes)
         _head(axes, heading_of(self.run) + f"Net return {costs_of(self.run)}")
@@ -113,7 +113,7 @@ class Plots:
         row = self._row(origin)
         window, outcome = around(self.run, int(forecasts.origins[row]))
         axes = _axes(ax)
-        colour = colours_of(self.run.manifest["forecasters"])[name]
+        colour = run_colours(self.run)[name]
         draw_forecast(axes, window, forecasts.paths(row, row + 1)[0], outcome, colour, column)
         style_axes(axes, CLOSE_LABEL if column == CLOSE else channel.capitalize())
         date_axis(axes)
@@ -137,7 +137,7 @@ class Plots:
         if not self.run.manifest["origins"]["scored"]:
             raise StoreError(f"{self.run.directory}: no origin has a known outcome, so no forecast is scored")
         axes = _axes(ax)
-        draw_skill(axes, self.run.scores(), titles_of(self.run), opponent_of(self.run))
+        draw_skill(axes, self.run.scores(), titles_of(self.run), opponent_of(self.run), run_colours(self.run))
         _head(axes, heading_of(self.run) + "Forecast error by horizon: below zero is better")
         return axes
 

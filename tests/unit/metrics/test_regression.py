@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -105,7 +106,10 @@ def test_the_first_rule_that_matches_applies_and_rounding_is_forgiven_without_on
         ("forecast.a.coverage90.close.h1", 88.0, 91.0, "better"),
         ("forecast.a.coverage90.close.h1", 88.0, 93.0, "worse"),
         ("forecast.a.bias_bps.close.h1", -3.0, -2.0, "better"),
-        ("forecast.a.pit_p.close.h1", 0.5, 0.4, "worse"),  # neither direction is better, so none is allowed
+        ("forecast.a.pit_p.close.h1", 0.5, 0.4, "moved"),  # neither direction is better
+        ("strategy.a.max_drawdown", 0.1, 0.3, "moved"),  # no interval says that this is more than chance
+        ("strategy.a.max_drawdown", 0.3, 0.1, "better"),
+        ("strategy.a.exposure", 0.3, 0.1, "moved"),
         ("forecast.a.pit_p.close.h1", 0.5, 0.5 + 1e-7, "within"),  # the table's tolerance
         ("forecast.a.crps_bps.close.h1", 0.5, 0.5 + 1e-7, "worse"),
         ("forecast.a.crps_bps.close.h1", NAN, 1.0, "moved"),
@@ -142,9 +146,9 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
     metrics = {"b": 0.1 + 0.2, "a": NAN, "c": -1e-300, "x.y": 3.0}
     assert write_baseline(file, metrics, Tolerances(keep=("?",))) == 3
     assert list(json.loads(file.read_text())) == ["a", "b", "c"]
-    got = read_baseline(file)
+    got, about = read_baseline(file)
     assert math.isnan(got.pop("a"))
-    assert got == {"b": 0.1 + 0.2, "c": -1e-300}
+    assert (got, about) == ({"b": 0.1 + 0.2, "c": -1e-300}, {})
     before = file.read_bytes()
     write_baseline(file, metrics, Tolerances(keep=("?",)))
     assert file.read_bytes() == before
@@ -160,6 +164,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"a": "1"}', "'a' is '1'; expected a number or null"),
         ('{"a": true}', "'a' is True"),
         ('{"a": {"b": 1}}', "expected a number or null"),
+        ('{"about": 1}', "'about' is no object of texts"),
     ],
 )
 def test_a_baseline_that_is_none_is_named(tmp_path: Path, content: str | None, says: str) -> None:
@@ -229,7 +234,7 @@ def test_the_table_shows_failures_first_and_counts_the_rest() -> None:
         console.print(check_table(compare_metrics(before | {"zzz": 1.0}, now, lower)))
     text = capture.get()
     assert text.index("zzz") < text.index("m000")
-    assert "and 42 more" in text
+    assert "and 82 more (81 worse, 1 new)" in text or "and 82 more (81 better, 1 new)" in text
     assert verdict(comparisons) == "101 metrics: 0 equal, 0 within tolerance, 100 better, 1 new; the check passes"
 
 
@@ -311,3 +316,38 @@ def test_a_place_that_cannot_be_written_and_a_run_that_is_none_are_one_line(
     result = check()
     assert result.exit_code == 2
     assert "not a run" in result.stderr
+
+
+def test_another_run_may_be_the_baseline(stored: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(stored, other)
+    (other / "metrics.json").write_text(json.dumps({"crps": 1.0}))
+    command = ["check", str(stored), "--baseline", str(other)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "crps" in result.stdout
+    assert CliRunner().invoke(app, [*command, "--update"]).exit_code == 2
+
+
+def test_a_forecaster_that_one_side_lacks_is_one_line() -> None:
+    before = {f"forecast.gone.crps_bps.close.h{k}": 1.0 for k in range(1, 30)} | {"forecast.kept.energy_bps": 1.0}
+    now = {"forecast.kept.energy_bps": 1.0, "forecast.added.energy_bps": 1.0}
+    comparisons = compare_metrics(before, now, Tolerances())
+    text = check_markdown(comparisons, "x")
+    assert (
+        r"not compared: forecast.gone (29 metrics), which this run lacks".replace("(", r"\(").replace(")", r"\)")
+        in text
+    )
+    assert "forecast.added" in text
+    assert "| " not in text
+    assert any(one.failed for one in comparisons)
+
+
+def test_failures_come_first_then_headline_scores() -> None:
+    before = {"strategy.a.max_drawdown": 0.1, "strategy.a.sharpe": 1.0, "forecast.a.crps_bps.close.h1": 9.0}
+    now = {"strategy.a.max_drawdown": 0.9, "strategy.a.sharpe": 0.1, "forecast.a.crps_bps.close.h1": 8.0}
+    assert [one.metric for one in moved(compare_metrics(before, now, Tolerances()))] == [
+        "strategy.a.sharpe",
+        "forecast.a.crps_bps.close.h1",
+        "strategy.a.max_drawdown",
+    ]

@@ -8,17 +8,21 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from btcbt.config import RunConfig
 from btcbt.metrics.distribution import sample_quantiles
-from btcbt.report.page import write_page
-from btcbt.report.page.payload import LEVELS, MEDIAN, quantile_steps
+from btcbt.report.page import payload, write_page
+from btcbt.report.page.fans import LEVELS, MEDIAN, Closes, fewer_steps, quantile_steps, read_fans
+from btcbt.report.page.render import asset
 from btcbt.report.page.series import losses_over_time, pit_shares
-from btcbt.storage.runs import Run
+from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.runner import run
 
 
@@ -106,6 +110,93 @@ def unpacked(content: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for q in range(MEDIAN - 1, -1, -1):
         found[..., q] = found[..., q + 1] - parts[..., q + 1]
     return found
+
+
+def test_fans_that_do_not_fit_lose_every_second_step_and_then_are_left_out(
+    traded: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fewer_steps(24) == [1, *range(2, 25, 2)]
+    whole, none_said = payload.page_payload(traded)
+    assert none_said == []
+    size = sum(map(len, whole.values()))
+    monkeypatch.setattr(payload, "MOST_CHARACTERS", size - 200)
+    thin, said = payload.page_payload(traded)
+    steps = {one["name"]: one["steps"] for one in meta_of(thin)["forecasters"]}
+    assert steps == {"random_walk": [1, 2, 3], "drift": [1, 3]}
+    assert said == ["Every second step is interpolated, for the size of the page: drift."]
+    kept = unpacked(np.frombuffer(gzip.decompress(base64.b64decode(thin["quantiles1"])), np.uint8), (24, 2, 7))
+    full = unpacked(np.frombuffer(gzip.decompress(base64.b64decode(whole["quantiles1"])), np.uint8), (24, 3, 7))
+    assert np.array_equal(kept, full[:, [0, 2]])
+    monkeypatch.setattr(payload, "MOST_CHARACTERS", 1)
+    least, said = payload.page_payload(traded)
+    assert "quantiles0" in least
+    assert "quantiles1" not in least
+    assert said == ["Fans are left out for the size of the page, scores are not: drift."]
+
+
+def meta_of(blobs: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(blobs["meta"])))
+    return found
+
+
+def test_rounded_fans_are_within_a_share_of_their_own_width(traded: Run) -> None:
+    closes = Closes.of(traded)
+    fine, coarse = (read_fans(traded, "drift", closes, fine=fine) for fine in (True, False))
+    assert (coarse.units >= 1).all()
+    assert coarse.units[-1] > 1
+    gap = np.abs(coarse.quantiles * coarse.units[:, None] - fine.quantiles)
+    assert (gap <= coarse.units[:, None] / 2 + 0.51).all()
+
+
+def test_coverage_and_its_band_are_those_of_the_scores_where_they_are_stored(traded: Run) -> None:
+    found = {one["level"]: one for one in read_fans(traded, "drift", Closes.of(traded), fine=True).coverage}
+    for step in (1, 3):
+        stored = traded.metrics[f"forecast.drift.coverage90.close.h{step}"]
+        assert found[90]["share"][step - 1] == pytest.approx(stored, abs=0.01)
+        for end in ("low", "high"):
+            assert found[90][end][step - 1] == pytest.approx(
+                traded.metrics[f"forecast.drift.coverage90_{end}.h{step}"], abs=0.01
+            )
+    assert sorted(found) == [50, 80, 90, 95]
+
+
+def test_charts_hold_few_accounts_of_many_and_say_so(traded: Run, tmp_path: Path) -> None:
+    copy = shutil.copytree(traded.directory, tmp_path / "copy")
+    for table in ("equity", "targets"):
+        frame = pd.read_parquet(copy / f"{table}.parquet")
+        more = {f"s{k}@drift": frame["momentum"] * (1 + 0.001 * k) for k in range(60)}
+        frame.assign(**more).to_parquet(copy / f"{table}.parquet", index=False)
+    blobs, said = payload.page_payload(load_run(copy))
+    names = [one["name"] for one in meta_of(blobs)["accounts"]]
+    assert len(names) == payload.MOST_ACCOUNTS
+    assert {"momentum", "buy_and_hold", "s59@drift"} <= set(names)
+    assert said == ["Charts hold 40 of 62 accounts, the best and those on the main forecaster."]
+
+
+def test_text_has_the_contrast_of_wcag_aa_in_both_themes() -> None:
+    """Success criterion 1.4.3: 4.5 to 1, from the colours that the style declares."""
+    css = asset("page.css")
+    themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root[^{]*\{([^}]*)\}", css)]
+    assert len(themes) == 4  # light, dark by choice, dark by the system, print
+    assert themes[1] == themes[2]
+    for theme in themes:
+        for text in {"ink", "soft", "link"} & set(theme):
+            assert contrast(theme[text], theme["paper"]) >= 4.5, (text, theme)
+    # Cells of the heat map have a fixed text colour on their own backgrounds.
+    (cell,) = re.findall(r"td\.gain1[^}]*?[ {]color: (#\w{6})", css)
+    backgrounds = re.findall(r"\.(?:gain|loss)\d \{ background: (#\w{6})", css)
+    assert len(backgrounds) == 6
+    assert min(contrast(cell, one) for one in backgrounds) >= 4.5
+    # Nothing else sets a colour of text.
+    assert set(re.findall(r"[ {]color: ([^;]+);", css)) == {"var(--ink)", "var(--soft)", "var(--link)", cell}
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    shares = [[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in (first, second)]
+    linear = [[s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in one] for one in shares]
+    low, high = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_calibrated_forecast_has_a_flat_histogram_whatever_the_number_of_paths(rng: np.random.Generator) -> None:

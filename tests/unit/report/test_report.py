@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from btcbt.candles import write_candles
 from btcbt.config import BUY_AND_HOLD, RunConfig
 from btcbt.records import CLOSE, Candles, Window
 from btcbt.report import figures
+from btcbt.report.colours import COLOURS, colours_of
 from btcbt.storage.runs import Run, load_run
 from btcbt.storage.runs import write_candles as write_candles_of_run
 from btcbt.walkforward import runner
@@ -105,6 +108,53 @@ def test_fifty_strategies_leave_few_lines_whose_names_are_apart() -> None:
     assert all(above[0] >= below[1] for below, above in pairwise(boxes))
     assert all(box.x1 <= figure.bbox.x1 for box in extents)
     assert [text.get_text() for text in figure.axes[2].get_yticklabels()] == named
+
+
+def test_names_of_any_length_leave_room_for_the_lines() -> None:
+    index = pd.date_range("2019-06-01", periods=5, freq="h", tz="UTC")
+    names = [f"s{k:02d}{'x' * 61}@{'y' * 64}" for k in range(50)]
+    equity = pd.DataFrame({name: 100.0 + k * np.arange(5) for k, name in enumerate(names)}, index=index)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.equity_chart(equity, 100.0, figures.notable(equity, "y" * 64), targets=equity * 0 + 1)
+        figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.5
+    assert figures.short_name("a@b") == "a@b"
+    assert figures.short_name(names[3]) == f"s03{'x' * 6}…{'x' * 10}@{'y' * 9}…{'y' * 10}"
+
+
+def test_of_many_forecasters_only_the_first_has_a_band_of_coverage() -> None:
+    names = [f"f{k}" for k in range(9)]
+    rows = [
+        (name, "close", step, "all", metric, value)
+        for name in names
+        for step in (1, 2)
+        for metric, value in (
+            ("crps_bps", 9.0),
+            ("coverage90", 88.0),
+            ("coverage90_low", 80.0),
+            ("coverage90_high", 95.0),
+        )
+    ]
+    scores = pd.DataFrame(rows, columns=["forecaster", "channel", "step", "group", "metric", "value"])
+    colours = colours_of(names, "f4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.error_by_step(scores, {name: name for name in names}, "f0", "", colours)
+        figure.canvas.draw()
+    assert len(figure.axes[1].collections) == 2
+    assert to_hex(figure.axes[1].collections[0].get_color()[0]) == colours["f4"].lower()
+    assert len(lines(figure, 1, "f")) == 9
+
+
+def test_the_main_forecaster_has_the_first_colour_and_no_two_of_twelve_share_one() -> None:
+    names = [f"f{k}" for k in range(12)]
+    found = colours_of(names, "f7")
+    assert list(found) == names
+    assert found["f7"] == COLOURS[0]
+    assert found["f0"] == COLOURS[1]
+    assert len(set(found.values())) == 12
+    assert colours_of(names, "absent") == colours_of(names)
 
 
 def test_a_title_names_experiment_candles_dates_and_costs(tmp_path: Path) -> None:

@@ -1,0 +1,319 @@
+"""Compare finished runs on the origins and hours that they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from btcbt.config import interval_ms, time_text
+from btcbt.errors import ConfigError, StoreError
+from btcbt.metrics.returns import drawdown, equity_returns, share_of_equity
+from btcbt.metrics.score import POOLED, comparison_steps
+from btcbt.metrics.sharpe import compound, sharpe_difference_interval, sharpe_ratio
+from btcbt.metrics.versus import paired_differences
+from btcbt.records import YEAR_MS, FloatArray, IntArray
+from btcbt.report.cells import NONE
+from btcbt.report.compare import RunComparison
+from btcbt.report.figures import milliseconds, primary
+from btcbt.storage.runs import Run, load_run
+from btcbt.trees import leaves
+
+SHOWN_OF_MANIFEST = ("code", "packages")
+"""Parts of the manifest whose differences are listed after those of the experiments."""
+_NAN = float("nan")
+
+
+def compare(*runs: Run | str | Path, against: str | None = None) -> RunComparison:
+    """Compare finished runs on common origins and common hours; the first is the one that all others are compared with.
+
+    Every forecaster is compared with the one of its name in the first run, or with the first run's main forecaster if
+    there is none of its name. Losses, tests and adjustment are those of `btcbt.metrics.versus`; nothing is forecast or
+    traded again.
+
+    Parameters
+    ----------
+    runs : Run or path
+        Two or more, of the same candles.
+    against : str, optional
+        A forecaster of the first run that all others, of the first run too, are compared with.
+
+    Returns
+    -------
+    RunComparison
+
+    Raises
+    ------
+    ConfigError
+        If the runs cannot be compared: fewer than two, one of them twice, other candles, no common origin, or no
+        forecaster `against`.
+    StoreError
+        If a run is missing, damaged or of an older version.
+
+    Examples
+    --------
+    >>> print(compare("runs/walkforward", "runs/refit"))  # doctest: +SKIP
+    """
+    opened = _lettered([one if isinstance(one, Run) else load_run(one) for one in runs])
+    losses = {letter: _losses(run) for letter, run in opened.items()}
+    _require_same_candles(list(opened.values()))
+    origins = _common([milliseconds(frame.index) for frame in losses.values()])
+    if not len(origins):
+        spans = "; ".join(f"{run.directory}: {_span(losses[letter])}" for letter, run in opened.items())
+        raise ConfigError(f"the runs have no common origin ({spans}); compare runs of the same hours")
+    shared = {letter: frame.loc[np.isin(milliseconds(frame.index), origins)] for letter, frame in losses.items()}
+    table, method = _differences(opened, shared, origins, _rivals(opened, against))
+    hours, accounts, returns = _accounts(opened)
+    return RunComparison(
+        opened,
+        origins,
+        table,
+        method,
+        accounts,
+        hours,
+        returns,
+        _settings(opened),
+        tuple(_notes(opened, origins, hours)),
+    )
+
+
+def _lettered(runs: Sequence[Run]) -> dict[str, Run]:
+    if not 2 <= len(runs) <= len(ascii_uppercase):
+        raise ConfigError(f"{len(runs)} runs to compare; expected 2 to {len(ascii_uppercase)}, such as runs/a runs/b")
+    folders = [run.directory.resolve() for run in runs]
+    for k, folder in enumerate(folders):
+        if folder in folders[:k]:
+            raise ConfigError(f"{runs[k].directory}: given twice; compare a run with another one")
+    for run in runs:
+        absent = [key for key in ("forecasters", "strategies", "origins", "candles", "code") if key not in run.manifest]
+        if absent:
+            raise StoreError(
+                f"{run.directory}: its manifest has no '{absent[0]}', the run is of an older version; run it again"
+            )
+    return dict(zip(ascii_uppercase, runs, strict=False))
+
+
+def _losses(run: Run) -> pd.DataFrame:
+    """Losses by origin, checked."""
+    try:
+        frame = run.losses()
+        times = milliseconds(frame.index)
+        # Reading every column as numbers here keeps damage out of the tests.
+        frame = frame.astype(np.float64)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise StoreError(f"{run.directory / 'losses.parquet'}: damaged ({problem}); run the experiment again") from None
+    if np.any(np.diff(times) <= 0):
+        raise StoreError(f"{run.directory / 'losses.parquet'}: origins are not in order; run the experiment again")
+    wanted = [column for name in run.manifest["forecasters"] for _, column in _places(run, name)]
+    absent = [column for column in wanted if column not in frame.columns]
+    if absent:
+        raise StoreError(f"{run.directory / 'losses.parquet'}: no column '{absent[0]}'; run the experiment again")
+    return frame
+
+
+def _places(run: Run, name: str) -> Iterator[tuple[int, str]]:
+    """Steps of a forecaster's losses, `POOLED` for the whole path, and their columns."""
+    for step in comparison_steps(run.config.windows.horizon):
+        yield step, f"{name}.crps_bps.h{step}"
+    yield POOLED, f"{name}.energy_bps"
+
+
+def _require_same_candles(runs: Sequence[Run]) -> None:
+    """Refuse runs whose closes differ where both have a candle: their losses are not of the same outcomes."""
+    first = runs[0]
+    closes, interval = first.candles()["close"], first.config.candles.interval
+    for run in runs[1:]:
+        if interval_ms(run.config.candles.interval) != interval_ms(interval):
+            raise ConfigError(
+                f"{run.directory}: candles of {run.config.candles.interval}, those of {first.directory} are of "
+                f"{interval}; compare runs on the same candles"
+            )
+        both = pd.concat([closes, run.candles()["close"]], axis=1, join="inner").to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(both[:, 0] != both[:, 1])
+        if len(wrong):
+            when = closes.index.intersection(run.candles().index)[wrong[0]]
+            raise ConfigError(
+                f"{run.directory}: {len(wrong):,} of {len(both):,} closes are not those of {first.directory}, the "
+                f"first at {when:%Y-%m-%dT%H:%M} ({both[wrong[0], 1]:g} and {both[wrong[0], 0]:g}); compare runs "
+                "on the same candles"
+            )
+
+
+def _common(times: Sequence[IntArray]) -> IntArray:
+    return reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), times)
+
+
+def _span(losses: pd.DataFrame) -> str:
+    times = milliseconds(losses.index)
+    return f"{time_text(int(times[0]))} .. {time_text(int(times[-1]))}" if len(times) else "none"
+
+
+def _rivals(runs: Mapping[str, Run], against: str | None) -> list[tuple[str, str, str]]:
+    """Run, forecaster, and the forecaster of the first run that it is compared with, main forecasters first."""
+    first, *others = runs
+    known = list(runs[first].manifest["forecasters"])
+    if against is not None and against not in known:
+        raise ConfigError(f"{runs[first].directory}: no forecaster '{against}'; it has {', '.join(known)}")
+    found = []
+    for letter in ([first] if against is not None else []) + others:
+        main = primary(runs[letter])
+        names = sorted(runs[letter].manifest["forecasters"], key=lambda name: name != main)
+        for name in names:
+            other = against or (name if name in known else primary(runs[first]))
+            if (letter, name) != (first, against):
+                found.append((letter, name, other))
+    return found
+
+
+def _differences(
+    runs: Mapping[str, Run],
+    losses: Mapping[str, pd.DataFrame],
+    origins: IntArray,
+    rivals: Sequence[tuple[str, str, str]],
+) -> tuple[pd.DataFrame, str]:
+    """The table of `RunComparison.differences`, and how p-values were adjusted."""
+    first = next(iter(runs))
+    horizons = {letter: run.config.windows.horizon for letter, run in runs.items()}
+    rows: list[dict[str, Any]] = []
+    pairs: list[tuple[FloatArray, FloatArray]] = []
+    for letter, name, other in rivals:
+        theirs = dict(_places(runs[first], other))
+        for step, column in _places(runs[letter], name):
+            # Paths of other lengths have energy scores of other scales.
+            if step not in theirs or (step == POOLED and horizons[letter] != horizons[first]):
+                continue
+            rows.append({"run": letter, "forecaster": name, "against": other, "step": step})
+            pairs.append((losses[letter][column].to_numpy(), losses[first][theirs[step]].to_numpy()))
+    stride = (
+        max(1, int(np.diff(origins).min()) // interval_ms(runs[first].config.candles.interval))
+        if len(origins) > 1
+        else 1
+    )
+    longest = max(row["step"] or horizons[first] for row in rows)
+    tests, method = paired_differences(pairs, math.ceil(longest / stride))
+    for row, one in zip(rows, tests, strict=True):
+        row |= {**one.numbers, "origins": one.found.n}
+    return pd.DataFrame(rows), method
+
+
+def _accounts(runs: Mapping[str, Run]) -> tuple[IntArray, pd.DataFrame, dict[tuple[str, str], FloatArray]]:
+    """Common hours, the table of `RunComparison.accounts`, and returns in these hours by run and account."""
+    trading = {letter: run for letter, run in runs.items() if run.manifest["strategies"]}
+    columns = [
+        "run",
+        "account",
+        "total_return",
+        "sharpe",
+        "max_drawdown",
+        "turnover",
+        "sharpe_difference",
+        "low",
+        "high",
+    ]
+    equities = {letter: run.equity() for letter, run in trading.items()}
+    hours = (
+        _common([milliseconds(frame.index) for frame in equities.values()])
+        if len(trading) > 1
+        else np.empty(0, np.int64)
+    )
+    if len(hours) < 2:
+        return hours[:0], pd.DataFrame(columns=columns), {}
+    rows: list[dict[str, Any]] = []
+    returns: dict[tuple[str, str], FloatArray] = {}
+    for letter, run in trading.items():
+        at = np.isin(milliseconds(equities[letter].index), hours)
+        cash = float(run.config.portfolio.initial_cash)
+        for name in map(str, equities[letter].columns):
+            equity = equities[letter][name].to_numpy(dtype=np.float64)
+            returns[letter, name] = equity_returns(equity, cash)[at]
+            traded = share_of_equity(_traded(run, name, milliseconds(equities[letter].index)), equity, cash)[at]
+            rows.append({"run": letter, "account": name} | _performance(returns[letter, name], traded, run))
+    base = next(iter(trading))
+    for row in rows:
+        row |= _beside(row, returns, base, trading)
+    return hours, pd.DataFrame(rows, columns=columns), returns
+
+
+def _traded(run: Run, account: str, times: IntArray) -> FloatArray:
+    """Value traded by candle, quote units."""
+    orders = run.orders()
+    orders = orders[orders["strategy"] == account]
+    total = np.zeros(len(times))
+    at = np.searchsorted(times, milliseconds(pd.DatetimeIndex(orders["time"])))
+    np.add.at(total, at, (orders["size"] * orders["price"]).to_numpy(dtype=np.float64))
+    return total
+
+
+def _performance(returns: FloatArray, traded: FloatArray, run: Run) -> dict[str, float]:
+    a_year = YEAR_MS / interval_ms(run.config.candles.interval)
+    return {
+        "total_return": compound(returns),
+        "sharpe": sharpe_ratio(returns) * math.sqrt(a_year),
+        "max_drawdown": float(drawdown(returns).max(initial=0.0)),
+        "turnover": float(traded.mean() * a_year),
+    }
+
+
+def _beside(
+    row: Mapping[str, Any], returns: Mapping[tuple[str, str], FloatArray], base: str, runs: Mapping[str, Run]
+) -> dict[str, float]:
+    """Difference of an account's Sharpe ratio to that of its namesake in the first run, with its interval."""
+    ours, theirs = returns[row["run"], row["account"]], returns.get((base, row["account"]))
+    if row["run"] == base or theirs is None:
+        return {"sharpe_difference": _NAN, "low": _NAN, "high": _NAN}
+    annual = math.sqrt(YEAR_MS / interval_ms(runs[base].config.candles.interval))
+    block = max(run.config.windows.horizon for run in runs.values())
+    low, high = sharpe_difference_interval(ours, theirs, block)
+    difference = sharpe_ratio(ours) - sharpe_ratio(theirs)
+    return {"sharpe_difference": annual * difference, "low": annual * low, "high": annual * high}
+
+
+def _settings(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """Keys of the experiments that differ, then those of code and packages."""
+    trees = {}
+    for letter, run in runs.items():
+        made = {part: run.manifest.get(part) for part in SHOWN_OF_MANIFEST}
+        trees[letter] = {**dict(leaves(run.manifest["config"])), **dict(leaves(made))}
+    keys = dict.fromkeys(key for tree in trees.values() for key in tree)
+    rows = []
+    for key in keys:
+        # A mapping without keys says no more than keys that are absent.
+        values = [None if tree.get(key) == {} else tree.get(key) for tree in trees.values()]
+        if any(a != b for a, b in pairwise(values)):
+            rows.append(
+                {"key": key} | {letter: NONE if v is None else str(v) for letter, v in zip(trees, values, strict=True)}
+            )
+    return pd.DataFrame(rows, columns=["key", *trees])
+
+
+def _notes(runs: Mapping[str, Run], origins: IntArray, hours: IntArray) -> Iterator[str]:
+    """What a reader has to know of the comparison."""
+    horizons = {letter: run.config.windows.horizon for letter, run in runs.items()}
+    if len(set(horizons.values())) > 1:
+        each = ", ".join(f"{letter} {horizon}" for letter, horizon in horizons.items())
+        yield f"horizons differ ({each} candles): compared at the steps that are stored in both, and not over the path"
+    for letter, run in runs.items():
+        table = run.origins()
+        at = np.isin(milliseconds(table.index), origins)
+        for name in run.manifest["forecasters"]:
+            counts = table.loc[at, f"label.{name}"].value_counts()
+            unclean = ", ".join(f"{count:,} {label}" for label, count in counts.items() if label != "clean" and count)
+            if unclean:
+                yield f"{letter}'s {name}: {unclean} of {len(origins):,} origins; not evidence on new data"
+    for letter, run in runs.items():
+        entries = run.manifest["forecasters"].items()
+        plain = [name for name, entry in entries if entry.get("paths_are") == "dependent"]
+        if plain:
+            yield f"scored by the plain CRPS, as their paths depend on each other: {letter}'s {', '.join(plain)}"
+    if not len(hours):
+        trading = [letter for letter, run in runs.items() if run.manifest["strategies"]]
+        why = "have no common hour" if len(trading) > 1 else "trade in fewer than two of the runs"
+        yield f"accounts are not compared: they {why}"
