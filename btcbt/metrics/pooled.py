@@ -17,15 +17,14 @@ Symbols weigh the same within an origin, and origins the same whatever the numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from btcbt.metrics.accuracy import nan_mean
 from btcbt.metrics.inference import MIN_OVERLAPS, cosine_projections, cosine_terms
 from btcbt.metrics.intervals import LossDifference, loss_difference
-from btcbt.metrics.multiplicity import adjusted_tests
+from btcbt.metrics.multiplicity import AdjustedTests, adjusted_tests
 from btcbt.records import FloatArray
 
 
@@ -39,28 +38,28 @@ class PooledComparison:
         Over all symbols, in percent of the opponent's mean loss; ``n`` counts origins with at least one symbol.
     symbols : tuple of LossDifference (K,)
         The same of each symbol by itself: the rows of a forest plot. Of a symbol that is not used, NaN.
-    adjusted : float64 (K,)
-        P-value of each symbol, adjusted for the number of symbols.
-    method : {"romano-wolf", "holm"}
-        How they were adjusted; Holm where the symbols share too few origins.
-    used : bool (K,)
-        Which symbols have at least `inference.MIN_OVERLAPS` overlaps of origins and a positive mean loss of the
-        opponent; the others are left out.
+    tests : AdjustedTests
+        The test of each symbol, with p-values adjusted for the number of symbols.
+    percent : float64 (K,)
+        What losses of each symbol are multiplied by to be in percent; NaN of a symbol that is not used
+        (`percent_factors`).
+    series : float64 (n,)
+        Mean difference of the symbols at each origin, in percent; NaN where there is none.
     effective_symbols : float
         See `effective_symbols`.
     """
 
     pooled: LossDifference
     symbols: tuple[LossDifference, ...]
-    adjusted: FloatArray
-    method: Literal["romano-wolf", "holm"]
-    used: NDArray[np.bool_]
+    tests: AdjustedTests
+    percent: FloatArray
+    series: FloatArray
     effective_symbols: float
 
     @property
     def joint_p(self) -> float:
-        """P-value of "no difference on any symbol": the smallest of `adjusted`; NaN if there is none."""
-        return float(np.nanmin(self.adjusted)) if np.isfinite(self.adjusted).any() else float("nan")
+        """P-value of "no difference on any symbol": the smallest of the adjusted ones; NaN if there is none."""
+        return float(np.fmin.reduce(self.tests.adjusted))
 
 
 def pooled_comparison(
@@ -90,21 +89,22 @@ def pooled_comparison(
     ----------
     Driscoll and Kraay (1998), REStat 80(4), equations 3 to 6; Akgun, Pirotte, Urga and Yang (2024), IJF 40(1).
     """
-    ours, theirs = percent_of_reference(loss, reference, overlap)
-    both = [
+    percent = percent_factors(loss, reference, overlap)
+    ours, theirs = (percent * np.asarray(x, dtype=np.float64) for x in (loss, reference))
+    known = np.isfinite(ours) & np.isfinite(theirs)
+    ours, theirs = np.where(known, ours, np.nan), np.where(known, theirs, np.nan)
+    pooled, *symbols = (
         loss_difference(a, b, overlap, level=level, power=power)
         for a, b in [(nan_mean(ours, 1), nan_mean(theirs, 1)), *zip(ours.T, theirs.T, strict=True)]
-    ]
+    )
     difference = ours - theirs
     tests = adjusted_tests(difference, overlap)
-    used = np.asarray(np.isfinite(difference).any(axis=0))
-    return PooledComparison(
-        both[0], tuple(both[1:]), tests.adjusted, tests.method, used, effective_symbols(difference, overlap)
-    )
+    effective = effective_symbols(difference, overlap)
+    return PooledComparison(pooled, tuple(symbols), tests, percent, nan_mean(difference, 1), effective)
 
 
-def percent_of_reference(loss: ArrayLike, reference: ArrayLike, overlap: int) -> tuple[FloatArray, FloatArray]:
-    """Losses in percent of the mean reference loss of their symbol, over origins where both are finite.
+def percent_factors(loss: ArrayLike, reference: ArrayLike, overlap: int) -> FloatArray:
+    """What losses of each symbol are multiplied by, to be in percent of the symbol's mean reference loss.
 
     Parameters
     ----------
@@ -115,9 +115,10 @@ def percent_of_reference(loss: ArrayLike, reference: ArrayLike, overlap: int) ->
 
     Returns
     -------
-    float64 (n, K), float64 (n, K)
-        NaN where either is not finite, and all along for a symbol with fewer than `inference.MIN_OVERLAPS` overlaps of
-        origins, whose mean loss is hardly known, or whose mean reference loss is not positive.
+    float64 (K,)
+        100 over the mean of the reference losses at origins where both are finite. NaN for a symbol with fewer such
+        origins than `inference.MIN_OVERLAPS` overlaps, as its mean loss is hardly known, or a mean that is not
+        positive.
     """
     a, b = np.asarray(loss, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.ndim != 2 or a.shape != b.shape or a.shape[1] == 0:
@@ -125,8 +126,7 @@ def percent_of_reference(loss: ArrayLike, reference: ArrayLike, overlap: int) ->
     both = np.isfinite(a) & np.isfinite(b)
     mean = nan_mean(np.where(both, b, np.nan))
     usable = (both.sum(axis=0) >= MIN_OVERLAPS * overlap) & (mean > 0.0)
-    percent = np.divide(100.0, mean, out=np.full(len(mean), np.nan), where=usable)
-    return np.where(both, a * percent, np.nan), np.where(both, b * percent, np.nan)
+    return np.asarray(np.divide(100.0, mean, out=np.full(len(mean), np.nan), where=usable), dtype=np.float64)
 
 
 def effective_symbols(difference: ArrayLike, overlap: int) -> float:
