@@ -89,7 +89,7 @@ def cross_section(
     overlap: int,
     *,
     share: float = 0.2,
-    runs: int = 499,
+    runs: int = 199,
     seed: int = 0,
     level: float = 0.95,
 ) -> CrossSection:

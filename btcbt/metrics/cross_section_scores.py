@@ -83,7 +83,7 @@ def cross_section_rows(
     outcomes: Mapping[int, FloatArray],
     overlap: int,
     *,
-    runs: int = 499,
+    runs: int = 199,
     seed: int = 0,
 ) -> Iterator[tuple[str, Row]]:
     """How every forecaster ranks the symbols, at each step.

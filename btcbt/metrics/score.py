@@ -25,7 +25,7 @@ Family = Literal[
     "origins",
     "hypothesis",
 ]
-"""Subject of a score; the first part of its dotted key (``against`` .. ``cross_section`` follow a forecaster's name)."""
+"""Subject of a score; the first part of its dotted key (``against`` to ``cross_section`` follow a forecaster)."""
 Breakdown = Literal["channel", "step", "month", "regime", "label", "cost_bps", "delay"]
 
 ALL = "all"

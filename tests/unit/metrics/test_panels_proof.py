@@ -1,0 +1,94 @@
+"""Proofs by simulation for panels of symbols: pooled tests and rankings hold their size, and what pooling is worth.
+
+Run by `make proof`, which prints the figures; small versions are in `test_pooled.py` and `test_cross_section.py`.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from btcbt.metrics.cross_section import CrossSection, cross_section
+from btcbt.metrics.pooled import PooledComparison, pooled_comparison
+from btcbt.metrics.ranking import MEASURES
+from tests.unit.metrics.designs import HORIZON
+from tests.unit.metrics.panels import panel
+
+pytestmark = pytest.mark.proof
+RECORDS = 2000
+MONTH = 720
+
+
+def report(request, **rates: float) -> None:
+    print(f"{request.node.name}: " + ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items()))
+
+
+def compared(rng, n, k, edge=0.0, **design) -> list[PooledComparison]:
+    return [pooled_comparison(*panel(rng, n, k, **design).losses(edge), HORIZON) for _ in range(RECORDS)]
+
+
+def ranked(rng, n, k, edge=0.0, runs=99, **design) -> list[CrossSection]:
+    return [cross_section(*panel(rng, n, k, **design).ranked(edge), HORIZON, runs=runs, seed=i) for i in range(RECORDS)]
+
+
+def as_if_independent(found: PooledComparison) -> float:
+    """P-value of the pooled difference if symbols were taken for independent of each other."""
+    error = np.sqrt(sum(one.standard_error**2 for one in found.symbols)) / len(found.symbols)
+    return float(2.0 * stats.t.sf(abs(found.pooled.difference) / error, found.pooled.terms))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "unbalanced"), [(MONTH, 5, False), (MONTH, 20, True), (4 * MONTH, 5, False), (4 * MONTH, 5, True)]
+)
+def test_pooled_tests_hold_their_size(rng, request, n, k, unbalanced):
+    found = compared(rng, n, k, unbalanced=unbalanced, follows_beta=1.0)
+    pooled = float(np.mean([one.pooled.p_value <= 0.05 for one in found]))
+    joint = float(np.mean([one.joint_p <= 0.05 for one in found]))
+    one_symbol = float(np.mean([one.symbols[0].p_value <= 0.05 for one in found]))
+    stacked = float(np.mean([as_if_independent(one) <= 0.05 for one in found]))
+    report(request, pooled=pooled, joint=joint, one_symbol=one_symbol, as_if_independent=stacked)
+    print(f"  effective symbols {np.mean([one.effective_symbols for one in found]):.1f} of {k}")
+    assert 0.03 <= pooled <= 0.07
+    # Holm's adjustment, where symbols are not listed all the time, is careful.
+    assert 0.01 <= joint <= 0.07
+    assert stacked > 0.075
+
+
+def test_pooling_finds_what_one_symbol_cannot_show(rng, request):
+    """A difference of 3 % over four months of five coins."""
+    found = compared(rng, 4 * MONTH, 5, edge=0.03, follows_beta=1.0)
+    pooled = float(np.mean([one.pooled.p_value <= 0.05 for one in found]))
+    one_symbol = float(np.mean([one.symbols[0].p_value <= 0.05 for one in found]))
+    report(request, pooled=pooled, one_symbol=one_symbol)
+    detectable = np.median([[one.pooled.smallest_detectable, one.symbols[0].smallest_detectable] for one in found], 0)
+    print(f"  smallest detectable difference: pooled {detectable[0]:.1f} %, one symbol {detectable[1]:.1f} %")
+    assert pooled > 1.5 * one_symbol
+
+
+@pytest.mark.parametrize(
+    ("n", "unbalanced", "follows_beta"), [(MONTH, False, 1.0), (MONTH, False, 3.0), (4 * MONTH, True, 1.0)]
+)
+def test_rankings_of_symbols_hold_their_size(rng, request, n, unbalanced, follows_beta):
+    found = ranked(rng, n, 5, unbalanced=unbalanced, follows_beta=follows_beta)
+    for name in MEASURES:
+        of = [one.measures[name] for one in found]
+        rate, placebo, above = (
+            float(np.mean(hits))
+            for hits in (
+                [one.p_value <= 0.05 for one in of],
+                [one.placebo_p <= 0.05 for one in of],
+                [one.mean > one.placebo_high for one in of],
+            )
+        )
+        report(request, **{name: rate, "placebo": placebo, "mean above 97.5 % of the placebos'": above})
+        assert 0.03 <= rate <= 0.07
+        assert 0.03 <= placebo <= 0.075
+
+
+@pytest.mark.parametrize(("k", "least"), [(5, 0.2), (20, 0.7)])
+def test_rankings_of_more_symbols_find_a_smaller_edge(rng, request, k, least):
+    """Forecasts that hold 2 % of what comes, over four months."""
+    found = ranked(rng, 4 * MONTH, k, edge=0.02, runs=0)
+    rates = {name: float(np.mean([one.measures[name].p_value <= 0.05 for one in found])) for name in MEASURES}
+    report(request, **rates)
+    print(f"  mean IC {np.mean([one.measures['ic'].mean for one in found]):.3f}")
+    assert rates["ic"] > least
