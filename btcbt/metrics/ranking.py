@@ -111,9 +111,12 @@ def _differ(x: FloatArray) -> NDArray[np.bool_]:
     """Whether the finite entries of a row differ by more than rounding."""
     if x.shape[1] == 0:
         return np.zeros(len(x), dtype=np.bool_)
-    high, low = np.fmax.reduce(x, axis=1), np.fmin.reduce(x, axis=1)
-    rounding = 8.0 * np.finfo(np.float64).eps * np.fmax(np.abs(high), np.abs(low))
-    return np.asarray(high - low > rounding)
+    return np.asarray(np.fmax.reduce(x, axis=1) - np.fmin.reduce(x, axis=1) > _rounding(x))
+
+
+def _rounding(x: FloatArray) -> FloatArray:
+    """Differences between the entries of a row that are no more than the rounding of their values."""
+    return np.asarray(8.0 * np.finfo(np.float64).eps * np.fmax.reduce(np.abs(x), axis=1))
 
 
 def _row_mean(x: FloatArray, counts: IntArray) -> FloatArray:
@@ -133,7 +136,8 @@ def _ranks(x: FloatArray, method: str = "average") -> FloatArray:
 
 def _sides(x: FloatArray) -> FloatArray:
     """1 above the mean of the row, -1 below, 0 at it, which counts as half a hit."""
-    return np.asarray(np.sign(x - nan_mean(x, 1)[:, None]))
+    distance = x - nan_mean(x, 1)[:, None]
+    return np.where(np.abs(distance) <= _rounding(x)[:, None], 0.0, np.sign(distance))
 
 
 def _tails(x: FloatArray, counts: IntArray, share: float) -> FloatArray:

@@ -33,7 +33,7 @@ def ranked(rng, n, k, edge=0.0, runs=99, **design) -> list[CrossSection]:
 def as_if_independent(found: PooledComparison) -> float:
     """P-value of the pooled difference if symbols were taken for independent of each other."""
     error = np.sqrt(sum(one.standard_error**2 for one in found.symbols)) / len(found.symbols)
-    return float(2.0 * stats.t.sf(abs(found.pooled.difference) / error, found.pooled.terms))
+    return float(2.0 * stats.t.sf(abs(found.pooled.difference) / error, sum(one.terms for one in found.symbols)))
 
 
 @pytest.mark.parametrize(
