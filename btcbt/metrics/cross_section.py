@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 
 from btcbt.metrics.accuracy import nan_mean
-from btcbt.metrics.inference import cosine_projections, mean_test, regime_cosine_terms
+from btcbt.metrics.inference import mean_test, regime_cosine_terms
 from btcbt.metrics.intervals import smallest_detectable
 from btcbt.metrics.placebos import rank_p_value
 from btcbt.metrics.ranking import MEASURES, Rankings, rank_symbols
@@ -157,6 +158,8 @@ def _placebo_runs(rankings: Rankings, block: int, runs: int, seed: int) -> Float
     """Means and t statistics, (2, 4, runs), of the measures with shuffled forecasts; all origins are used ones."""
     n = len(rankings.valid)
     terms = regime_cosine_terms(n, block)
+    # `inference.cosine_projections` as a matrix: with few rows a product is ten times as fast as a transform.
+    cosines = fft.idct(np.eye(terms + 1, n)[1:], type=2, norm="ortho", axis=1) if n else np.empty((0, 0))
     out = np.full((2, len(MEASURES), runs), np.nan)
     natural = np.argsort(~rankings.valid, axis=1, kind="stable")[None]
     outcome = np.take_along_axis(rankings.outcome, natural, axis=2)
@@ -164,7 +167,7 @@ def _placebo_runs(rankings: Rankings, block: int, runs: int, seed: int) -> Float
         order = _shuffle(rankings.valid, block, (seed, run))
         shuffled = np.take_along_axis(rankings.forecast, order[None], axis=2)
         excess = np.einsum("mnk,mnk->nm", shuffled, outcome)
-        variance = (cosine_projections(excess, block, terms) ** 2).sum(axis=0) / max(terms, 1)
+        variance = np.sum((cosines @ excess) ** 2, axis=0) / max(terms, 1)
         mean = excess.mean(axis=0)
         out[0, :, run] = mean + rankings.chance.mean(axis=1)
         out[1, :, run] = np.divide(mean, np.sqrt(variance / n), out=np.full(len(mean), np.nan), where=variance > 0)
@@ -175,6 +178,9 @@ def _shuffle(valid: NDArray[np.bool_], block: int, key: tuple[int, int]) -> IntA
     """The symbols of each origin (n, K) in a random order that is held over a block, those that do not count last."""
     rng = np.random.default_rng(key)
     blocks = (np.arange(len(valid)) + int(rng.integers(block))) // block
-    keys = rng.random((int(blocks[-1]) + 1, valid.shape[1]))[blocks]
-    keys[~valid] = 2.0
-    return np.argsort(keys, axis=1)
+    keys = rng.random((int(blocks[-1]) + 1, valid.shape[1]))
+    # Sorted once for each stretch of one block where the same symbols count.
+    begins = np.r_[True, (np.diff(blocks) > 0) | (valid[1:] != valid[:-1]).any(axis=1)]
+    first = np.flatnonzero(begins)
+    order = np.argsort(np.where(valid[first], keys[blocks[first]], 2.0), axis=1)
+    return np.asarray(order[np.cumsum(begins) - 1])
