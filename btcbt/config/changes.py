@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from btcbt.config.experiment import RunConfig
-from btcbt.config.yaml import MAX_FILE_BYTES, load_config, plain, read_yaml
+from btcbt.config.experiment import PanelConfig, RunConfig
+from btcbt.config.yaml import MAX_FILE_BYTES, experiment_schema, load_experiment, plain, read_yaml
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem, short
 
@@ -20,7 +20,7 @@ Assignment = Mapping[str, Value]
 """Values by dotted key, such as ``strategies.threshold.params.entry_bps``."""
 
 
-def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig:
+def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig | PanelConfig:
     """Read an experiment with some of its keys changed.
 
     Parameters
@@ -36,7 +36,7 @@ def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig:
         If the file is invalid, a change is malformed or names nothing, or the result is invalid.
     """
     if not changes:
-        return load_config(path)
+        return load_experiment(path)
     return configured("--set", plain(read_yaml(Path(path))), dict(map(parse_change, changes)))
 
 
@@ -60,7 +60,7 @@ def parse_change(text: str) -> tuple[str, Value]:
     return key.strip(), value
 
 
-def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment) -> RunConfig:
+def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment) -> RunConfig | PanelConfig:
     """An experiment with some of its keys changed.
 
     Parameters
@@ -81,7 +81,7 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
     for key, value in assignment.items():
         changed = _with(changed, key, value, f"{where}: '{key}'")
     try:
-        return RunConfig.model_validate(changed)
+        return experiment_schema(changed).model_validate(changed)
     except ValidationError as error:
         problem = first_problem(error)
         what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())

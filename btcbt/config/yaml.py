@@ -5,6 +5,7 @@ Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -15,7 +16,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
 
-from btcbt.config.experiment import RunConfig
+from btcbt.config.experiment import PanelConfig, RunConfig
 from btcbt.config.forecasters import BRANCHES
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
@@ -45,8 +46,32 @@ def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
     """
     path = Path(path)
     tree = read_yaml(path)
+    if kind is None and experiment_schema(tree) is PanelConfig:
+        raise ConfigError(f"{path}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'")
+    return _validated(path, tree, kind or RunConfig)
+
+
+def load_experiment(path: str | Path) -> RunConfig | PanelConfig:
+    """Read an experiment file on one symbol or on several.
+
+    Raises
+    ------
+    ConfigError
+        As `load_config`.
+    """
+    tree = read_yaml(Path(path))
+    return _validated(Path(path), tree, experiment_schema(tree))
+
+
+def experiment_schema(tree: Mapping[str, Any]) -> type[RunConfig] | type[PanelConfig]:
+    """The schema of an experiment given as plain values: a panel if its candles have symbols."""
+    candles = tree.get("candles")
+    return PanelConfig if isinstance(candles, Mapping) and "symbols" in candles else RunConfig
+
+
+def _validated(path: Path, tree: CommentedMap, kind: type[SectionT]) -> SectionT:
     try:
-        return (kind or RunConfig).model_validate(plain(tree))
+        return kind.model_validate(plain(tree))
     except ValidationError as error:
         raise ConfigError(_explain(path, tree, error)) from None
 
