@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from btcbt.config import RANDOM_WALK, PanelConfig, interval_ms
+from btcbt.config import PanelConfig, interval_ms
 from btcbt.metrics.cross_section_scores import cross_section_rows
 from btcbt.metrics.pooled_versus import pooled_versus
 from btcbt.metrics.score import POOLED, Row, comparison_steps
@@ -18,6 +19,9 @@ from btcbt.progress import Advance, Progress
 from btcbt.records import CLOSE, IN_BPS, FloatArray, IntArray
 from btcbt.storage.runs import Run, score_table
 from btcbt.walkforward.scoring import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PANEL = "panel"
 """The symbol of scores of all symbols together."""
@@ -65,7 +69,8 @@ def score_panel(config: PanelConfig, runs: Mapping[str, Run], progress: Progress
     names = list(next(iter(runs.values())).manifest["forecasters"])
     with progress.stage("score the panel", len(names) * len(runs)) as advance:
         returns = read_returns(runs, names, config.windows.horizon, advance)
-    headline = {"origins.eligible": float(len(_all_origins(runs))), "origins.scored": float(len(returns.origins))}
+    eligible = np.unique(np.concatenate([_milliseconds(run.origins().index) for run in runs.values()]))
+    headline = {"origins.eligible": float(len(eligible)), "origins.scored": float(len(returns.origins))}
     if not len(returns.origins):
         progress.note("no origin has a known outcome yet, so there are no forecast errors")
         return Scores(headline, ())
@@ -110,7 +115,8 @@ def read_losses(
 def read_returns(runs: Mapping[str, Run], names: Sequence[str], horizon: int, advance: Advance) -> Returns:
     """Medians of the stored forecasts and what happened, one batch of one symbol in memory at a time."""
     steps = comparison_steps(horizon)
-    scored = {symbol: _milliseconds(frame.index[frame["scored"]]) for symbol, frame in _origins(runs)}
+    frames = {symbol: run.origins() for symbol, run in runs.items()}
+    scored = {symbol: _milliseconds(frame.index[frame["scored"]]) for symbol, frame in frames.items()}
     origins = np.unique(np.concatenate([*scored.values(), np.empty(0, dtype=np.int64)]))
     shape = (len(origins), len(runs))
     outcomes = {step: np.full(shape, np.nan) for step in steps}
@@ -145,3 +151,7 @@ def _realised(run: Run, scored: IntArray, steps: Sequence[int]) -> tuple[FloatAr
     opens, close = _milliseconds(candles.index), candles["close"].to_numpy(dtype=np.float64)
     rows = np.searchsorted(opens, scored - interval_ms(run.config.candles.interval))
     return close[rows], {step: np.log(close[rows + step] / close[rows]) * IN_BPS for step in steps}
+
+
+def _milliseconds(times: pd.Index[Any]) -> IntArray:
+    return np.asarray(times.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)  # type: ignore[attr-defined]
