@@ -97,9 +97,7 @@ class PanelCandlesConfig(Section):
 
     def of(self, symbol: str) -> CandlesConfig:
         """The history of one symbol."""
-        return CandlesConfig(
-            path=self.symbols[symbol], interval=self.interval, fill_gaps=self.fill_gaps, symbol=symbol
-        )
+        return CandlesConfig(path=self.symbols[symbol], interval=self.interval, fill_gaps=self.fill_gaps, symbol=symbol)
 
 
 class WindowsConfig(Section):

@@ -47,7 +47,9 @@ def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
     path = Path(path)
     tree = read_yaml(path)
     if kind is None and experiment_schema(tree) is PanelConfig:
-        raise ConfigError(f"{path}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'")
+        raise ConfigError(
+            f"{path}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'"
+        )
     return _validated(path, tree, kind or RunConfig)
 
 

@@ -260,13 +260,13 @@ class Market:
     def close(self) -> FloatArray:
         return self.values[:, :, CLOSE]
 
-    def shared(self, values: FloatArray) -> FloatArray:
+    def shared(self, values: NDArray[Any]) -> NDArray[Any]:
         """Sums over the columns of each account, (N', A); the values themselves if each column is an account."""
         if self.groups is None:
             return values
         return np.add.reduceat(values, np.flatnonzero(np.diff(self.groups, prepend=-1)), axis=1)
 
-    def of_columns(self, values: FloatArray) -> FloatArray:
+    def of_columns(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values of accounts, (..., A), for each of their columns."""
         return values if self.groups is None else np.asarray(values[..., self.groups])
 

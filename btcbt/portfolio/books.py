@@ -97,22 +97,6 @@ def simulate_book_variants(
     return np.stack(found)
 
 
-def equal_weights(targets: FloatArray) -> FloatArray:
-    """Targets of one strategy on each symbol as those of one book: divided by the number of eligible symbols.
-
-    Parameters
-    ----------
-    targets : float64 (..., K)
-        Its target on each symbol; NaN where that is not eligible.
-
-    Returns
-    -------
-    float64 (..., K)
-    """
-    eligible = np.isfinite(targets).sum(axis=-1, keepdims=True)
-    return np.asarray(targets / np.maximum(eligible, 1))
-
-
 def _book(
     candles: Mapping[str, Candles], origins: IntArray, targets: FloatArray, config: PortfolioConfig, delay: int = 0
 ) -> tuple[Market, FloatArray, NDArray[np.bool_]]:

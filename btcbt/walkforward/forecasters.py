@@ -102,7 +102,9 @@ def load_forecasters(
             if one.based_on is not None:
                 check_forecaster(one)
                 continue
-            frozen[name] = known.get(name) or create_forecaster(one.without_refit(), config.windows, config.forecast_seed)
+            frozen[name] = known.get(name) or create_forecaster(
+                one.without_refit(), config.windows, config.forecast_seed
+            )
             fitted[name] = frozen[name].on_history(candles, config.windows, until)
             refitter = make_refitter(one, config, candles, frozen[name], plan)
             if refitter is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from btcbt.config import PanelConfig, interval_ms
 from btcbt.metrics.cross_section_scores import cross_section_rows
 from btcbt.metrics.pooled_versus import pooled_versus
+from btcbt.metrics.ranking import MEASURES, rank_symbols
 from btcbt.metrics.score import POOLED, Row, comparison_steps
 from btcbt.metrics.table import dotted_key, is_headline
 from btcbt.metrics.versus import Losses
@@ -48,7 +49,23 @@ class Returns:
     outcomes: Mapping[int, FloatArray]
 
 
-def score_panel(config: PanelConfig, runs: Mapping[str, Run], progress: Progress) -> Scores:
+@dataclass(frozen=True, slots=True, eq=False)
+class Rankings:
+    """RankIC over time.
+
+    Attributes
+    ----------
+    origins : int64 (B,)
+        ms UTC.
+    columns : mapping of str to float64 (B,)
+        By ``NAME.h24``: rank correlation of forecast and realised returns; NaN where nothing is ranked.
+    """
+
+    origins: IntArray
+    columns: Mapping[str, FloatArray]
+
+
+def score_panel(config: PanelConfig, runs: Mapping[str, Run], progress: Progress) -> tuple[Scores, Rankings]:
     """Compare forecasters over all symbols, and test how each ranks them.
 
     Parameters
@@ -65,15 +82,16 @@ def score_panel(config: PanelConfig, runs: Mapping[str, Run], progress: Progress
     Scores
         Headline numbers ``origins.*``, ``forecast.NAME.pooled.*`` and ``forecast.NAME.cross_section.*``; losses are
         empty, since those of each symbol are in its run.
+    Rankings
     """
     names = list(next(iter(runs.values())).manifest["forecasters"])
     with progress.stage("score the panel", len(names) * len(runs)) as advance:
         returns = read_returns(runs, names, config.windows.horizon, advance)
-    eligible = np.unique(np.concatenate([_milliseconds(run.origins().index) for run in runs.values()]))
+    eligible = np.unique(np.concatenate([milliseconds(run.origins().index) for run in runs.values()]))
     headline = {"origins.eligible": float(len(eligible)), "origins.scored": float(len(returns.origins))}
     if not len(returns.origins):
         progress.note("no origin has a known outcome yet, so there are no forecast errors")
-        return Scores(headline, ())
+        return Scores(headline, ()), Rankings(returns.origins, {})
     overlap = -(-config.windows.horizon // config.windows.stride)
     compared = read_losses(runs, names, returns.origins)
     opponent = config.opponent or names[0]
@@ -86,7 +104,13 @@ def score_panel(config: PanelConfig, runs: Mapping[str, Run], progress: Progress
         rows.setdefault(name, []).append(row)
         if is_headline(row, config.windows.horizon):
             headline[dotted_key(name, row)] = row.value
-    return Scores(headline, tuple(score_table(name, PANEL, own) for name, own in rows.items()))
+    ranked = {
+        f"{name}.h{step}": rank_symbols(forecast, returns.outcomes[step]).values[MEASURES.index("rank_ic")]
+        for name, own in returns.forecasts.items()
+        for step, forecast in own.items()
+    }
+    tables = tuple(score_table(name, PANEL, own) for name, own in rows.items())
+    return Scores(headline, tables), Rankings(returns.origins, ranked)
 
 
 def read_losses(
@@ -99,7 +123,7 @@ def read_losses(
     found: dict[str, dict[tuple[str, int], Losses]] = {name: {} for name in names}
     for k, run in enumerate(runs.values()):
         frame = run.losses()
-        rows = np.searchsorted(origins, _milliseconds(frame.index))
+        rows = np.searchsorted(origins, milliseconds(frame.index))
         for name, own in found.items():
             for column in (one for one in frame.columns if one.startswith(f"{name}.")):
                 loss, _, step = column.removeprefix(f"{name}.").partition(".h")
@@ -116,7 +140,7 @@ def read_returns(runs: Mapping[str, Run], names: Sequence[str], horizon: int, ad
     """Medians of the stored forecasts and what happened, one batch of one symbol in memory at a time."""
     steps = comparison_steps(horizon)
     frames = {symbol: run.origins() for symbol, run in runs.items()}
-    scored = {symbol: _milliseconds(frame.index[frame["scored"]]) for symbol, frame in frames.items()}
+    scored = {symbol: milliseconds(frame.index[frame["scored"]]) for symbol, frame in frames.items()}
     origins = np.unique(np.concatenate([*scored.values(), np.empty(0, dtype=np.int64)]))
     shape = (len(origins), len(runs))
     outcomes = {step: np.full(shape, np.nan) for step in steps}
@@ -148,10 +172,11 @@ def _medians(
 def _realised(run: Run, scored: IntArray, steps: Sequence[int]) -> tuple[FloatArray, dict[int, FloatArray]]:
     """The last close at each origin with a known outcome, and the log returns from there, bps."""
     candles = run.candles()
-    opens, close = _milliseconds(candles.index), candles["close"].to_numpy(dtype=np.float64)
+    opens, close = milliseconds(candles.index), candles["close"].to_numpy(dtype=np.float64)
     rows = np.searchsorted(opens, scored - interval_ms(run.config.candles.interval))
     return close[rows], {step: np.log(close[rows + step] / close[rows]) * IN_BPS for step in steps}
 
 
-def _milliseconds(times: pd.Index[Any]) -> IntArray:
+def milliseconds(times: pd.Index[Any]) -> IntArray:
+    """Times of an index, ms UTC."""
     return np.asarray(times.tz_convert(None).to_numpy(), dtype="datetime64[ms]").astype(np.int64)  # type: ignore[attr-defined]
