@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -15,6 +15,7 @@ from btcbt.config.yaml import MAX_FILE_BYTES, experiment_schema, load_experiment
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem, short
 
+Config = TypeVar("Config", RunConfig, PanelConfig)
 Value = bool | int | float | str | None
 Assignment = Mapping[str, Value]
 """Values by dotted key, such as ``strategies.threshold.params.entry_bps``."""
@@ -37,7 +38,11 @@ def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig | PanelC
     """
     if not changes:
         return load_experiment(path)
-    return configured("--set", plain(read_yaml(Path(path))), dict(map(parse_change, changes)))
+    tree = plain(read_yaml(Path(path)))
+    assignment = dict(map(parse_change, changes))
+    if experiment_schema(tree) is PanelConfig:
+        return configured("--set", tree, assignment, PanelConfig)
+    return configured("--set", tree, assignment, RunConfig)
 
 
 def parse_change(text: str) -> tuple[str, Value]:
@@ -60,7 +65,7 @@ def parse_change(text: str) -> tuple[str, Value]:
     return key.strip(), value
 
 
-def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment) -> RunConfig | PanelConfig:
+def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment, schema: type[Config]) -> Config:
     """An experiment with some of its keys changed.
 
     Parameters
@@ -71,6 +76,8 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
         The experiment as plain values.
     assignment : mapping
         Values by dotted key.
+    schema : type
+        Of the experiment.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
     for key, value in assignment.items():
         changed = _with(changed, key, value, f"{where}: '{key}'")
     try:
-        return experiment_schema(changed).model_validate(changed)
+        return schema.model_validate(changed)
     except ValidationError as error:
         problem = first_problem(error)
         what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())

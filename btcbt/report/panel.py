@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
@@ -50,8 +50,11 @@ def panel_summary(run: PanelRun) -> RenderableType:
 
 
 def main_forecaster(run: PanelRun) -> str:
-    """The first forecaster of the experiment that is not a simple one, otherwise the first."""
-    return min(run.config.forecasters, key=lambda name: run.config.forecasters[name].kind in BASELINES)
+    """The first forecaster that is neither the opponent nor, if there is one, a simple one."""
+    names = [name for name in run.manifest["forecasters"] if name != run.manifest["opponent"]]
+    simple = {name: run.manifest["forecasters"][name]["kind"] in BASELINES for name in names}
+    order = [name for name in run.config.forecasters if name in simple] + names
+    return min(order, key=lambda name: simple[name], default=str(run.manifest["opponent"]))
 
 
 def pooled(run: PanelRun, name: str, step: int, symbol: str | None = None) -> Pooled:
@@ -74,8 +77,8 @@ def _verdict(run: PanelRun) -> Text:
     name, opponent, step = main_forecaster(run), run.manifest["opponent"], run.config.windows.horizon
     one = pooled(run, name, step)
     where = f"at step {step} over {len(run.symbols)} symbols"
-    if name == opponent or not math.isfinite(one.low):
-        return Text(f"No verdict {where}: too few origins, or nothing to compare.", style="bold")
+    if not math.isfinite(one.low):
+        return Text(f"No verdict {where}: too few origins, or nothing to compare with {opponent}.", style="bold")
     by = f"{abs(one.difference):.1f} % {'below' if one.difference < 0 else 'above'} that of {opponent}"
     interval = f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted p {_p(one.adjusted_p)}"
     if one.better:
@@ -137,23 +140,28 @@ def _symbol_table(run: PanelRun) -> Table:
 
 def _ranking_table(run: PanelRun) -> Table:
     steps = comparison_steps(run.config.windows.horizon)
-    table = plain_table("Ranking of the symbols: RankIC, its 95 % interval and placebo p; hit rate")
+    table = plain_table(f"Ranking of the symbols, {', '.join(map(str, steps))} candles ahead")
     table.add_column("forecaster", no_wrap=True)
     for step in steps:
-        for heading in (f"RankIC {step}", "interval", "p"):
+        for heading in (f"RankIC {step}", "p"):
             table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(f"hits {steps[-1]}", justify="right", no_wrap=True)
+    for heading in ("95% interval", "spread", "hits"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in run.manifest["forecasters"]:
         cells = []
         for step in steps:
             get = _getter(run.metrics, f"forecast.{name}.{CROSS_SECTION}.rank_ic.h{step}")
-            interval = f"{number(get('low'), '+.2f')}..{number(get('high'), '+.2f')}"
-            cells += [number(get("mean"), "+.3f"), interval, _p(get("placebo_p"))]
-        hits = _getter(run.metrics, f"forecast.{name}.{CROSS_SECTION}.hit_rate.h{steps[-1]}")
-        table.add_row(name, *cells, number(100 * hits("mean"), ".1f", "%"), style=_style(run, name))
+            cells += [number(get("mean"), "+.3f"), _p(get("placebo_p"))]
+        spread, hits = (
+            run.metrics.get(f"forecast.{name}.{CROSS_SECTION}.{measure}.h{steps[-1]}.mean", math.nan)
+            for measure in ("spread_bps", "hit_rate")
+        )
+        cells += [f"{number(get('low'), '+.2f')} .. {number(get('high'), '+.2f')}"]
+        table.add_row(name, *cells, number(spread, "+.0f"), number(100 * hits, ".1f", "%"), style=_style(run, name))
     table.caption = (
         "RankIC: mean rank correlation of forecast and realised returns across symbols; p: share of shuffles of the "
-        "symbols that do as well, not adjusted; hits: symbols on the forecast side of the mean (chance: about 50 %)"
+        f"symbols that do as well, not adjusted; at step {steps[-1]}: interval of RankIC, spread of the best against the "
+        "worst symbol in bps, and hits, symbols on the forecast side of the mean (chance: about 50 %)"
     )
     return table
 
@@ -217,5 +225,5 @@ def _p(value: float) -> str:
     return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
 
 
-def _getter(metrics: Mapping[str, float], prefix: str):  # type: ignore[no-untyped-def]
+def _getter(metrics: Mapping[str, float], prefix: str) -> Callable[[str], float]:
     return lambda key: metrics.get(f"{prefix}.{key}", math.nan)

@@ -159,7 +159,7 @@ def _of_single_accounts(runs: Mapping[str, Run]) -> dict[str, tuple[IntArray, Fl
     for frame in frames.values():
         if BUY_AND_HOLD not in frame:
             frame[BUY_AND_HOLD] = 1.0
-    names = list(dict.fromkeys(name for frame in frames.values() for name in frame))
+    names = list(dict.fromkeys(str(name) for frame in frames.values() for name in frame))
     origins = np.unique(np.concatenate([milliseconds(frame.index) for frame in frames.values()]))
     found = {}
     for name in names:
