@@ -517,7 +517,8 @@ def _fill(
         # The compiled engine, or an error: the other one is recompiled in each process, which takes half a minute.
         engine="rust",
     )
-    return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), portfolio.cash().to_numpy())
+    cash = portfolio.cash().to_numpy().reshape(len(orders), -1)  # vectorbt gives one group as a series
+    return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), cash)
 
 
 def _find_ruin(market: Market, carry: _Carry, account: _Account, costs: Costs, config: PortfolioConfig) -> _Ruin:
@@ -564,7 +565,7 @@ def _after_ruin(market: Market, account: _Account, ruin: _Ruin) -> tuple[FloatAr
 def account_equity(account: _Account, ruin: _Ruin) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Equity at each close and whether the account is alive, (N', K) each."""
     alive = np.arange(len(account.orders))[:, None] < ruin.row
-    return np.where(alive, account.portfolio.value().to_numpy(), 0.0), alive
+    return np.where(alive, account.portfolio.value().to_numpy().reshape(alive.shape), 0.0), alive
 
 
 def report(

@@ -63,7 +63,7 @@ def simulate_book(
     Returns
     -------
     Simulation
-        Of the A accounts on every candle of any symbol from the first fill to the last; orders and trades have the
+        Of the A accounts on every candle of any symbol from the first origin to a stride after the last; orders and trades have the
         column ``symbol``, ``weight`` is net and ``exposure`` gross.
 
     Raises
@@ -113,9 +113,9 @@ def _book(
             parts.append((k, *ordered(history, origins[own], targets[own, :, k], accounts, config, stride)))
     if not parts:
         raise ValueError("no target of any symbol has a candle after it")
-    start, end = min(int(one.open_time[0]) for _, one, *_ in parts), max(int(one.open_time[-1]) for _, one, *_ in parts)
+    end = max(int(origins[-1]) + stride - 1, *(int(market.open_time[-1]) for _, market, *_ in parts))
     clock = np.unique(np.concatenate([one.open_time for one in histories]))
-    clock = clock[(clock >= start) & (clock <= end)]
+    clock = clock[(clock >= origins[0]) & (clock <= end)]
     orders = np.full((len(clock), accounts, len(histories)), np.nan)
     decided = np.zeros((len(clock), accounts), dtype=np.bool_)
     for k, market, own_orders, own_decided in parts:
