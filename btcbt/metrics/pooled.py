@@ -87,7 +87,7 @@ def pooled_comparison(
 
     References
     ----------
-    Driscoll and Kraay (1998), REStat 80(4), equations 3 to 6; Akgun, Pirotte, Urga and Yang (2024), IJF 40(1).
+    Driscoll and Kraay (1998), REStat 80(4); Akgun, Pirotte, Urga and Yang (2024), IJF 40(1).
     """
     percent = percent_factors(loss, reference, overlap)
     ours, theirs = (percent * np.asarray(x, dtype=np.float64) for x in (loss, reference))

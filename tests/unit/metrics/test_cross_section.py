@@ -203,7 +203,7 @@ def test_the_rows_have_every_statistic_and_each_key_leads_to_its_entry(tables):
 def test_forecasts_that_know_nothing_are_found_to_rank_about_as_often_as_stated(rng):
     """The small version of `test_panels_proof`: forecasts follow betas, so that their shuffles are less noisy."""
     found = [
-        cross_section(*panel(rng, 720, 5, unbalanced=True, follows_beta=3.0).ranked(), HORIZON, runs=19, seed=i)
+        cross_section(*panel(rng, 480, 5, unbalanced=True, follows_beta=3.0).ranked(), HORIZON, runs=19, seed=i)
         for i in range(200)
     ]
     for name in ("ic", "rank_ic", "hit_rate"):

@@ -4,12 +4,15 @@ Run by `make proof`, which prints the figures; small versions are in `test_poole
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from btcbt.candles import bundled_names, read_candles
 from btcbt.metrics.cross_section import CrossSection, cross_section
 from btcbt.metrics.pooled import PooledComparison, pooled_comparison
 from btcbt.metrics.ranking import MEASURES
+from btcbt.records import CLOSE
 from tests.unit.metrics.designs import HORIZON
 from tests.unit.metrics.panels import panel
 
@@ -64,8 +67,50 @@ def test_pooling_finds_what_one_symbol_cannot_show(rng, request):
     assert pooled > 1.5 * one_symbol
 
 
+@pytest.fixture(scope="module")
+def coins():
+    """CRPS at 24 h of normal forecasts with two volatilities (EWMA, a week) on the bundled coins, 2019-06 .. 09."""
+    histories = {name: read_candles(f"bundled:{name}") for name in bundled_names() if name.endswith("_1h")}
+    close = pd.DataFrame({k: pd.Series(np.log(one.values[:, CLOSE]), one.open_time) for k, one in histories.items()})
+    hourly, outcome = close.diff(), close.shift(-HORIZON) - close
+    spreads = hourly.ewm(alpha=0.06).std(), hourly.rolling(168, min_periods=160).std()
+    rows = close.index >= pd.Timestamp("2019-06-01").value // 1_000_000
+
+    def crps(spread):
+        z = outcome / spread
+        return (spread * (z * (2.0 * stats.norm.cdf(z) - 1.0) + 2.0 * stats.norm.pdf(z) - np.pi**-0.5))[rows].to_numpy()
+
+    return tuple(crps(spread * np.sqrt(HORIZON)) for spread in spreads)
+
+
+def test_five_real_coins_are_worth_fewer(request, coins):
+    found = pooled_comparison(*coins, HORIZON)
+    print(f"\n{request.node.name}: effective symbols {found.effective_symbols:.1f} of {len(found.symbols)}")
+    for one in (found.pooled, *found.symbols):
+        print(
+            f"  {one.difference:+.1f} % ({one.low:+.1f} .. {one.high:+.1f}), detectable {one.smallest_detectable:.1f} %"
+        )
+    assert 1.2 < found.effective_symbols < 2.0
+    assert found.pooled.smallest_detectable < np.median([one.smallest_detectable for one in found.symbols])
+
+
+def test_pooled_tests_hold_their_size_on_real_coins_with_signs_flipped_in_blocks(rng, request, coins):
+    """The sign of a day is that of all coins, so that their dependence stays."""
+    loss, reference = coins
+    n, centred = len(loss), loss - reference - np.nanmean(loss - reference, axis=0)
+    pooled, joint = [], []
+    for _ in range(RECORDS):
+        signs = np.repeat(rng.choice([-1.0, 1.0], n // HORIZON + 2), HORIZON)[rng.integers(HORIZON) :][:n]
+        found = pooled_comparison(reference + signs[:, None] * centred, reference, HORIZON)
+        pooled.append(found.pooled.p_value <= 0.05)
+        joint.append(found.joint_p <= 0.05)
+    report(request, pooled=float(np.mean(pooled)), joint=float(np.mean(joint)))
+    assert np.mean(pooled) <= 0.07
+    assert np.mean(joint) <= 0.07
+
+
 @pytest.mark.parametrize(
-    ("n", "unbalanced", "follows_beta"), [(MONTH, False, 1.0), (MONTH, False, 3.0), (2 * MONTH, True, 1.0)]
+    ("n", "unbalanced", "follows_beta"), [(MONTH, False, 1.0), (MONTH, False, 3.0), (MONTH, True, 1.0)]
 )
 def test_rankings_of_symbols_hold_their_size(rng, request, n, unbalanced, follows_beta):
     found = ranked(rng, n, 5, unbalanced=unbalanced, follows_beta=follows_beta)
