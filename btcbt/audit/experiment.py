@@ -273,7 +273,7 @@ class _Audit:
                 context=forecaster.context,
                 horizon=forecaster.horizon,
                 n_paths=forecaster.n_paths,
-                seed=self.config.seed,
+                seed=self.config.forecast_seed,
             )[0]
             for name, forecaster in forecasters.items()
         }

@@ -33,11 +33,17 @@ def audit_command(
     progress = watch(errors, quiet=quiet)
     with guarded(errors, again("audit", experiment, changes), kept="an audit cannot be resumed"):
         from btcbt.audit import audit_experiment
+        from btcbt.audit.panel import audit_panel
         from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict
+        from btcbt.config import PanelConfig
         from btcbt.config.changes import load_changed
 
         config = load_changed(experiment, changes or ())
+        if isinstance(config, PanelConfig):
+            report = audit_panel(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
+            out.print(verdict(report))
+            raise typer.Exit(0 if report.clean else LOOKS_AHEAD)
         report = audit_experiment(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
         out.print(verdict(report))
         stamped, stale = keep_report(report, config)

@@ -19,7 +19,9 @@ def run_command(
     changes: Changes = None,
 ) -> None:
     """Run an experiment, or resume an interrupted one."""
+    from btcbt.report.panel import panel_summary
     from btcbt.report.summary import summary
+    from btcbt.storage.runs import Run
 
     errors, out = console(stderr=True), console()
     progress = watch(errors, quiet=quiet)
@@ -30,4 +32,4 @@ def run_command(
         from btcbt.walkforward.runner import run
 
         finished = run(config, progress=progress)
-    out.print(summary(finished))
+    out.print(summary(finished) if isinstance(finished, Run) else panel_summary(finished))

@@ -8,6 +8,10 @@ from btcbt.config.experiment import (
     STORE_FOLDER,
     CandlesConfig,
     ExecutorConfig,
+    Experiment,
+    PanelCandlesConfig,
+    PanelConfig,
+    PanelPortfolioConfig,
     PortfolioConfig,
     RunConfig,
     StoreConfig,
@@ -53,7 +57,7 @@ from btcbt.config.types import (
     time_ms,
     time_text,
 )
-from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
+from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, load_experiment, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
@@ -77,6 +81,7 @@ __all__ = [
     "DriftConfig",
     "EwmaVolatilityConfig",
     "ExecutorConfig",
+    "Experiment",
     "FitConfig",
     "FittedConfig",
     "ForecastHypothesis",
@@ -89,6 +94,9 @@ __all__ = [
     "LocatedConfig",
     "Location",
     "Name",
+    "PanelCandlesConfig",
+    "PanelConfig",
+    "PanelPortfolioConfig",
     "PathForecasterConfig",
     "Place",
     "PortfolioConfig",
@@ -106,6 +114,7 @@ __all__ = [
     "interval_ms",
     "is_url",
     "load_config",
+    "load_experiment",
     "read_yaml",
     "store_root",
     "time_ms",

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from btcbt.config.experiment import RunConfig
-from btcbt.config.yaml import MAX_FILE_BYTES, load_config, plain, read_yaml
+from btcbt.config.experiment import PanelConfig, RunConfig
+from btcbt.config.yaml import MAX_FILE_BYTES, experiment_schema, load_experiment, plain, read_yaml
 from btcbt.errors import ConfigError
 from btcbt.messages import first_problem, short
 
+Config = TypeVar("Config", RunConfig, PanelConfig)
 Value = bool | int | float | str | None
 Assignment = Mapping[str, Value]
 """Values by dotted key, such as ``strategies.threshold.params.entry_bps``."""
 
 
-def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig:
+def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig | PanelConfig:
     """Read an experiment with some of its keys changed.
 
     Parameters
@@ -36,8 +37,12 @@ def load_changed(path: str | Path, changes: Sequence[str]) -> RunConfig:
         If the file is invalid, a change is malformed or names nothing, or the result is invalid.
     """
     if not changes:
-        return load_config(path)
-    return configured("--set", plain(read_yaml(Path(path))), dict(map(parse_change, changes)))
+        return load_experiment(path)
+    tree = plain(read_yaml(Path(path)))
+    assignment = dict(map(parse_change, changes))
+    if experiment_schema(tree) is PanelConfig:
+        return configured("--set", tree, assignment, PanelConfig)
+    return configured("--set", tree, assignment, RunConfig)
 
 
 def parse_change(text: str) -> tuple[str, Value]:
@@ -60,7 +65,7 @@ def parse_change(text: str) -> tuple[str, Value]:
     return key.strip(), value
 
 
-def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment) -> RunConfig:
+def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignment, schema: type[Config]) -> Config:
     """An experiment with some of its keys changed.
 
     Parameters
@@ -71,6 +76,8 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
         The experiment as plain values.
     assignment : mapping
         Values by dotted key.
+    schema : type
+        Of the experiment.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
     for key, value in assignment.items():
         changed = _with(changed, key, value, f"{where}: '{key}'")
     try:
-        return RunConfig.model_validate(changed)
+        return schema.model_validate(changed)
     except ValidationError as error:
         problem = first_problem(error)
         what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())

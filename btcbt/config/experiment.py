@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from btcbt.config.forecasters import RANDOM_WALK, ForecasterConfig, RefitConfig
 from btcbt.config.hypotheses import AccountHypothesis, ForecastHypothesis, HypothesisConfig
@@ -43,11 +48,56 @@ class CandlesConfig(Section):
 
     `fill_gaps` is the length of the longest gaps that are filled, in candles: with flat candles of the last close and
     no volume. They are context alone: nothing is scored, decided, traded or fitted on them. 0 fills none.
+
+    `symbol` names what is traded. It keys the random numbers of forecasts, so that those of different symbols are
+    independent; an experiment of one symbol shares stored forecasts with a panel if it names the symbol as the panel.
     """
 
     path: Place
     interval: Interval = "1h"
     fill_gaps: int = Field(0, ge=0, le=24)
+    symbol: Name | None = None
+
+
+def _matching_files(value: object) -> object:
+    """The files that a pattern matches, by the names of their stems; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    files = sorted(glob(os.path.expanduser(value)))
+    if not files:
+        raise ValueError(f"no file matches {value}; give a pattern such as data/*_1h.parquet, or names with files")
+    names = [Path(file).stem for file in files]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{value} matches several files named {sorted(twice)}; give names with files instead")
+    return dict(zip(names, files, strict=True))
+
+
+class PanelCandlesConfig(Section):
+    """The candle histories of several symbols, of one interval.
+
+    `symbols` gives each symbol's file as `CandlesConfig.path` does, or is a pattern of files, such as
+    ``data/*_1h.parquet``, whose names are the symbols.
+    """
+
+    symbols: Annotated[dict[Name, Place], BeforeValidator(_matching_files)]
+    interval: Interval = "1h"
+    fill_gaps: int = Field(0, ge=0, le=24)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(self.symbols) < 2:
+            raise ValueError(f"symbols {sorted(self.symbols)}: a panel has at least two; for one, use 'path'")
+        by_path: dict[str, str] = {}
+        for symbol, path in self.symbols.items():
+            other = by_path.setdefault(path, symbol)
+            if other != symbol:
+                raise ValueError(f"symbols '{other}' and '{symbol}' are the same file {path}; remove one")
+        return self
+
+    def of(self, symbol: str) -> CandlesConfig:
+        """The history of one symbol."""
+        return CandlesConfig(path=self.symbols[symbol], interval=self.interval, fill_gaps=self.fill_gaps, symbol=symbol)
 
 
 class WindowsConfig(Section):
@@ -109,6 +159,15 @@ class PortfolioConfig(Section):
                 "keep one"
             )
         return self
+
+
+class PanelPortfolioConfig(PortfolioConfig):
+    """How targets of several symbols become trades in one account; limits of each symbol as in `PortfolioConfig`."""
+
+    max_gross: float = Field(1.0, gt=0, le=10)
+    """Largest sum of absolute weights."""
+    max_net: float = Field(1.0, ge=0, le=10)
+    """Largest absolute sum of weights."""
 
 
 class StoreConfig(Section):
@@ -185,14 +244,11 @@ class ExecutorConfig(Section):
         return self
 
 
-class RunConfig(Section):
-    """One experiment: each strategy trades on each forecaster, over the same origins.
-
-    A random walk is always scored as well; it is added if there is none.
-    """
+class Experiment(Section):
+    """What experiments on one symbol (`RunConfig`) and on several (`PanelConfig`) share."""
 
     name: Name
-    candles: CandlesConfig
+    candles: CandlesConfig | PanelCandlesConfig
     windows: WindowsConfig
     forecasters: dict[Name, ForecasterConfig] = Field(default_factory=dict)
     opponent: Name | None = None
@@ -315,4 +371,61 @@ class RunConfig(Section):
         tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():
             forecaster.pop("batch_size", None)
+        if tree["candles"].get("symbol") is None:
+            tree["candles"].pop("symbol", None)
         return tree
+
+
+class RunConfig(Experiment):
+    """One experiment: each strategy trades on each forecaster, over the same origins.
+
+    A random walk is always scored as well; it is added if there is none.
+    """
+
+    candles: CandlesConfig
+
+    @property
+    def forecast_seed(self) -> int:
+        """Seed of forecasts: that of the experiment, or one derived from it and the symbol if that has a name."""
+        if self.candles.symbol is None:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed}:{self.candles.symbol}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+class PanelConfig(Experiment):
+    """An experiment on several symbols at once.
+
+    Every symbol is walked and scored as by itself; then the symbols are compared, ranked and traded together.
+    """
+
+    candles: PanelCandlesConfig
+    portfolio: PanelPortfolioConfig = PanelPortfolioConfig()
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the symbols, in the order of the experiment."""
+        return tuple(self.candles.symbols)
+
+    def of(self, symbol: str, strategies: Mapping[str, StrategyConfig], start: datetime, end: datetime) -> RunConfig:
+        """The experiment on one symbol.
+
+        Parameters
+        ----------
+        symbol : str
+        strategies : mapping
+            Those of the experiment that trade one symbol.
+        start, end : datetime
+            The part of the range in which the symbol is listed.
+        """
+        portfolio = self.portfolio.model_dump(exclude={"max_gross", "max_net"})
+        return RunConfig.model_validate(
+            {field: getattr(self, field) for field in type(self).model_fields}
+            | {
+                "name": f"{self.name}-{symbol}",
+                "candles": self.candles.of(symbol),
+                "windows": self.windows.model_copy(update={"start": start, "end": end}),
+                "strategies": dict(strategies),
+                "portfolio": PortfolioConfig(**portfolio),
+            }
+        )

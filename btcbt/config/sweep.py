@@ -152,7 +152,7 @@ def load_sweep(path: str | Path) -> tuple[SweepConfig, list[tuple[Assignment, Ru
         if unknown:
             has = f"it has {sorted(known)}"
             raise ConfigError(f"{path}: {section}: '{min(unknown)}' is not in {sweep.experiment}; {has}")
-    return sweep, [(one, configured(path, tree, one)) for one in sweep.assignments()]
+    return sweep, [(one, configured(path, tree, one, RunConfig)) for one in sweep.assignments()]
 
 
 def _number(value: float) -> int | float:

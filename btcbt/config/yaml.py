@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
 
-from btcbt.config.experiment import RunConfig
+from btcbt.config.experiment import PanelConfig, RunConfig
 from btcbt.config.forecasters import BRANCHES
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS
 from btcbt.config.types import Section, is_url
@@ -56,14 +56,44 @@ def load_config(source: Source, kind: type[Section] | None = None) -> Section:
     ConfigError
         Names the file, the line and the key, what was found and what was expected.
     """
+    where, tree = _tree(source)
+    if kind is None and experiment_schema(tree) is PanelConfig:
+        raise ConfigError(
+            f"{where}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'"
+        )
+    return _validated(where, tree, kind or RunConfig)
+
+
+def load_experiment(source: Source) -> RunConfig | PanelConfig:
+    """Read an experiment on one symbol or on several from a file or a mapping.
+
+    Raises
+    ------
+    ConfigError
+        As `load_config`.
+    """
+    where, tree = _tree(source)
+    return _validated(where, tree, experiment_schema(tree))
+
+
+def experiment_schema(tree: Mapping[str, Any]) -> type[RunConfig] | type[PanelConfig]:
+    """The schema of an experiment given as plain values: a panel if its candles have symbols."""
+    candles = tree.get("candles")
+    return PanelConfig if isinstance(candles, Mapping) and "symbols" in candles else RunConfig
+
+
+def _tree(source: Source) -> tuple[str, CommentedMap]:
+    """Keys and values of an experiment, and how messages name it."""
     if isinstance(source, Mapping):
-        where, tree = "experiment", _from_python(source)
-    elif isinstance(source, str | Path):
-        where, tree = str(source), read_yaml(Path(source))
-    else:
-        raise ConfigError(f"experiment: the path of a file or a mapping is expected, got {describe(source)}")
+        return "experiment", _from_python(source)
+    if isinstance(source, str | Path):
+        return str(source), read_yaml(Path(source))
+    raise ConfigError(f"experiment: the path of a file or a mapping is expected, got {describe(source)}")
+
+
+def _validated(where: str, tree: CommentedMap, kind: type[SectionT]) -> SectionT:
     try:
-        return (kind or RunConfig).model_validate(plain(tree))
+        return kind.model_validate(plain(tree))
     except ValidationError as error:
         raise ConfigError(_explain(where, tree, error)) from None
 

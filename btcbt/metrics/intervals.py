@@ -12,6 +12,7 @@ as for those of 24.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -124,6 +125,12 @@ def smallest_detectable(standard_error: float, degrees: float, *, size: float = 
         raise ValueError(f"size {size} and power {power} are not 0 < size < power < 1")
     if not (standard_error > 0.0 and degrees >= 1.0):
         return _NAN
+    return standard_error * _noncentrality(degrees, size, power)
+
+
+@lru_cache(maxsize=256)
+def _noncentrality(degrees: float, size: float, power: float) -> float:
+    """Difference that is found with probability `power`, in standard errors; the same for many rows of a table."""
     critical = float(stats.t.isf(size / 2.0, degrees))
 
     def shortfall(noncentrality: float) -> float:
@@ -133,7 +140,7 @@ def smallest_detectable(standard_error: float, degrees: float, *, size: float = 
     high = critical + float(stats.t.ppf(power, degrees))
     while shortfall(high) < 0.0:
         high *= 1.5
-    return standard_error * float(optimize.brentq(shortfall, 0.0, high, xtol=1e-10))
+    return float(optimize.brentq(shortfall, 0.0, high, xtol=1e-10))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,19 @@ from typing import Literal, NamedTuple
 Better = Literal["lower", "higher", "neither"] | float
 """Which values are better: lower ones, higher ones, those closest to a number, or neither."""
 Family = Literal[
-    "forecast", "against", "opponent", "confidence_set", "strategy", "selection", "placebo", "origins", "hypothesis"
+    "forecast",
+    "against",
+    "opponent",
+    "pooled",
+    "cross_section",
+    "confidence_set",
+    "strategy",
+    "selection",
+    "placebo",
+    "origins",
+    "hypothesis",
 ]
-"""Subject of a score; the first part of its dotted key (``against`` and ``opponent`` follow a forecaster's name)."""
+"""Subject of a score; the first part of its dotted key (``against`` to ``cross_section`` follow a forecaster)."""
 Breakdown = Literal["channel", "step", "month", "regime", "label", "cost_bps", "delay"]
 
 ALL = "all"
@@ -99,8 +109,9 @@ class Row(NamedTuple):
         1 .. H, or `POOLED`.
     group : str
         `ALL`, ``month=2019-06``, ``regime=high``, ``label=clean``, or ``against=random_walk``, ``opponent=har`` (a
-        comparison with it), ``opponent=har,month=2019-06``, ``hypothesis=edge_24h``; of accounts also ``cost_bps=5``
-        and ``delay=1``.
+        comparison with it), ``opponent=har,month=2019-06``, ``hypothesis=edge_24h``; of a panel of symbols
+        ``pooled=har``, ``pooled=har,symbol=ETH`` and ``cross_section``; of accounts also ``cost_bps=5`` and
+        ``delay=1``.
     metric : str
         Name of a score; ``<loss>.<statistic>``, say ``crps_bps.dm_p``, in a comparison.
     value : float

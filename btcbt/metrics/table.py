@@ -5,7 +5,8 @@ computed, so that a new score touches one file (and its test):
 
 - a score of forecasts: an entry in `btcbt.metrics.forecast_scores`, formula included;
 - a score of accounts: `btcbt.metrics.returns`; a statistic of pairs of forecasters: `btcbt.metrics.pairs`;
-- a statistic of forecasters beside the opponent: `btcbt.metrics.versus`;
+- a statistic of forecasters beside the opponent: `btcbt.metrics.versus`; of a panel of symbols:
+  `btcbt.metrics.pooled_versus` and `btcbt.metrics.cross_section_scores`;
 - evidence on registered hypotheses: `btcbt.metrics.hypotheses`;
 - a test over all configurations, or a score of placebo runs: here.
 
@@ -19,6 +20,9 @@ Dotted keys (``metrics.json``, baselines)::
     forecast.<forecaster>.versus. ...                    the same against the random walk, at more steps
     forecast.<forecaster>.opponent.<loss>.<channel>.<step>.<statistic>   against the opponent of the experiment
     forecast.<forecaster>.opponent.by_month.2019-06. ...    the same in one month
+    forecast.<forecaster>.pooled.<loss>.<channel>.<step>.<statistic>     the same over all symbols of a panel
+    forecast.<forecaster>.pooled.by_symbol.ETH. ...      on one of them
+    forecast.<forecaster>.cross_section.<measure>.<step>.<statistic>     ic, rank_ic, spread_bps, hit_rate, ranked
     confidence_set.<loss>.<channel>.<step>.<forecaster>
     hypothesis.<hypothesis>.<score>
     strategy.<account>.<group>.<score>                   group by_month.2019-06, at_cost_bps.5, at_delay.1
@@ -33,10 +37,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from btcbt.metrics.cross_section_scores import CROSS_SECTION, CROSS_SECTION_SCORES
 from btcbt.metrics.forecast_scores import FORECAST_SCORES
 from btcbt.metrics.hypotheses import HYPOTHESIS, HYPOTHESIS_SCORES
 from btcbt.metrics.pairs import CONFIDENCE_SET, LOSSES, PAIR_SCORES
 from btcbt.metrics.placebos import KINDS
+from btcbt.metrics.pooled_versus import POOLED_SCORES, SYMBOL, SYMBOLS
 from btcbt.metrics.returns import ACCOUNT_SCORES
 from btcbt.metrics.score import ACCOUNT, ALL, POOLED, Family, Row, Score, comparison_steps
 from btcbt.metrics.versus import OPPONENT, OPPONENT_SCORES
@@ -127,6 +133,8 @@ TABLE: tuple[Score, ...] = (
     *PAIR_SCORES,
     *OPPONENT_SCORES,
     *WHEN_SCORES,
+    *POOLED_SCORES,
+    *CROSS_SECTION_SCORES,
     *ACCOUNT_SCORES,
     *SELECTION_SCORES,
     *PLACEBO_SCORES,
@@ -140,7 +148,8 @@ _GROUPS = {
     "cost_bps": "at_cost_bps",
     "delay": "at_delay",
 }
-_AGAINST, _OPPONENT, _HYPOTHESIS = "against=", f"{OPPONENT}=", f"{HYPOTHESIS}="
+_AGAINST, _HYPOTHESIS = "against=", f"{HYPOTHESIS}="
+_COMPARED = (_AGAINST, f"{OPPONENT}=", f"{SYMBOLS}=")
 
 
 def score(family: Family, name: str) -> Score:
@@ -165,10 +174,12 @@ def is_headline(row: Row, horizon: int) -> bool:
         return True
     if row.channel == ACCOUNT:
         return row.group == ALL
-    if row.step not in headline_steps(horizon) or MONTH in row.group:
+    if row.step not in headline_steps(horizon) or MONTH in row.group or SYMBOL in row.group:
         return False
-    if row.group.startswith((_AGAINST, _OPPONENT)):
+    if row.group.startswith(_COMPARED):
         return row.channel in ("close", ALL)
+    if row.group == CROSS_SECTION:
+        return True
     if row.group != ALL:
         return False
     if row.metric.endswith(f".{CONFIDENCE_SET}"):
@@ -197,11 +208,11 @@ def dotted_key(name: str, row: Row, *, reference: bool = False) -> str:
     loss, _, statistic = row.metric.rpartition(".")
     if statistic == CONFIDENCE_SET:
         return f"{CONFIDENCE_SET}.{_scope(loss, row)}.{name}"
-    if row.group.startswith((_AGAINST, _OPPONENT)):
+    if row.group.startswith(_COMPARED):
         where = f"{_scope(loss, row)}.{statistic}" if loss else row.metric
-        month = value.partition(MONTH)[2]
-        whom = f"against.{value}" if kind == "against" else f"{OPPONENT}.by_month.{month}" if month else OPPONENT
-        return f"forecast.{name}.{'versus' if reference else whom}.{where}"
+        return f"forecast.{name}.{'versus' if reference else _whom(kind, value)}.{where}"
+    if kind == CROSS_SECTION:
+        return f"forecast.{name}.{CROSS_SECTION}.{loss}.h{row.step}.{statistic}"
     if row.metric == "up_to_bps":
         return f"forecast.{name}.{_GROUPS[kind]}.{value}_{row.metric}"
     group = "" if row.group == ALL else f"{_GROUPS[kind]}.{value}."
@@ -229,12 +240,25 @@ def every_key(rows: Iterable[tuple[str, Row]], reference: str) -> Iterable[tuple
             yield dotted_key(name, row, reference=True), row.value
 
 
+def _whom(kind: str, value: str) -> str:
+    """The part of a key that names what a forecaster is compared with, and where, from its group ``kind=value``."""
+    if kind == "against":
+        return f"against.{value}"
+    for field, group in ((MONTH, "by_month"), (SYMBOL, "by_symbol")):
+        where = value.partition(field)[2]
+        if where:
+            return f"{kind}.{group}.{where}"
+    return kind
+
+
 def _find(family: str, parts: list[str]) -> Score | None:
     """The score of the part of a key after the name."""
     if family == "forecast" and parts[0] in ("versus", "against"):
         return _BY_NAME.get(("against", parts[-1]))
-    if family == "forecast" and parts[0] == OPPONENT:
-        return _BY_NAME.get((OPPONENT, parts[-1]))
+    if family == "forecast" and parts[0] in (OPPONENT, SYMBOLS):
+        return _BY_NAME.get((parts[0], parts[-1]))
+    if family == "forecast" and parts[0] == CROSS_SECTION:
+        return _BY_NAME.get((CROSS_SECTION, f"{parts[min(1, len(parts) - 1)]}.{parts[-1]}"))
     if parts[0] in _GROUPS.values():
         parts = parts[1:] if parts[-1].endswith("_up_to_bps") else parts[2:]
     if family == "forecast" and parts:

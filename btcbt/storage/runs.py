@@ -245,17 +245,32 @@ class Run:
         return StoredForecasts(name, store, plan, origins)
 
     def _table(self, name: str, index: str | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._read(name).to_pandas()
-        return frame if index is None else frame.set_index(index)
+        return read_frame(self.directory, name, index)
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        file = self.directory / f"{name}.parquet"
-        try:
-            with open_regular(file) as content:
-                return pq.read_table(content, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
+        return _read_table(self.directory, name, columns)
+
+
+def read_frame(directory: Path, name: str, index: str | None = None) -> pd.DataFrame:
+    """A table of a run, indexed by one of its columns if that is named.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    frame: pd.DataFrame = _read_table(directory, name).to_pandas()
+    return frame if index is None else frame.set_index(index)
+
+
+def _read_table(directory: Path, name: str, columns: list[str] | None = None) -> pa.Table:
+    file = directory / f"{name}.parquet"
+    try:
+        with open_regular(file) as content:
+            return pq.read_table(content, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
 
 
 def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:
@@ -278,6 +293,8 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
         folder = latest(folder) or folder
     try:
         manifest = json.loads(read_file(folder / "manifest.json", MAX_JSON_BYTES))
+        if "symbols" in manifest:
+            raise StoreError(f"{folder}: a run on several symbols; open it by btcbt.load_panel_run")
         if metrics is None:
             read = json.loads(read_file(folder / "metrics.json", MAX_JSON_BYTES))
             metrics = {key: math.nan if value is None else float(value) for key, value in read.items()}

@@ -102,7 +102,9 @@ def load_forecasters(
             if one.based_on is not None:
                 check_forecaster(one)
                 continue
-            frozen[name] = known.get(name) or create_forecaster(one.without_refit(), config.windows, config.seed)
+            frozen[name] = known.get(name) or create_forecaster(
+                one.without_refit(), config.windows, config.forecast_seed
+            )
             fitted[name] = frozen[name].on_history(candles, config.windows, until)
             refitter = make_refitter(one, config, candles, frozen[name], plan)
             if refitter is not None:
@@ -130,7 +132,7 @@ def build_forecasters(
     builders: dict[str, Callable[[], Forecaster]] = {}
     with running(FORECAST):
         for name, one in loaded.configs.items():
-            build = partial(create_forecaster, one, config.windows, config.seed)
+            build = partial(create_forecaster, one, config.windows, config.forecast_seed)
             if one.based_on is not None:
                 build = partial(build, dict(built))
             elif name in serving:

@@ -156,7 +156,7 @@ def make_members(
             context=forecaster.context,
             horizon=forecaster.horizon,
             n_paths=forecaster.n_paths,
-            seed=config.seed,
+            seed=config.forecast_seed,
         )
         store = ForecastStore(
             config.store.folder / STORE_FOLDER / key,

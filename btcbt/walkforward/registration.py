@@ -108,7 +108,7 @@ def starting_forecasters(
     built: dict[str, Forecaster] = {}
     for name, one in forecasters_in_order(config).items():
         part = one if one.based_on is not None else one.without_refit()
-        built[name] = known.get(name) or create_forecaster(part, config.windows, config.seed, built)
+        built[name] = known.get(name) or create_forecaster(part, config.windows, config.forecast_seed, built)
     return built
 
 

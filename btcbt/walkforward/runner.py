@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
+from btcbt.config import BUY_AND_HOLD, PanelConfig, RunConfig, load_experiment, time_text
 from btcbt.errors import CandleError
 from btcbt.execution.local import within_cores
 from btcbt.files import refusals_explained
@@ -24,6 +24,7 @@ from btcbt.report.figures import draw_figures
 from btcbt.report.page import write_page
 from btcbt.report.run import Run
 from btcbt.storage import runs
+from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.forecasted import Clock, forecasted, load
@@ -46,19 +47,29 @@ from btcbt.windows import Windows, decision_windows
 __all__ = ["Interrupted", "run"]
 
 
-def run(config: RunConfig | str | Path | Mapping[str, Any], *, progress: Progress | None = None) -> Run:
+AnyExperiment = RunConfig | PanelConfig | str | Path | Mapping[str, Any]
+"""An experiment, its file, or the keys and values of such a file."""
+
+
+@overload
+def run(config: RunConfig, *, progress: Progress | None = None) -> Run: ...
+@overload
+def run(config: PanelConfig, *, progress: Progress | None = None) -> PanelRun: ...
+@overload
+def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | PanelRun: ...
+def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | PanelRun:
     """Run an experiment, or resume it if it was interrupted.
 
     Parameters
     ----------
-    config : RunConfig, path or mapping
-        The experiment, its file, or the keys and values of such a file.
+    config : RunConfig, PanelConfig, path or mapping
+        The experiment, on one symbol or on several, its file, or the keys and values of such a file.
     progress : Progress, optional
         Receives the progress.
 
     Returns
     -------
-    Run
+    Run or PanelRun
         The finished run, read back from its directory.
 
     Raises
@@ -68,12 +79,19 @@ def run(config: RunConfig | str | Path | Mapping[str, Any], *, progress: Progres
     Interrupted
         If the run was interrupted.
     """
-    experiment = config if isinstance(config, RunConfig) else load_config(config)
+    experiment = config if isinstance(config, RunConfig | PanelConfig) else load_experiment(config)
+    progress = progress or Progress()
+    if isinstance(experiment, PanelConfig):
+        from btcbt.walkforward.panel.runner import run_panel  # it runs this module's `walk` on each symbol
+
+        return run_panel(experiment, progress)
     with refusals_explained(experiment.store.folder):
-        return _walk(experiment, Stages(), Clock(), progress or Progress())
+        return walk(experiment, Stages(), progress)
 
 
-def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+def walk(study: RunConfig, stages: Stages, progress: Progress) -> Run:
+    """Run an experiment on one symbol; see `run`."""
+    clock = Clock()
     with clock("read candles"):
         candles = stages.history(study.candles)
     config = until_now(study, candles)

@@ -11,6 +11,7 @@ from btcbt.errors import ConfigError, StrategyError
 from btcbt.messages import describe
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
+from btcbt.strategies.panel.loading import PANEL_BUILT_IN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,8 @@ def make_traders(config: RunConfig) -> list[Trader]:
                 f"strategies.{name}: this name is reserved for the benchmark, the strategy {BUY_AND_HOLD}, got "
                 f"{chosen.use}; choose another name"
             )
+        if chosen.use in PANEL_BUILT_IN:
+            raise ConfigError(f"strategies.{name}: {chosen.use} trades several symbols; it needs candles.symbols")
         strategy = load_strategy(chosen.use, chosen.params)
         _check_context(name, strategy, config.windows.context)
         if not strategy.uses_forecast:

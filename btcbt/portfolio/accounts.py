@@ -1,4 +1,4 @@
-"""Targets and candles to equity: the only module that imports vectorbt.
+"""Targets and candles to equity.
 
 How an account works here
 -------------------------
@@ -177,10 +177,10 @@ def simulate(
         Shapes do not match, origins do not increase or share a candle, none has a candle after it, a target
         is outside [-1, 1], or only one of `config.funding` and `funding` is given.
     """
-    market, orders, decided = _orders(candles, origins, targets, len(names), config)
-    costs = _Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
-    carry, account, ruin = _trade(market, orders, costs, config, funding)
-    return _report(market, carry, account, ruin, decided, tuple(names), config)
+    market, orders, decided = ordered(candles, origins, targets, len(names), config)
+    costs = Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
+    carry, account, ruin = trade(market, orders, costs, config, funding)
+    return report(market, carry, account, ruin, decided, tuple(names), config)
 
 
 def simulate_variants(
@@ -213,13 +213,13 @@ def simulate_variants(
         As `simulate`.
     """
     columns = np.asarray(targets).shape[-1]
-    market, orders, _ = _orders(candles, origins, targets, columns, config)
-    late = np.hstack([_later(orders, one.delay) for one in variants])
+    market, orders, _ = ordered(candles, origins, targets, columns, config)
+    late = np.hstack([later(orders, one.delay) for one in variants])
     fee, slippage = (
         np.repeat(bps, columns) * BPS for bps in np.array([(o.fee_bps, o.slippage_bps) for o in variants]).T
     )
-    _, account, ruin = _trade(market, late, _Costs(fee, slippage), config, funding)
-    equity, _ = _equity(account, ruin)
+    _, account, ruin = trade(market, late, Costs(fee, slippage), config, funding)
+    equity, _ = account_equity(account, ruin)
     return np.moveaxis(equity.reshape(len(orders), len(variants), columns), 1, 0)
 
 
@@ -253,15 +253,15 @@ def live_portfolio(
     ConfigError, CandleError, ValueError
         As `simulate`.
     """
-    market, orders, _ = _orders(candles, origins, targets[:, None], 1, config)
-    costs = _Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
-    _, account, _ = _trade(market, orders, costs, config, funding)
+    market, orders, _ = ordered(candles, origins, targets[:, None], 1, config)
+    costs = Costs(config.fee_bps * BPS, config.slippage_bps * BPS)
+    _, account, _ = trade(market, orders, costs, config, funding)
     portfolio = account.portfolio
     return portfolio.replace(wrapper=portfolio.wrapper.replace(columns=[name])).iloc[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Costs:
+class Costs:
     """Fractions a side, of all columns or of each, (K,)."""
 
     fee: float | FloatArray
@@ -269,25 +269,51 @@ class _Costs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Market:
-    """The N' simulated candles; prices are (N', 1) to broadcast over columns."""
+class Market:
+    """The N' simulated candles of one symbol, (N', 1, 6) to broadcast over columns, or of each column, (N', C, 6).
+
+    `groups` is the account of each column, (C,), where several columns share the cash of one; None if each is one.
+    """
 
     open_time: IntArray
     interval_ms: int
     values: FloatArray
     source: str
+    groups: IntArray | None = None
 
     @property
     def open(self) -> FloatArray:
-        return self.values[:, OPEN, None]
+        """Opens."""
+        return self.values[:, :, OPEN]
 
     @property
     def high(self) -> FloatArray:
-        return self.values[:, HIGH, None]
+        """Highs."""
+        return self.values[:, :, HIGH]
+
+    @property
+    def low(self) -> FloatArray:
+        """Lows."""
+        return self.values[:, :, LOW]
 
     @property
     def close(self) -> FloatArray:
-        return self.values[:, CLOSE, None]
+        """Closes."""
+        return self.values[:, :, CLOSE]
+
+    def shared(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sums over the columns of each account, (N', A); the values themselves if each column is an account."""
+        if self.groups is None:
+            return values
+        return np.add.reduceat(values, np.flatnonzero(np.diff(self.groups, prepend=-1)), axis=1)
+
+    def of_columns(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of accounts, (..., A), for each of their columns."""
+        return values if self.groups is None else np.asarray(values[..., self.groups])
+
+    def at(self, prices: FloatArray, row: IntArray, column: IntArray) -> FloatArray:
+        """Prices at rows and columns."""
+        return np.asarray(prices[row, column if prices.shape[1] > 1 else np.zeros_like(column)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,40 +334,49 @@ class _Account:
     orders: FloatArray  # (N', K) ordered weights, NaN where none
     mark: FloatArray  # (N', K) index at each close
     units: FloatArray  # (N', K) after the row's fill
-    cash: FloatArray  # (N', K)
+    cash: FloatArray  # (N', A)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ruin:
-    """Where columns are liquidated, (K,); N' and NaN for those that are not."""
+    """Where accounts are liquidated, (A,); N' and NaN for those that are not."""
 
     row: IntArray
     first_void: IntArray  # the row from which orders are void
-    mark: FloatArray  # the index at which the equity is 0
+    mark: FloatArray  # the index at which the equity is 0, of each column
     price: FloatArray  # the same as a price
 
 
-def _orders(
-    candles: Candles, origins: IntArray, targets: FloatArray, columns: int, config: PortfolioConfig
-) -> tuple[_Market, FloatArray, NDArray[np.bool_]]:
-    """The candles to simulate, the weights ordered at their opens (NaN: none), and which have a decision, (N', K)."""
+def ordered(
+    candles: Candles,
+    origins: IntArray,
+    targets: FloatArray,
+    columns: int,
+    config: PortfolioConfig,
+    stride: int | None = None,
+) -> tuple[Market, FloatArray, NDArray[np.bool_]]:
+    """The candles to simulate, the weights ordered at their opens (NaN: none), and which have a decision, (N', K).
+
+    `stride` is the time that a decision is for, ms; the smallest distance of two origins if left out.
+    """
     targets, candles = np.asarray(targets, dtype=np.float64), candles.observed
-    rows, fill_rows = _schedule(candles, origins, targets, columns)
-    market = _Market(candles.open_time[rows], candles.interval_ms, candles.values[rows], candles.source)
+    stride = smallest_stride(candles, origins) if stride is None else stride
+    rows, fill_rows = _schedule(candles, origins, targets, columns, stride)
+    market = Market(candles.open_time[rows], candles.interval_ms, candles.values[rows][:, None], candles.source)
     orders = np.full((len(market.open_time), columns), np.nan)
     orders[fill_rows] = np.clip(targets, -config.max_short, config.max_long)[: len(fill_rows)]
-    decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, _stride(candles, origins))
+    decided = _decided(market, origins[: len(fill_rows)], fill_rows, orders, stride)
     if config.on_gap == "flat":
         orders[np.diff(decided.astype(np.int8), axis=0, prepend=0) < 0] = 0.0
     return market, _changes(orders), decided
 
 
-def _trade(
-    market: _Market, orders: FloatArray, costs: _Costs, config: PortfolioConfig, funding: FundingRates | None
+def trade(
+    market: Market, orders: FloatArray, costs: Costs, config: PortfolioConfig, funding: FundingRates | None
 ) -> tuple[_Carry, _Account, _Ruin]:
     """Fill orders until the last candle, or until the ruin of an account."""
     carry = _carry(market, orders, config, funding)
-    lowest = float(market.values[:, LOW].min() * min(carry.at_open.min(), carry.at_close.min()))
+    lowest = float(market.low.min() * min(carry.at_open.min(), carry.at_close.min()))
     if lowest < MIN_PRICE:
         raise CandleError(
             f"candles {market.source}: accounts need prices of at least {MIN_PRICE:g}, got {lowest:g} (carry "
@@ -350,11 +385,13 @@ def _trade(
     account = _fill(market, carry, orders, market.close * carry.at_close, costs, config)
     ruin = _find_ruin(market, carry, account, costs, config)
     if np.any(ruin.row < len(orders)):
-        account = _fill(market, carry, *_after_ruin(account, ruin), costs, config)
+        account = _fill(market, carry, *_after_ruin(market, account, ruin), costs, config)
     return carry, account, ruin
 
 
-def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, columns: int) -> tuple[slice, IntArray]:
+def _schedule(
+    candles: Candles, origins: IntArray, targets: FloatArray, columns: int, stride: int
+) -> tuple[slice, IntArray]:
     """Which candles to simulate, and at which of their rows each target is filled (the last one may not be)."""
     if not targets.size or targets.shape != (len(origins), columns):
         raise ValueError(f"targets {targets.shape} are not (M={len(origins)}, K={columns}), both above 0")
@@ -368,7 +405,7 @@ def _schedule(candles: Candles, origins: IntArray, targets: FloatArray, columns:
         raise ValueError(f"no candle of {candles.source} opens at or after the first origin")
     if np.any(np.diff(fill) <= 0):
         raise ValueError("two origins share the candle after them; an origin is the close of a known candle")
-    stop = int(np.searchsorted(candles.open_time, origins[-1] + _stride(candles, origins), side="left"))
+    stop = int(np.searchsorted(candles.open_time, origins[-1] + stride, side="left"))
     return slice(int(fill[0]), max(stop, int(fill[-1]) + 1)), fill - fill[0]
 
 
@@ -391,19 +428,19 @@ def closing_times(candles: Candles, origins: IntArray, own: IntArray) -> IntArra
     """
     times = candles.observed.open_time
     fill = np.searchsorted(times, own)
-    bare = np.maximum(np.searchsorted(times, own[:-1] + _stride(candles, origins)), fill[:-1] + 1)
+    bare = np.maximum(np.searchsorted(times, own[:-1] + smallest_stride(candles, origins)), fill[:-1] + 1)
     closed = np.zeros(len(own), dtype=np.int64)
     closed[1:] = np.where(bare < fill[1:], times[np.minimum(bare, len(times) - 1)], 0)
     return closed
 
 
-def _stride(candles: Candles, origins: IntArray) -> int:
+def smallest_stride(candles: Candles, origins: IntArray) -> int:
     """The smallest distance of two origins, ms."""
     return int(np.diff(origins).min()) if len(origins) > 1 else candles.interval_ms
 
 
 def _decided(
-    market: _Market, origins: IntArray, fill_rows: IntArray, targets: FloatArray, stride: int
+    market: Market, origins: IntArray, fill_rows: IntArray, targets: FloatArray, stride: int
 ) -> NDArray[np.bool_]:
     """Which rows of each column have a decision, by the targets in the rows that they are filled in (N', K)."""
     until = np.zeros(len(market.open_time), dtype=np.int64)
@@ -429,12 +466,12 @@ def _previous(values: FloatArray, first: float = 0.0) -> FloatArray:
     return np.vstack([np.full_like(values[:1], first), values[:-1]])
 
 
-def _later(orders: FloatArray, rows: int) -> FloatArray:
+def later(orders: FloatArray, rows: int) -> FloatArray:
     """Shift orders down; those beyond the last row are dropped."""
     return np.vstack([np.full_like(orders[:rows], np.nan), orders[: len(orders) - rows]])
 
 
-def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig, funding: FundingRates | None) -> _Carry:
+def _carry(market: Market, orders: FloatArray, config: PortfolioConfig, funding: FundingRates | None) -> _Carry:
     """Accumulate funding and borrowing; the sign of the holding is that of the last order."""
     after = np.sign(_last_known(orders))
     held = np.stack([_previous(after), after])
@@ -466,7 +503,7 @@ def _carry(market: _Market, orders: FloatArray, config: PortfolioConfig, funding
 
 
 def _log_funding(
-    market: _Market, hours: FloatArray, config: PortfolioConfig, funding: FundingRates | None
+    market: Market, hours: FloatArray, config: PortfolioConfig, funding: FundingRates | None
 ) -> FloatArray:
     """Log rates over the gap before each row and over the row itself, (2, N', 1)."""
     if (funding is None) != (config.funding is None):
@@ -481,7 +518,7 @@ def _log_funding(
 
 
 def _fill(
-    market: _Market, carry: _Carry, orders: FloatArray, mark: FloatArray, costs: _Costs, config: PortfolioConfig
+    market: Market, carry: _Carry, orders: FloatArray, mark: FloatArray, costs: Costs, config: PortfolioConfig
 ) -> _Account:
     """Let vectorbt fill the orders at the opens and mark at the closes."""
     # Imported here: it takes seconds, and reading a stored run does not need it.
@@ -508,8 +545,9 @@ def _fill(
         raise_reject=False,
         log=False,
         init_cash=config.initial_cash,
-        cash_sharing=False,
-        call_seq="default",
+        group_by=market.groups,
+        cash_sharing=market.groups is not None,
+        call_seq="default" if market.groups is None else "auto",  # sales first, so that purchases have their cash
         ffill_val_price=True,
         update_value=False,
         init_temp_records=False,
@@ -520,59 +558,80 @@ def _fill(
         # The compiled engine, or an error: the other one is recompiled in each process, which takes half a minute.
         engine="rust",
     )
-    return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), portfolio.cash().to_numpy())
+    cash = portfolio.cash().to_numpy().reshape(len(orders), -1)  # vectorbt gives one group as a series
+    return _Account(portfolio, orders, mark, portfolio.assets().to_numpy(), cash)
 
 
-def _find_ruin(market: _Market, carry: _Carry, account: _Account, costs: _Costs, config: PortfolioConfig) -> _Ruin:
-    """Find where each column can no longer buy back its short."""
-    buy_cost = (1 + costs.slippage) * (1 + costs.fee)
+def _find_ruin(market: Market, carry: _Carry, account: _Account, costs: Costs, config: PortfolioConfig) -> _Ruin:
+    """Find where each account can no longer buy back its shorts with all that it owns."""
+    cost = (1 + costs.slippage) * (1 + costs.fee)
     units, cash = account.units, account.cash
+    opens = market.open * carry.at_open
+    highs, lows = (
+        price * pick(carry.at_open, carry.at_close)
+        for price, pick in ((market.high, np.maximum), (market.low, np.minimum))
+    )
     units_before, cash_before = _previous(units), _previous(cash, config.initial_cash)
-    worst = market.high * np.maximum(carry.at_open, carry.at_close)
-    at_open = (units_before < 0) & (cash_before + units_before * market.open * carry.at_open * buy_cost <= 0)
-    within = (units < 0) & (cash + units * worst * buy_cost <= 0)
+    at_open = _lost(market, units_before, cash_before, opens, opens, cost)
+    within = _lost(market, units, cash, highs, lows, cost)
     count, columns = units.shape
-    ruin = _Ruin(*np.full((2, columns), count), *np.full((2, columns), np.nan))
-    for column in np.flatnonzero((at_open | within).any(axis=0)):
-        row = int(np.argmax(at_open[:, column] | within[:, column]))
-        void = row if at_open[row, column] else row + 1
-        mark = -cash[void - 1, column] / units[void - 1, column]
-        ruin.row[column], ruin.first_void[column] = row, void
-        ruin.mark[column], ruin.price[column] = mark, mark / carry.at_open[row, column]
+    ruin = _Ruin(*np.full((2, at_open.shape[1]), count), *np.full((2, columns), np.nan))
+    for k in np.flatnonzero((at_open | within).any(axis=0)):
+        row = int(np.argmax(at_open[:, k] | within[:, k]))
+        void = row if at_open[row, k] else row + 1
+        ruin.row[k], ruin.first_void[k] = row, void
+        own = [k] if market.groups is None else np.flatnonzero(market.groups == k)
+        # The price at which nothing is left; of several symbols, that is not of one: the last close.
+        mark = -cash[void - 1, k] / units[void - 1, own] if len(own) == 1 else account.mark[row, own]
+        ruin.mark[own], ruin.price[own] = mark, mark / carry.at_open[row, own]
     return ruin
 
 
-def _after_ruin(account: _Account, ruin: _Ruin) -> tuple[FloatArray, FloatArray]:
+def _lost(
+    market: Market, units: FloatArray, cash: FloatArray, dear: FloatArray, cheap: FloatArray, cost: float | FloatArray
+) -> NDArray[np.bool_]:
+    """Where accounts with a short are worth nothing, (N', A): shorts bought back at one price, longs at another."""
+    short = units < 0
+    worth = cash + market.shared(np.where(short, units * dear * cost, units * cheap))
+    return np.asarray((market.shared(short * 1.0) > 0) & (worth <= 0))
+
+
+def _after_ruin(market: Market, account: _Account, ruin: _Ruin) -> tuple[FloatArray, FloatArray]:
     """Orders and marks of accounts that end at their ruin: no further order, and a constant index."""
     row = np.arange(len(account.orders))[:, None]
-    orders = np.where(row < ruin.first_void, account.orders, np.nan)
-    return orders, np.where(row < ruin.row, account.mark, ruin.mark)
+    orders = np.where(row < market.of_columns(ruin.first_void), account.orders, np.nan)
+    return orders, np.where(row < market.of_columns(ruin.row), account.mark, ruin.mark)
 
 
-def _equity(account: _Account, ruin: _Ruin) -> tuple[FloatArray, NDArray[np.bool_]]:
+def account_equity(account: _Account, ruin: _Ruin) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Equity at each close and whether the account is alive, (N', K) each."""
     alive = np.arange(len(account.orders))[:, None] < ruin.row
-    return np.where(alive, account.portfolio.value().to_numpy(), 0.0), alive
+    return np.where(alive, account.portfolio.value().to_numpy().reshape(alive.shape), 0.0), alive
 
 
-def _report(
-    market: _Market,
+def report(
+    market: Market,
     carry: _Carry,
     account: _Account,
     ruin: _Ruin,
     decided: NDArray[np.bool_],
     names: tuple[str, ...],
     config: PortfolioConfig,
+    symbols: tuple[str, ...] = (),
 ) -> Simulation:
     """Convert the account back into coins and quote units, with its totals."""
-    equity, alive = _equity(account, ruin)
-    value = np.where(alive, account.units * account.mark, 0.0)
-    weight = np.divide(value, equity, out=np.zeros_like(value), where=alive)
-    funding, borrow = _carry_paid(market, carry, np.where(alive, account.units, 0.0))
-    orders, column, turnover = _orders_table(market, carry, account, names, config)
+    equity, alive = account_equity(account, ruin)
+    held = np.where(market.of_columns(alive), account.units, 0.0)
+    value = held * account.mark
+    net, gross = (
+        np.divide(one, equity, out=np.zeros_like(equity), where=alive)
+        for one in (market.shared(value), market.shared(np.abs(value)))
+    )
+    funding, borrow = (market.shared(paid[None])[0] for paid in _carry_paid(market, carry, held))
+    orders, owner, turnover = _orders_table(market, carry, account, names, config, symbols)
 
     def total(values: Any) -> FloatArray:
-        return np.bincount(column, weights=values, minlength=len(names)).astype(np.float64)
+        return np.bincount(owner, weights=values, minlength=len(names)).astype(np.float64)
 
     return Simulation(
         names=names,
@@ -580,35 +639,52 @@ def _report(
         interval_ms=market.interval_ms,
         initial_cash=config.initial_cash,
         equity=equity,
-        weight=weight,
+        weight=net,
         orders=orders,
-        trades=_trades_table(market, carry, account, ruin, names),
+        trades=_trades_table(market, carry, account, ruin, names, symbols),
         turnover=total(turnover),
         fees=total(orders["fee"]),
         slippage=total(orders["slippage"]),
         funding=funding,
         borrow=borrow,
         decided=decided,
-        exposure=np.abs(weight).mean(axis=0),
+        exposure=np.abs(gross).mean(axis=0),
         ruined=~alive[-1],
     )
 
 
+def _owners(
+    market: Market, column: IntArray, names: tuple[str, ...], symbols: tuple[str, ...]
+) -> tuple[IntArray, dict[str, Any]]:
+    """The account of each column, and the columns of a table that name it and, in a book, the symbol."""
+    account = column if market.groups is None else market.groups[column]
+    named = {"strategy": np.array(names, dtype=object)[account]}
+    if symbols:
+        named["symbol"] = np.array(symbols, dtype=object)[column % len(symbols)]
+    return account, named
+
+
 def _orders_table(
-    market: _Market, carry: _Carry, account: _Account, names: tuple[str, ...], config: PortfolioConfig
+    market: Market,
+    carry: _Carry,
+    account: _Account,
+    names: tuple[str, ...],
+    config: PortfolioConfig,
+    symbols: tuple[str, ...],
 ) -> tuple[pd.DataFrame, IntArray, FloatArray]:
-    """Fills in coins; also the column of each, and the share of equity traded."""
+    """Fills in coins; also the account of each, and the share of its equity traded."""
     import pandas as pd
 
     records = account.portfolio.orders.values
     row, column = records["idx"], records["col"]
-    index, opened = carry.at_open[row, column], market.open[row, 0]
+    owner, named = _owners(market, column, names, symbols)
+    index, opened = carry.at_open[row, column], market.at(market.open, row, column)
     size, price = records["size"] * index, records["price"] / index
-    units, cash = _previous(account.units), _previous(account.cash, config.initial_cash)
-    equity = cash[row, column] + units[row, column] * opened * index
+    held = _previous(account.units) * market.open * carry.at_open
+    equity = _previous(account.cash, config.initial_cash) + market.shared(held)
     table = pd.DataFrame(
         {
-            "strategy": np.array(names, dtype=object)[column],
+            **named,
             "time": _time(market.open_time[row]),
             "side": np.where(records["side"] == 0, "buy", "sell"),
             "size": size,
@@ -618,11 +694,16 @@ def _orders_table(
             "target": account.orders[row, column],
         }
     )
-    return table, column, size * price / equity
+    return table, owner, size * price / equity[row, owner]
 
 
 def _trades_table(
-    market: _Market, carry: _Carry, account: _Account, ruin: _Ruin, names: tuple[str, ...]
+    market: Market,
+    carry: _Carry,
+    account: _Account,
+    ruin: _Ruin,
+    names: tuple[str, ...],
+    symbols: tuple[str, ...],
 ) -> pd.DataFrame:
     """Positions as vectorbt records them, at the prices of their actual fills."""
     import pandas as pd
@@ -632,19 +713,20 @@ def _trades_table(
     price[orders["idx"], orders["col"]] = orders["price"]
     price /= carry.at_open
     column, entered = records["col"], records["entry_idx"]
+    owner, named = _owners(market, column, names, symbols)
     is_open = records["status"] == 0
-    lost = is_open & (ruin.row[column] < len(price))
-    left = np.where(lost, ruin.row[column], records["exit_idx"])
-    last_price = np.where(lost, ruin.price[column], market.close[-1, 0])
+    lost = is_open & (ruin.row[owner] < len(price))
+    left = np.where(lost, ruin.row[owner], records["exit_idx"])
+    last = market.at(market.close, np.full_like(column, len(price) - 1), column)
     value = records["size"] * records["entry_price"]
     return pd.DataFrame(
         {
-            "strategy": np.array(names, dtype=object)[column],
+            **named,
             "side": np.where(records["direction"] == 0, "long", "short"),
             "entry_time": _time(market.open_time[entered]),
             "exit_time": pd.Series(_time(market.open_time[left])).where(~is_open | lost),
             "entry_price": price[entered, column],
-            "exit_price": np.where(is_open, last_price, price[left, column]),
+            "exit_price": np.where(is_open, np.where(lost, ruin.price[column], last), price[left, column]),
             "value": value,
             "fee": records["entry_fees"] + records["exit_fees"],
             "pnl": records["pnl"],
@@ -654,7 +736,7 @@ def _trades_table(
     )
 
 
-def _carry_paid(market: _Market, carry: _Carry, units: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _carry_paid(market: Market, carry: _Carry, units: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Funding and borrowing paid (K,), in quote units: for a gap at its following open, for a candle at its close."""
     at_gap = _previous(units) * _previous(carry.at_close, 1.0), market.open
     at_candle = units * carry.at_open, market.close

@@ -1,0 +1,230 @@
+"""Summary of a run on several symbols for the terminal: pooled comparison, rankings, accounts with shared cash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from btcbt.config import BUY_AND_HOLD
+from btcbt.metrics.cross_section_scores import CROSS_SECTION
+from btcbt.metrics.pooled_versus import SYMBOL, SYMBOLS
+from btcbt.metrics.score import comparison_steps
+from btcbt.report.cells import NONE, number, plain_table
+from btcbt.report.figures import BASELINES
+from btcbt.report.versus import SIZE
+from btcbt.storage.panel_runs import PanelRun
+
+
+class Pooled(NamedTuple):
+    """The difference of one forecaster from the opponent over all symbols, or on one, in percent."""
+
+    difference: float
+    low: float
+    high: float
+    detectable: float
+    adjusted_p: float
+
+    @property
+    def better(self) -> bool:
+        """Whether it is better at `SIZE`, all comparisons together."""
+        return self.adjusted_p <= SIZE and self.difference < 0.0
+
+    @property
+    def worse(self) -> bool:
+        """Whether its own 95 % interval lies above zero."""
+        return self.low > 0.0
+
+
+def panel_summary(run: PanelRun) -> RenderableType:
+    """Summary of a stored run on several symbols, for a rich console."""
+    parts: list[RenderableType] = [_verdict(run), "", _head(run)]
+    if run.metrics.get("origins.scored"):
+        parts += ["", _pooled_table(run), "", _symbol_table(run), "", _ranking_table(run)]
+    parts += [_labels(run), "", _account_table(run), _foot(run)]
+    return Group(*parts)
+
+
+def main_forecaster(run: PanelRun) -> str:
+    """The first forecaster that is neither the opponent nor, if there is one, a simple one."""
+    names = [name for name in run.manifest["forecasters"] if name != run.manifest["opponent"]]
+    simple = {name: run.manifest["forecasters"][name]["kind"] in BASELINES for name in names}
+    order = [name for name in run.config.forecasters if name in simple] + names
+    return min(order, key=lambda name: simple[name], default=str(run.manifest["opponent"]))
+
+
+def pooled(run: PanelRun, name: str, step: int, symbol: str | None = None) -> Pooled:
+    """The difference of the close's CRPS at a step; NaN where it is not known."""
+    where = f"crps_bps.close.h{step}"
+    if symbol is None:
+        prefix = f"forecast.{name}.{SYMBOLS}.{where}"
+        return Pooled(*(run.metrics.get(f"{prefix}.{key}", math.nan) for key in _KEYS))
+    frame = run.scores()
+    group = f"{SYMBOLS}={run.manifest['opponent']}{SYMBOL}{symbol}"
+    own = frame[(frame["forecaster"] == name) & (frame["group"] == group) & (frame["step"] == step)]
+    values = dict(zip(own["metric"], own["value"], strict=True))
+    return Pooled(*(values.get(f"crps_bps.{key}", math.nan) for key in _KEYS))
+
+
+_KEYS = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p")
+
+
+def _verdict(run: PanelRun) -> Text:
+    name, opponent, step = main_forecaster(run), run.manifest["opponent"], run.config.windows.horizon
+    one = pooled(run, name, step)
+    where = f"at step {step} over {len(run.symbols)} symbols"
+    if not math.isfinite(one.low):
+        return Text(f"No verdict {where}: too few origins, or nothing to compare with {opponent}.", style="bold")
+    by = f"{abs(one.difference):.1f} % {'below' if one.difference < 0 else 'above'} that of {opponent}"
+    interval = f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted p {_p(one.adjusted_p)}"
+    if one.better:
+        return Text(f"An edge {where}: the CRPS of {name} is {by} ({interval}).", style="bold")
+    edge = f"No edge larger than {-one.low:.1f} % {where}" if one.low < 0 else f"No edge {where}"
+    return Text(
+        f"{edge}: the CRPS of {name} is {by} ({interval}); one of {one.detectable:.1f} % would have shown (80 % "
+        "power).",
+        style="bold",
+    )
+
+
+def _head(run: PanelRun) -> Text:
+    origins, windows = run.manifest["origins"], run.config.windows
+    return Text(
+        f"{run.config.name}: {', '.join(run.symbols)} at {run.config.candles.interval}, {origins['first']} .. "
+        f"{origins['last']}\n{origins['eligible']:,} moments with an eligible symbol, {origins['scored']:,} with a "
+        f"known outcome; context {windows.context}, horizon {windows.horizon} candles"
+    )
+
+
+def _pooled_table(run: PanelRun) -> Table:
+    steps, opponent = comparison_steps(run.config.windows.horizon), run.manifest["opponent"]
+    table = plain_table(f"CRPS beside {opponent} over all symbols, {', '.join(map(str, steps))} candles ahead")
+    table.add_column("forecaster", no_wrap=True)
+    for step in steps:
+        for heading in (f"{step} %", "p", "min"):
+            table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("eff. symbols", justify="right")
+    for name in run.manifest["forecasters"]:
+        if name == opponent:
+            continue
+        cells: list[str | Text] = []
+        for step in steps:
+            one = pooled(run, name, step)
+            cells += [_coloured(one), _p(one.adjusted_p), number(one.detectable, ".1f")]
+        at = f"forecast.{name}.{SYMBOLS}.crps_bps.close.h{steps[-1]}.effective_symbols"
+        table.add_row(name, *cells, number(run.metrics.get(at, math.nan), ".1f"), style=_style(run, name))
+    table.caption = (
+        "%: loss relative to the opponent's on each symbol, mean of the symbols at each origin; p: two-sided, allows "
+        "for overlap and for dependence between symbols, adjusted for all comparisons; min: smallest difference that would "
+        f"have shown (80 % power); eff. symbols: independent ones that would know as much, step {steps[-1]}"
+    )
+    return table
+
+
+def _symbol_table(run: PanelRun) -> Table:
+    name, step = main_forecaster(run), run.config.windows.horizon
+    table = plain_table(f"{name} beside {run.manifest['opponent']} on each symbol, {step} candles ahead")
+    for heading in ("symbol", "%", "95% interval", "p", "min"):
+        table.add_column(heading, justify="left" if heading == "symbol" else "right", no_wrap=True)
+    for symbol in (*run.symbols, None):
+        one = pooled(run, name, step, symbol)
+        cells = (_coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", _p(one.adjusted_p))
+        shown = "all" if symbol is None else symbol
+        table.add_row(shown, *cells, number(one.detectable, ".1f"), style="bold" if symbol is None else "")
+    table.caption = "p of a symbol: adjusted for the number of symbols"
+    return table
+
+
+def _ranking_table(run: PanelRun) -> Table:
+    steps = comparison_steps(run.config.windows.horizon)
+    table = plain_table(f"Ranking of the symbols, {', '.join(map(str, steps))} candles ahead")
+    table.add_column("forecaster", no_wrap=True)
+    for step in steps:
+        for heading in (f"RankIC {step}", "p"):
+            table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("95% interval", "spread", "hits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in run.manifest["forecasters"]:
+        cells = []
+        for step in steps:
+            get = _getter(run.metrics, f"forecast.{name}.{CROSS_SECTION}.rank_ic.h{step}")
+            cells += [number(get("mean"), "+.3f"), _p(get("placebo_p"))]
+        spread, hits = (
+            run.metrics.get(f"forecast.{name}.{CROSS_SECTION}.{measure}.h{steps[-1]}.mean", math.nan)
+            for measure in ("spread_bps", "hit_rate")
+        )
+        cells += [f"{number(get('low'), '+.2f')} .. {number(get('high'), '+.2f')}"]
+        table.add_row(name, *cells, number(spread, "+.0f"), number(100 * hits, ".1f", "%"), style=_style(run, name))
+    table.caption = (
+        "RankIC: mean rank correlation of forecast and realised returns across symbols; p: share of shuffles of the "
+        f"symbols that do as well, not adjusted; at step {steps[-1]}: interval of RankIC, spread of the best against "
+        "the worst symbol in bps, and hits, symbols on the forecast side of the mean (chance: about 50 %)"
+    )
+    return table
+
+
+def _labels(run: PanelRun) -> Text:
+    text = Text()
+    for name, entry in run.manifest["forecasters"].items():
+        unclean = {label: count for label, count in entry["labels"].items() if label != "clean"}
+        if unclean:
+            what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
+            text.append(f"{name}: {what} forecasts; not evidence on new data\n", style="yellow")
+    text.rstrip()
+    return text if text.plain else Text("Every forecast is out-of-sample.")
+
+
+def _account_table(run: PanelRun) -> Table:
+    main, costs = main_forecaster(run), run.config.portfolio.fee_bps + run.config.portfolio.slippage_bps
+    table = plain_table(f"Net results in one account over all symbols, {costs:g} bps a side")
+    table.add_column("account", no_wrap=True)
+    for heading in ("return", "Sharpe", "95% interval", "max DD", "turnover/yr", "deflated"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = [name for name in run.manifest["strategies"] if name.partition("@")[2] in ("", main)]
+    for name in sorted(names, key=lambda name: name == BUY_AND_HOLD):
+        get = _getter(run.metrics, f"strategy.{name}")
+        low, high = (number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))
+        table.add_row(
+            name,
+            number(100 * get("total_return"), "+.1f", "%"),
+            number(get("sharpe"), "+.2f"),
+            NONE if NONE in (low, high) else f"{low} .. {high}",
+            number(100 * get("max_drawdown"), ".1f", "%"),
+            number(get("turnover"), ",.0f"),
+            number(get("deflated_sharpe"), ".2f"),
+            style="bold" if name == BUY_AND_HOLD else "",
+        )
+    table.caption = (
+        "strategies of single symbols trade an equal share in each; deflated: probability that the Sharpe ratio "
+        "exceeds what the best of all trials shows by luck"
+    )
+    return table
+
+
+def _foot(run: PanelRun) -> Text:
+    seconds = run.manifest["seconds"]
+    text = Text(f"{seconds['total']:.0f} s; runs of the single symbols lie beside this one\n")
+    text.append(f"{run.directory}", style="cyan")
+    return text
+
+
+def _style(run: PanelRun, name: str) -> str:
+    return "bold" if name == main_forecaster(run) else ""
+
+
+def _coloured(one: Pooled) -> Text:
+    return Text(number(one.difference, "+.1f"), style="green" if one.better else "red" if one.worse else "")
+
+
+def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
+
+
+def _getter(metrics: Mapping[str, float], prefix: str) -> Callable[[str], float]:
+    return lambda key: metrics.get(f"{prefix}.{key}", math.nan)

@@ -1,0 +1,1 @@
+"""Several symbols at once: each walked as by itself, then compared, ranked and traded together."""
