@@ -284,7 +284,7 @@ def test_nothing_is_lost_and_nothing_is_half_there_for_ten_thousand_steps() -> N
     run_state_machine_as_test(
         Storage,
         settings=settings(
-            max_examples=500,  # of fifty steps at most; a half of them are shorter
+            max_examples=400,  # of fifty steps at most, many are shorter
             stateful_step_count=50,
             deadline=None,
             database=None,
