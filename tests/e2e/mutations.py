@@ -21,6 +21,7 @@ ODD: list[Any] = [
     *(float("inf"), "", "x", "x" * 400, "../../etc", "/etc/passwd", "\x1b[31m", "\ud800", "\u2028", "nan", "a\nb"),
     *("1e999", "0001-01-01T00:00:00+00:00", "9999-12-31", "random_walk", [], {}, [[]], [0], ["a"], {"a": 1}),
 ]
+DIGITS = [b"%d" % digit for digit in range(10)]
 DEEP = json.loads("[" * 400 + "]" * 400)
 SEALED = {"trial": 16, "registration": 64}
 """Where a file has a checksum of what lies beside it: its key, and the digits of the checksum."""
@@ -66,7 +67,7 @@ def mutate_yaml(rng: np.random.Generator, content: bytes) -> bytes:
         row = int(rng.integers(len(lines)))
         line, value = lines[row], pick(rng, VALUES).encode()
         indent = line[: len(line) - len(line.lstrip())]
-        match int(rng.integers(8)):
+        match int(rng.integers(12)):
             case 0:
                 head, colon, _ = line.partition(b": ")
                 lines[row] = head + (colon or b": ") + value
@@ -86,6 +87,9 @@ def mutate_yaml(rng: np.random.Generator, content: bytes) -> bytes:
                 lines[row] = b" " * int(rng.integers(7)) + line.lstrip()
             case 7:
                 return mutate_bytes(rng, b"\n".join(lines))
+            case _ if digits := [at for at, byte in enumerate(content) if byte in b"0123456789"]:
+                at = pick(rng, digits)  # which is often as good as it was
+                lines = [content[:at] + pick(rng, DIGITS) + content[at + 1 :]]
         content = b"\n".join(lines)
     return content
 

@@ -94,7 +94,7 @@ def candles(folder: Path, rng: np.random.Generator) -> list[list[str]]:
 def checkpoints(folder: Path, rng: np.random.Generator) -> list[list[str]]:
     mutate_file(rng, one_of(folder, "tiny/**/*")(rng))
     forecast = ["predict", "candles.parquet", "--context", "8", "--horizon", "2", "--paths", "2"]
-    return [[*forecast, "--checkpoint", "tiny"], ["card", "tiny"], ["finetune", "recipe.yaml"]]
+    return [pick(rng, [[*forecast, "--checkpoint", "tiny"], ["card", "tiny"], ["finetune", "recipe.yaml"]])]
 
 
 def shards(folder: Path, rng: np.random.Generator) -> list[list[str]]:
@@ -104,7 +104,7 @@ def shards(folder: Path, rng: np.random.Generator) -> list[list[str]]:
     if before is not None and path.is_file() and rng.random() < 0.7:  # as a forger would name it
         content = path.read_bytes()
         path.rename(path.with_name(f"{before.first}-{before.last}-{_checksum(content)}.parquet"))
-    return [["store", "ls"], ["store", "verify"], ["run", "-q", "experiment.yaml"], ["store", "gc", "--delete"]]
+    return [["store", pick(rng, ["ls", "verify", "gc"])], ["run", "-q", "experiment.yaml"]]
 
 
 def run_directories(folder: Path, rng: np.random.Generator) -> list[list[str]]:
@@ -112,7 +112,7 @@ def run_directories(folder: Path, rng: np.random.Generator) -> list[list[str]]:
         places = ("runs/small/*/*", "runs/small/*/forecasts/*/*", "runs/trials.jsonl", "runs/store/trials/*")
         mutate_file(rng, one_of(folder, *places)(rng))
     check = ["check", "runs/small", "--baseline", "baseline.json"]
-    return [["report", "runs/small"], check, ["store", "gc"], ["run", "-q", "experiment.yaml"]]
+    return [pick(rng, [["report", "runs/small"], check, ["store", "gc"], ["run", "-q", "experiment.yaml"]])]
 
 
 def recipes(folder: Path, rng: np.random.Generator) -> list[list[str]]:
