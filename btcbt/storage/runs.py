@@ -206,8 +206,12 @@ class Run:
         return StoredForecasts(store, plan, origins)
 
     def _table(self, name: str, index: str | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._read(name).to_pandas()
-        return frame if index is None else frame.set_index(index)
+        try:
+            frame: pd.DataFrame = self._read(name).to_pandas()
+            return frame if index is None else frame.set_index(index)
+        # pandas reads notes of its own in the file, which may be anything.
+        except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise self._unreadable(name, error) from None
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         file = self.directory / f"{name}.parquet"
@@ -215,8 +219,11 @@ class Run:
             with open_regular(file) as content:
                 return pq.read_table(content, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        problem = " ".join(str(error).split())[:200]
+        return StoreError(f"{self.directory / name}.parquet: cannot be read ({problem}); run the experiment again")
 
 
 def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:

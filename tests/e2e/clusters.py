@@ -18,7 +18,7 @@ SECONDS = 90.0
 """A cluster has started within this time."""
 FIRST, SECOND = "10.77.31.1", "10.77.31.2"
 QUICK = {
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "40s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "6s",
     "RAY_health_check_period_ms": "1000",

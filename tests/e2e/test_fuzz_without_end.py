@@ -35,8 +35,10 @@ from tests.unit.candles.test_fuzz import GOOD as CANDLE_FILES
 
 SECONDS = float(os.environ.get("BTCBT_FUZZ_SECONDS", "60"))
 FIRST_SEED = os.environ.get("BTCBT_FUZZ_SEED")
-LONGEST = 10
-"""Seconds after which a try is interrupted as by Ctrl-C: what is asked for may be much work."""
+LONGEST = 8
+"""Seconds of processor time after which a command is interrupted as by Ctrl-C: what is asked for may be much work."""
+HANGS = 300
+"""Seconds after which it hangs."""
 START = 1_546_300_800_000  # 2019-01-01T00:00Z
 EXPERIMENT = (
     GOOD.replace("placebos: 0", "placebos: 2")
@@ -197,14 +199,22 @@ def command(arguments: list[str]) -> int:
 
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
-    """Ctrl-C for whoever has not finished by then."""
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    """Ctrl-C for whoever has worked for so long, and a failure for whoever waits for something."""
+
+    def hung(*_: object) -> None:
+        raise TimeoutError(f"nothing came of it in {HANGS} s")
+
+    handlers = {signal.SIGPROF: lambda *_: signal.raise_signal(signal.SIGINT), signal.SIGALRM: hung}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
+    signal.setitimer(signal.ITIMER_REAL, HANGS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def attempt(target: str, good: Path, folder: Path, seed: int) -> list[int]:

@@ -177,7 +177,7 @@ class Bench:
         assert code == 0, output
         found = self.snapshot(folder)
         if self.case.same_run:
-            found["output"] = re.sub(r" in \d+ s", "", output).encode()
+            found["output"] = re.sub(r" in \d+ s", "", output.replace(str(folder), "")).encode()
         return found, command.calls
 
     def snapshot(self, folder: Path) -> Files:
