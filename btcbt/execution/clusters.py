@@ -6,11 +6,13 @@ as a batch, so workers need no shared disk. Shards return in the order of submis
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -176,7 +178,7 @@ def _on_dask(
             f"executor.address {executor.address}: no Dask scheduler responds ({reason}); give one such as "
             "tcp://HOST:8786, or none to start one here"
         ) from None
-    with client:
+    with client, _without_tracebacks("distributed.client"):
         width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
 
         def submit(task: ShardTask) -> Any:
@@ -189,6 +191,21 @@ def _on_dask(
                 "a shard failed after its Dask workers or scheduler were lost, possibly out of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
+
+
+@contextmanager
+def _without_tracebacks(name: str) -> Iterator[None]:
+    """Keep a logger from printing exceptions: a lost scheduler is one line, which `_on_dask` raises."""
+
+    def has_none(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    logger = logging.getLogger(name)
+    logger.addFilter(has_none)
+    try:
+        yield
+    finally:
+        logger.removeFilter(has_none)
 
 
 def _on_ray(
