@@ -40,6 +40,9 @@ from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
 
 RETRIES = 3
 """How often a shard is retried on another worker after its own was lost."""
+WAIT_SECONDS = 10.0
+ALONE_SECONDS = 120.0
+"""How long a cluster without a worker is waited for: workers end when the network is cut, and may be starting."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 _pinned: list[Any] = []
@@ -185,12 +188,30 @@ def _on_dask(
             return client.submit(work, key, build, task, pure=False, retries=RETRIES)
 
         try:
-            yield from in_order(submit, lambda future: future.result(), tasks, width)
+            yield from in_order(submit, partial(_wait, client), tasks, width)
         except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError):
             raise BtcbtError(
                 "a shard failed after its Dask workers or scheduler were lost, possibly out of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
+
+
+def _wait(client: Any, future: Any) -> ForecastBatch:
+    """The result of a shard on Dask, which would wait without end for the first of its workers to come back."""
+    alone = 0.0
+    while True:
+        try:
+            result: ForecastBatch = future.result(timeout=WAIT_SECONDS)
+            return result
+        except TimeoutError:
+            if future.done():  # the forecaster's own
+                raise
+        alone = alone + WAIT_SECONDS if client.status == "running" and not client.nthreads() else 0.0
+        if alone >= ALONE_SECONDS:
+            raise BtcbtError(
+                f"the Dask cluster has had no worker for {alone:.0f} s; finished shards are kept, start workers and run "
+                "again"
+            )
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from tests.e2e.clusters import FIRST, SECOND, Processes, TwoHosts, kill_tree, pr
 from tests.e2e.test_kill_proof import SLOW, same_results, with_executor
 
 Write = Callable[..., Path]
-MODULES = {"dask": "distributed", "ray": "ray"}
-HANGS = 240.0
+MEMORY = ("--memory-limit", "2GB")
+HANGS = 400.0
 """Seconds after which a run counts as hung."""
 pytestmark = pytest.mark.proof
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.proof
 class Dask:
     """A scheduler on the first host, workers on the second, or all on this one."""
 
-    spilling = ("DASK_DISTRIBUTED__WORKER__MEMORY__TARGET", "0.00001")
+    spilling = ("DASK_DISTRIBUTED__WORKER__MEMORY__TARGET", "0.000001")
 
     def __init__(self, started: Processes, hosts: TwoHosts | None, folder: Path) -> None:
         pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
@@ -47,7 +47,7 @@ class Dask:
         self.head = self._started.start(*module, *here, host=self._hosts and self._hosts.first)
 
     def start_workers(self) -> None:
-        module = ("-m", "distributed.cli.dask_worker", self.address, "--no-dashboard", "--nthreads", "1")
+        module = ("-m", "distributed.cli.dask_worker", self.address, "--no-dashboard", "--nthreads", "1", *MEMORY)
         more = ("--nworkers", "2", "--local-directory", str(self.folder / "scratch"))
         here = ("--host", SECOND if self._hosts else "127.0.0.1")
         self.workers = self._started.start(*module, *more, *here, host=self._hosts and self._hosts.second)

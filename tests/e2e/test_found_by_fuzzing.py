@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.lib import format as npy
 
 from btcbt.errors import CheckpointError, StoreError
 from btcbt.files import refusals_explained
 from btcbt.storage.registrations import Registration, read_registrations, study_digest, write_registration
 from btcbt.storage.runs import Run
+from btcbt.walkforward.trial_returns import _load
 from btcbt.workflows.finetune import draw_curves
 
 CURVE = b"split,step,loss\nselect,1,4.5\n"
@@ -75,3 +78,12 @@ def test_notes_for_pandas_in_a_table_of_a_run_may_be_damaged(tmp_path: Path, not
     run = Run(tmp_path, None, {}, {})  # type: ignore[arg-type]
     with pytest.raises(StoreError, match=r"trades\.parquet: cannot be read"):
         run.trades()
+
+
+@pytest.mark.parametrize("header", [b"{'descr': '<f8', (", b"(" * 400, b"1 2", b"\xff", b"{[]: 1}"])
+def test_returns_whose_header_is_damaged_count_as_not_kept(tmp_path: Path, header: bytes) -> None:
+    file = tmp_path / "a.npy"
+    file.write_bytes(npy.magic(1, 0) + len(header).to_bytes(2, "little") + header + bytes(16))
+    assert _load(file, (2,)) is None
+    np.save(file, np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(_load(file, (2,)), [1.0, 2.0])
