@@ -209,8 +209,8 @@ def _wait(client: Any, future: Any) -> ForecastBatch:
         alone = alone + WAIT_SECONDS if client.status == "running" and not client.nthreads() else 0.0
         if alone >= ALONE_SECONDS:
             raise BtcbtError(
-                f"the Dask cluster has had no worker for {alone:.0f} s; finished shards are kept, start workers and run "
-                "again"
+                f"the Dask cluster has had no worker for {alone:.0f} s; finished shards are kept, start workers and "
+                "run again"
             )
 
 

@@ -67,7 +67,7 @@ def test_a_registration_with_a_right_checksum_and_wrong_types_is_one_line(
     right = {"registered": "2026-01-01T00:00:00+00:00", "candles": {"first": 0, "end": 2, "stretch": "a"}}
     tree = right | {"digest": study_digest(study), "study": study, "commit": None} | change
     write_registration(tmp_path, "small", Registration(**tree))  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match="not a registration|was changed") as caught:
+    with pytest.raises(StoreError, match=r"not a registration|was changed") as caught:
         read_registrations(tmp_path, "small")
     assert len(str(caught.value).splitlines()) == 1
 
