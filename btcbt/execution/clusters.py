@@ -181,7 +181,7 @@ def _on_dask(
             f"executor.address {executor.address}: no Dask scheduler responds ({reason}); give one such as "
             "tcp://HOST:8786, or none to start one here"
         ) from None
-    with client, _without_tracebacks("distributed.client"):
+    with _without_tracebacks("distributed.client"), client:
         width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
 
         def submit(task: ShardTask) -> Any:
