@@ -23,8 +23,8 @@ QUICK = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "6s",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "8",
+    "RAY_health_check_failure_threshold": "20",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "RAY_enable_metrics_collection": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
