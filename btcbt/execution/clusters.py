@@ -6,11 +6,13 @@ as a batch, so workers need no shared disk. Shards return in the order of submis
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -38,6 +40,9 @@ from btcbt.records import FloatArray, ForecastBatch, IntArray, Window
 
 RETRIES = 3
 """How often a shard is retried on another worker after its own was lost."""
+WAIT_SECONDS = 10.0
+ALONE_SECONDS = 120.0
+"""How long a cluster without a worker is waited for: workers end when the network is cut, and may be starting."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 _pinned: list[Any] = []
@@ -176,19 +181,52 @@ def _on_dask(
             f"executor.address {executor.address}: no Dask scheduler responds ({reason}); give one such as "
             "tcp://HOST:8786, or none to start one here"
         ) from None
-    with client:
+    with _without_tracebacks("distributed.client"), client:
         width = AHEAD * max(1, sum(client.nthreads().values()) or (executor.workers or 1))
 
         def submit(task: ShardTask) -> Any:
             return client.submit(work, key, build, task, pure=False, retries=RETRIES)
 
         try:
-            yield from in_order(submit, lambda future: future.result(), tasks, width)
+            yield from in_order(submit, partial(_wait, client), tasks, width)
         except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError):
             raise BtcbtError(
                 "a shard failed after its Dask workers or scheduler were lost, possibly out of memory; "
                 "finished shards are kept, run again with more memory or fewer workers"
             ) from None
+
+
+def _wait(client: Any, future: Any) -> ForecastBatch:
+    """The result of a shard on Dask, which would wait without end for the first of its workers to come back."""
+    alone = 0.0
+    while True:
+        try:
+            result: ForecastBatch = future.result(timeout=WAIT_SECONDS)
+            return result
+        except TimeoutError:
+            if future.done():  # the forecaster's own
+                raise
+        alone = alone + WAIT_SECONDS if client.status == "running" and not client.nthreads() else 0.0
+        if alone >= ALONE_SECONDS:
+            raise BtcbtError(
+                f"the Dask cluster has had no worker for {alone:.0f} s; finished shards are kept, start workers and "
+                "run again"
+            )
+
+
+@contextmanager
+def _without_tracebacks(name: str) -> Iterator[None]:
+    """Keep a logger from printing exceptions: a lost scheduler is one line, which `_on_dask` raises."""
+
+    def has_none(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    logger = logging.getLogger(name)
+    logger.addFilter(has_none)
+    try:
+        yield
+    finally:
+        logger.removeFilter(has_none)
 
 
 def _on_ray(

@@ -119,8 +119,8 @@ def _pooled_table(run: PanelRun) -> Table:
         table.add_row(name, *cells, number(run.metrics.get(at, math.nan), ".1f"), style=_style(run, name))
     table.caption = (
         "%: loss relative to the opponent's on each symbol, mean of the symbols at each origin; p: two-sided, allows "
-        "for overlap and for dependence between symbols, adjusted for all comparisons; min: smallest difference that would "
-        f"have shown (80 % power); eff. symbols: independent ones that would know as much, step {steps[-1]}"
+        "for overlap and for dependence between symbols, adjusted for all comparisons; min: smallest difference that "
+        f"would have shown (80 % power); eff. symbols: independent ones that would know as much, step {steps[-1]}"
     )
     return table
 

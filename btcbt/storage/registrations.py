@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from btcbt.storage.verdicts import MAX_JSON_BYTES
 from btcbt.trees import tree_digest
 
 DIGEST_LENGTH = 16
+_LATEST = 2**53
+"""Bound of times, ms UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,23 @@ def _read(file: Path) -> Registration:
         content = json.loads(read_file(file, MAX_JSON_BYTES))
         tree = content["registration"]
         whole = set(tree) == {one.name for one in fields(Registration)} and content["checksum"] == tree_digest(tree)
-        if whole and tree["digest"] == study_digest(tree["study"]) == file.stem:
+        if whole and tree["digest"] == study_digest(tree["study"]) == file.stem and _well_typed(tree):
             return Registration(**tree)
     except OSError as error:
         raise StoreError(f"{file}: the registration cannot be read ({error.strerror}); fix its permissions") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise StoreError(f"{file}: not a registration; {remedy}") from None
     raise StoreError(f"{file}: the registration was changed after it was written (checksum); {remedy}")
+
+
+def _well_typed(tree: Mapping[str, Any]) -> bool:
+    """Whether what a right checksum covers is a time, a study, and a stretch of candles; see `Registration`."""
+    first, end, stretch = (tree["candles"][key] for key in ("first", "end", "stretch"))
+    return (
+        datetime.fromisoformat(tree["registered"]).tzinfo is not None
+        and isinstance(tree["study"], dict)
+        and isinstance(stretch, str)
+        and isinstance(tree["commit"], str | None)
+        and type(first) is type(end) is int
+        and -_LATEST < first <= end < _LATEST
+    )

@@ -259,18 +259,26 @@ def read_frame(directory: Path, name: str, index: str | None = None) -> pd.DataF
     StoreError
         If it is missing or damaged.
     """
-    frame: pd.DataFrame = _read_table(directory, name).to_pandas()
-    return frame if index is None else frame.set_index(index)
+    table = _read_table(directory, name)
+    try:
+        frame: pd.DataFrame = table.to_pandas()
+        return frame if index is None else frame.set_index(index)
+    # pandas reads notes of its own in the file, which may be anything.
+    except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _unreadable(directory, name, error) from None
 
 
 def _read_table(directory: Path, name: str, columns: list[str] | None = None) -> pa.Table:
-    file = directory / f"{name}.parquet"
     try:
-        with open_regular(file) as content:
+        with open_regular(directory / f"{name}.parquet") as content:
             return pq.read_table(content, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise StoreError(f"{file}: cannot be read ({problem}); run the experiment again") from None
+        raise _unreadable(directory, name, error) from None
+
+
+def _unreadable(directory: Path, name: str, error: Exception) -> StoreError:
+    problem = " ".join(str(error).split())[:200]
+    return StoreError(f"{directory / name}.parquet: cannot be read ({problem}); run the experiment again")
 
 
 def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) -> Run:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.lib import format as npy
@@ -196,7 +197,8 @@ def _load(file: Path, shape: tuple[int, ...]) -> FloatArray | None:
         if npy.read_magic(content) != (1, 0) or npy.read_array_header_1_0(content) != (shape, False, np.dtype("<f8")):
             return None
         return np.frombuffer(content.read(), dtype="<f8").reshape(shape)
-    except (OSError, ValueError, EOFError):
+    # numpy reads a header as Python, and says what is wrong with it in all of these ways.
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, RecursionError, MemoryError):
         return None
 
 

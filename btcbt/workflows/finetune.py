@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure
 
 from btcbt.candles import read_candles
 from btcbt.config import load_config
-from btcbt.files import replacing
+from btcbt.errors import CheckpointError
+from btcbt.files import read_file, replacing
 from btcbt.models.kronos.training.finetune import CURVE_FILES, finetune
 from btcbt.models.kronos.training.leakage import selection_losses
 from btcbt.models.kronos.training.memory import keep_freed_memory
@@ -21,6 +23,9 @@ from btcbt.report.colours import COLOURS
 from btcbt.report.figures import DPI, INK, new_figure, style_axes
 
 __all__ = ["FinetuneResult", "draw_curves", "is_first", "loss_table", "run_recipe"]
+
+MAX_CURVE_BYTES = 1 << 26
+MAX_STEP = 2**53
 
 Report = Callable[[str], None]
 Losses = Mapping[str, Mapping[str, float]]
@@ -76,7 +81,13 @@ def loss_table(losses: Losses) -> str:
 
 
 def draw_curves(folder: Path) -> list[Path]:
-    """Draw each loss curve of a fit beside its CSV file; return the pictures' paths."""
+    """Draw each loss curve of a fit beside its CSV file; return the pictures' paths.
+
+    Raises
+    ------
+    CheckpointError
+        If such a file is damaged.
+    """
     files = []
     for name in CURVE_FILES.values():
         if (folder / name).is_file():
@@ -107,7 +118,14 @@ def curve_chart(stage: str, curve: Mapping[str, list[tuple[int, float]]]) -> Fig
 
 def _curve(file: Path) -> dict[str, list[tuple[int, float]]]:
     curve: dict[str, list[tuple[int, float]]] = {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
+    try:
+        for row in csv.DictReader(io.StringIO(read_file(file, MAX_CURVE_BYTES).decode(), newline="")):
             curve.setdefault(row["split"], []).append((int(row["step"]), float(row["loss"])))
+        if "select" not in curve or max(abs(step) for points in curve.values() for step, _ in points) > MAX_STEP:
+            raise ValueError("no selection loss, or steps out of range")
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{file}: not the losses of a fit ({problem}); delete it, the weights are whole"
+        ) from None
     return curve

@@ -20,9 +20,9 @@ FIRST = "2019-01-11"  # the history starts ten days before
 EXPERIMENT = """\
 name: memory
 candles: {{path: "{candles}"}}
-windows: {{start: {first}, end: {last}, context: 48, horizon: 4}}
+windows: {{start: {first}, end: {last}, context: 48, horizon: {horizon}}}
 forecasters:
-  random_walk: {{kind: random_walk, n_paths: 8}}
+  random_walk: {{kind: random_walk, n_paths: {n_paths}}}
 strategies: {strategies}
 placebos: {placebos}
 store: {{root: "{root}", shard_size: 500}}
@@ -35,10 +35,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def peak_megabytes(folder: Path, candles: Path, origins: int, strategies: str, placebos: int) -> float:
+MOST_MB = 3500
+"""Of the paths of `PATHS`: shards of 128 MiB, a few of them queued, and the arrays of a batch."""
+PATHS = (5000, 24)
+
+
+def peak_megabytes(
+    folder: Path, candles: Path, origins: int, strategies: str, placebos: int, paths: tuple[int, int] = (8, 4)
+) -> float:
     """Highest resident memory of a process that runs the experiment from the first forecast to the figures."""
     import numpy as np
 
+    n_paths, horizon = paths
     last = np.datetime64(FIRST, "h") + origins
     file = folder / "memory.yaml"
     file.write_text(
@@ -47,6 +55,8 @@ def peak_megabytes(folder: Path, candles: Path, origins: int, strategies: str, p
             first=FIRST,
             last=f"{last}:00:00Z",
             strategies=strategies,
+            n_paths=n_paths,
+            horizon=horizon,
             placebos=placebos,
             root=folder / f"runs-{origins}",
         )
@@ -72,3 +82,15 @@ def test_a_further_origin_needs_a_few_numbers_of_memory_and_none_of_its_paths(
     )
     for few, many in peaks.values():
         assert many <= (1 + MORE) * few
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in the units of Linux")
+def test_five_thousand_paths_of_a_day_fit_into_a_few_gigabytes(
+    make_history: Callable[..., Candles], tmp_path: Path
+) -> None:
+    candles = tmp_path / "candles.parquet"
+    write_candles(make_history(24 * 18), candles)
+    peak = peak_megabytes(tmp_path, candles, 120, "{threshold: {use: threshold}}", 0, PATHS)
+    sys.stdout.write(f"\npeak RSS of {PATHS[0]:,} paths x {PATHS[1]} hours, 120 origins: {peak:,.0f} MB\n")
+    assert peak <= MOST_MB

@@ -167,6 +167,45 @@ def test_lost_ray_workers_are_one_line(monkeypatch: pytest.MonkeyPatch, make_win
         next(forecast_shards_on(ExecutorConfig(kind="ray"), tasks, key="", build=BUILD))
 
 
+class Slow:
+    """A Dask future that has its result after so many waits; a client of such is always connected."""
+
+    status = "running"
+
+    def __init__(self, waits: int, workers: dict[str, int]) -> None:
+        self.waits, self.workers = waits, workers
+
+    def nthreads(self) -> dict[str, int]:
+        return self.workers
+
+    def done(self) -> bool:
+        return self.waits <= 0
+
+    def result(self, timeout: float) -> str:
+        self.waits -= 1
+        if self.waits:
+            raise TimeoutError
+        return "done"
+
+
+def test_a_dask_cluster_without_workers_is_waited_for_but_not_for_ever() -> None:
+    patient = round(executors.ALONE_SECONDS / executors.WAIT_SECONDS)
+    busy, starting, dead = Slow(100 * patient, {"a": 1}), Slow(patient, {}), Slow(patient + 1, {})
+    assert [executors._wait(one, one) for one in (busy, starting)] == ["done", "done"]
+    with pytest.raises(BtcbtError, match="the Dask cluster has had no worker for 120 s"):
+        executors._wait(dead, dead)
+
+
+def test_a_forecaster_that_times_out_on_dask_is_not_waited_for() -> None:
+    class Failed(Slow):
+        def result(self, timeout: float) -> str:
+            raise TimeoutError("of its own")
+
+    failed = Failed(0, {})
+    with pytest.raises(TimeoutError, match="of its own"):
+        executors._wait(failed, failed)
+
+
 def test_an_address_belongs_to_a_cluster() -> None:
     with pytest.raises(ValueError, match="address is for a cluster, which 'joblib' does not use"):
         ExecutorConfig(kind="joblib", address="tcp://10.0.0.1:8786")

@@ -280,10 +280,11 @@ def test_nothing_is_lost_and_nothing_is_half_there_for_some_hundred_steps() -> N
 
 @pytest.mark.proof
 def test_nothing_is_lost_and_nothing_is_half_there_for_ten_thousand_steps() -> None:
+    COUNTS.clear()
     run_state_machine_as_test(
         Storage,
         settings=settings(
-            max_examples=200,
+            max_examples=400,  # of fifty steps at most, many are shorter
             stateful_step_count=50,
             deadline=None,
             database=None,
@@ -291,4 +292,5 @@ def test_nothing_is_lost_and_nothing_is_half_there_for_ten_thousand_steps() -> N
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert COUNTS["steps"] >= 10_000
     print(dict(sorted(COUNTS.items())))
