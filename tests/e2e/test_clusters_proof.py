@@ -29,7 +29,7 @@ pytestmark = pytest.mark.proof
 class Dask:
     """A scheduler on the first host, workers on the second, or all on this one."""
 
-    spilling = ("DASK_DISTRIBUTED__WORKER__MEMORY__TARGET", "0.000001")
+    spilling = ("DASK_DISTRIBUTED__WORKER__MEMORY__TARGET", "0.00000001")
 
     def __init__(self, started: Processes, hosts: TwoHosts | None, folder: Path) -> None:
         pytest.importorskip("distributed", reason="Dask is not installed: pip install 'btcbt[dask]'")
@@ -173,7 +173,7 @@ def test_a_network_that_is_cut_and_healed_costs_no_forecast(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_results_that_are_spilled_to_disk_are_the_same(write: Write, tmp_path: Path, engine: str) -> None:
-    many = (SLOW[0], SLOW[1].replace("garch, n_paths: 8", "garch, n_paths: 200"))  # large enough to leave memory
+    many = (SLOW[0], SLOW[1].replace("garch, n_paths: 8", "garch, n_paths: 50"))  # large enough to leave memory
     whole = btcbt.run(write(many, root="whole"))
     with processes(tmp_path, dict([ENGINES[engine].spilling])) as started:
         cluster = ENGINES[engine](started, None, tmp_path)
