@@ -24,7 +24,6 @@ QUICK = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "20",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "RAY_AUTH_MODE": "disabled",
     "RAY_enable_metrics_collection": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
