@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,8 @@ RETRIES = 3
 WAIT_SECONDS = 10.0
 ALONE_SECONDS = 120.0
 """How long a cluster without a worker is waited for: workers end when the network is cut, and may be starting."""
+SILENT_TIMES = 3
+"""How often in a row a head may not answer, `WAIT_SECONDS` apart."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 _pinned: list[Any] = []
@@ -248,7 +251,7 @@ def _on_ray(
         # Ray shows a task only the GPU that it requested.
         remote = ray.remote(max_retries=RETRIES, num_gpus=1 if resources.get("GPU") else 0)(work)
         width = AHEAD * int(executor.workers or resources.get("GPU") or resources.get("CPU") or 1)
-        yield from in_order(lambda task: remote.remote(key, build, task), ray.get, tasks, width)
+        yield from in_order(lambda task: remote.remote(key, build, task), partial(_get, ray), tasks, width)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, BtcbtError):
             raise error.cause from None  # the original message, without the worker's traceback
@@ -261,6 +264,32 @@ def _on_ray(
     finally:
         if ours:
             ray.shutdown()
+
+
+def _get(ray: Any, reference: Any) -> ForecastBatch:
+    """The result of a shard on Ray, which would end this process a minute after its head was lost."""
+    silent = 0
+    while True:
+        try:
+            result: ForecastBatch = ray.get(reference, timeout=WAIT_SECONDS)
+            return result
+        except ray.exceptions.GetTimeoutError:
+            head = ray.get_runtime_context().gcs_address
+            silent = 0 if _answers(head) else silent + 1
+        if silent == SILENT_TIMES:
+            raise BtcbtError(
+                f"the head of the Ray cluster, {head}, does not answer; finished shards are kept, run again when it "
+                "does"
+            )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=WAIT_SECONDS / 2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _engine(module: str, extra: str) -> Any:

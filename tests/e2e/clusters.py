@@ -24,7 +24,7 @@ QUICK = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "20",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    "RAY_AUTH_MODE": "disabled",
     "RAY_enable_metrics_collection": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -42,6 +42,7 @@ class Processes:
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
+        self.places: list[Path] = []  # removed in the end
         self._environment = {**os.environ, **QUICK, **(environment or {})}
 
     def start(self, *command: str, host: str | None = None) -> subprocess.Popen[bytes]:
@@ -62,6 +63,8 @@ class Processes:
     def end(self) -> None:
         for one in reversed(self._started):
             kill_tree(one)
+        for place in self.places:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def kill_tree(process: subprocess.Popen[bytes], name: str = "") -> int:

@@ -263,9 +263,8 @@ def kill_at_moments(bench: Bench, whole: Files, moments: list[float]) -> int:
     return kills
 
 
-def test_a_walk_with_refits_and_placebos_killed_six_times_ends_as_one_that_nobody_killed(tmp_path: Path) -> None:
-    more = f"{CALIBRATED}\n  {REFITTED}"
-    bench = Bench(tmp_path, Case(RUN, {"experiment.yaml": experiment(more, placebos=3)}, tiny=True), None)
+def test_a_calibrated_walk_killed_six_times_ends_as_one_that_nobody_killed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, CASES["calibrated"], None)
     whole, calls = bench.finish(bench.fresh())
     kills = [calls // 12, calls // 6, calls // 4, calls // 3, calls // 4, calls // 5]
     assert kill_at_calls(bench, whole, kills, a_run=6) == 6

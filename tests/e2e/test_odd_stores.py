@@ -75,14 +75,13 @@ def test_a_copy_of_all_runs_with_links_resolved_is_used_by_the_next_run(
         assert (again.directory / name).read_bytes() == (first.directory / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("price", [1e-12, 1e-9])
 def test_prices_near_zero_are_traded_or_refused_in_one_line(
-    write: Write, invoke: Invoke, sample_candles: Candles, monkeypatch: pytest.MonkeyPatch, price: float
+    write: Write, invoke: Invoke, sample_candles: Candles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "draw_figures", lambda *_: None)
     first, last = np.searchsorted(sample_candles.open_time, [1_559_000_000_000, 1_559_700_000_000])
     values = sample_candles.values[first:last].copy()
-    values[:, :4] *= price / values[0, 0]
+    values[:, :4] *= 1e-12 / values[0, 0]
     file = write(("bundled:BTCUSD_1h", "tiny.parquet"))
     file.write_text(file.read_text().replace("tiny.parquet", str(file.parent / "tiny.parquet")))
     write_candles(

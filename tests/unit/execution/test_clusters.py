@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +206,30 @@ def test_a_forecaster_that_times_out_on_dask_is_not_waited_for() -> None:
     failed = Failed(0, {})
     with pytest.raises(TimeoutError, match="of its own"):
         executors._wait(failed, failed)
+
+
+def test_a_ray_whose_head_is_lost_is_one_line_and_one_that_answers_is_waited_for() -> None:
+    class NotYetError(TimeoutError):
+        pass
+
+    class Ray(SimpleNamespace):
+        exceptions = SimpleNamespace(GetTimeoutError=NotYetError)
+        waits = 5
+
+        def get(self, reference: str, timeout: float) -> str:
+            self.waits -= 1
+            if self.waits:
+                raise NotYetError
+            return reference
+
+        def get_runtime_context(self) -> SimpleNamespace:
+            return SimpleNamespace(gcs_address=self.head)
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        assert executors._get(Ray(head=f"127.0.0.1:{port}"), "done") == "done"
+    with pytest.raises(BtcbtError, match=rf"the head of the Ray cluster, 127\.0\.0\.1:{port}, does not answer"):
+        executors._get(Ray(head=f"127.0.0.1:{port}"), "done")
 
 
 def test_an_address_belongs_to_a_cluster() -> None:
