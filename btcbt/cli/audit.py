@@ -32,12 +32,13 @@ def audit_command(
     errors, out = console(stderr=True), console()
     progress = watch(errors, quiet=quiet)
     with guarded(errors, again("audit", experiment, changes), kept="an audit cannot be resumed"):
+        from btcbt.walkforward.experiments import read_experiment
+
+        config = read_experiment(experiment, changes or ())
         from btcbt.audit import audit_experiment
         from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict
-        from btcbt.config.changes import load_changed
 
-        config = load_changed(experiment, changes or ())
         report = audit_experiment(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
         out.print(verdict(report))
         stamped, stale = keep_report(report, config)

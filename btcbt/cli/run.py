@@ -19,14 +19,14 @@ def run_command(
     changes: Changes = None,
 ) -> None:
     """Run an experiment, or resume an interrupted one."""
-    from btcbt.report.summary import summary
-
     errors, out = console(stderr=True), console()
     progress = watch(errors, quiet=quiet)
     with guarded(errors, again("run", experiment, changes)):
-        from btcbt.config.changes import load_changed
+        from btcbt.walkforward.experiments import read_experiment
 
-        config = load_changed(experiment, changes or ())
+        config = read_experiment(experiment, changes or ())
+        # Only now, since this imports for seconds: a mistake in the experiment is told at once.
+        from btcbt.report.summary import summary
         from btcbt.walkforward.runner import run
 
         finished = run(config, progress=progress)

@@ -53,7 +53,7 @@ from btcbt.config.types import (
     time_ms,
     time_text,
 )
-from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, read_yaml
+from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, located, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
@@ -106,6 +106,7 @@ __all__ = [
     "interval_ms",
     "is_url",
     "load_config",
+    "located",
     "read_yaml",
     "store_root",
     "time_ms",

@@ -11,9 +11,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from btcbt.config.experiment import RunConfig
+from btcbt.config.known import known_keys
 from btcbt.config.yaml import MAX_FILE_BYTES, load_config, plain, read_yaml
 from btcbt.errors import ConfigError
-from btcbt.messages import first_problem, short
+from btcbt.messages import did_you_mean, first_problem, short, unknown_key
 
 Value = bool | int | float | str | None
 Assignment = Mapping[str, Value]
@@ -86,7 +87,11 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
         problem = first_problem(error)
         what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())
         at = ".".join(_keys(changed, problem.loc))
-        raise ConfigError(f"{where}: with {what}: '{at}': {problem.text}{problem.more}") from None
+        if problem.kind == "unknown":
+            why = unknown_key("key", at, problem, known_keys(RunConfig, problem.loc))
+        else:
+            why = f"'{at}': {problem.text}{problem.more}"
+        raise ConfigError(f"{where}: with {what}: {why}" if what else f"{where}: {why}") from None
 
 
 def _with(tree: Any, key: str, value: Value, where: str) -> Any:
@@ -99,7 +104,10 @@ def _with(tree: Any, key: str, value: Value, where: str) -> Any:
     if "." in key:
         first = key.partition(".")[0]
         if first not in ("params", "portfolio"):
-            raise ConfigError(f"{where}: there is no '{first}' in the experiment; it has {sorted(map(str, tree))}")
+            near = did_you_mean(first, map(str, tree))
+            raise ConfigError(
+                f"{where}: there is no '{first}' in the experiment{near}; it has {sorted(map(str, tree))}"
+            )
         return {**tree, first: _with({}, key.partition(".")[2], value, where)}
     return {**tree, key: value}
 

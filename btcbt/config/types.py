@@ -122,7 +122,10 @@ def parse_root(value: str) -> str:
 
 def _parse_use(value: str) -> str:
     if not _USE.fullmatch(value):
-        raise ValueError("a short name, 'module:Class' or 'path/to/file.py:Class' is expected")
+        raise ValueError(
+            "a built-in name such as threshold is expected, or a file and its class, such as 'my_strategies.py:Mine', "
+            "or 'module:Class'"
+        )
     _check_parts(value)
     return value
 

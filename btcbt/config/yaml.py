@@ -5,6 +5,8 @@ Unknown keys, duplicate keys, YAML tags, aliases and wrong types are errors that
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -18,10 +20,11 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEve
 from btcbt.config.experiment import RunConfig
 from btcbt.config.forecasters import BRANCHES
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS
+from btcbt.config.known import known_keys
 from btcbt.config.types import Section, is_url
-from btcbt.errors import ConfigError
+from btcbt.errors import BtcbtError, ConfigError
 from btcbt.files import read_file
-from btcbt.messages import first_problem, printable, short
+from btcbt.messages import first_problem, printable, short, unknown_key
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
@@ -43,12 +46,38 @@ def load_config(path: str | Path, kind: type[Section] | None = None) -> Section:
     ConfigError
         Names the file, the line and the key, what was found and what was expected.
     """
-    path = Path(path)
+    path, schema = Path(path), kind or RunConfig
     tree = read_yaml(path)
     try:
-        return (kind or RunConfig).model_validate(plain(tree))
+        return schema.model_validate(plain(tree))
     except ValidationError as error:
-        raise ConfigError(_explain(path, tree, error)) from None
+        raise ConfigError(_explain(path, tree, error, schema)) from None
+
+
+@contextmanager
+def located(path: str | Path, changes: Collection[str] = ()) -> Iterator[None]:
+    """Begin messages of errors that name a key of an experiment (`BtcbtError.key`) with its file and line.
+
+    Parameters
+    ----------
+    path : path
+        File of the experiment.
+    changes : collection of str
+        Dotted keys that were changed on the command line; an error at one of them begins with that instead.
+    """
+    try:
+        yield
+    except BtcbtError as error:
+        key = error.key
+        if not key:
+            raise
+        dotted = ".".join(key)
+        if any(dotted == one or dotted.startswith(f"{one}.") for one in changes):
+            place = f"--set {dotted}"
+        else:
+            place = f"{path}:{_locate(read_yaml(Path(path)), key, missing=False)[1]}"
+        error.args, error.key = (f"{place}: {error}",), ()
+        raise
 
 
 def read_yaml(path: Path) -> CommentedMap:
@@ -120,14 +149,14 @@ def plain(node: Any) -> Any:
     return node
 
 
-def _explain(path: Path, tree: CommentedMap, error: ValidationError) -> str:
+def _explain(path: Path, tree: CommentedMap, error: ValidationError, schema: type[Section]) -> str:
     """One line for the first problem: file, line, key, value found, and remedy."""
     problem = first_problem(error)
     where, line, node = _locate(tree, problem.loc, missing=problem.kind == "missing")
     key = _excerpt(".".join(where))
     place = f"{path}:{line}" if where else f"{path}"
     if problem.kind == "unknown":
-        return f"{place}: unknown key '{key}'; remove it or correct its spelling{problem.more}"
+        return f"{place}: {unknown_key('key', key, problem, known_keys(schema, problem.loc))}"
     if problem.kind == "missing":
         return f"{place}: '{key}' is missing; add it{problem.more}"
     secret = isinstance(node, str) and is_url(node)  # may hold a password

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from btcbt.config import BUY_AND_HOLD, RunConfig, load_config, time_text
+from btcbt.config import BUY_AND_HOLD, RunConfig, time_text
 from btcbt.errors import CandleError
 from btcbt.execution.local import within_cores
 from btcbt.files import refusals_explained
@@ -24,6 +24,7 @@ from btcbt.report.page import write_page
 from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
+from btcbt.walkforward.experiments import Source, read_experiment
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
@@ -32,6 +33,7 @@ from btcbt.walkforward.members import Member
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
+from btcbt.walkforward.rehearsal import try_strategies
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.sensitivity import score_sensitivity
@@ -44,12 +46,12 @@ from btcbt.windows import Windows, decision_windows
 __all__ = ["Interrupted", "run"]
 
 
-def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> Run:
+def run(config: Source, *, progress: Progress | None = None) -> Run:
     """Run an experiment, or resume it if it was interrupted.
 
     Parameters
     ----------
-    config : RunConfig or path
+    config : RunConfig, mapping or path
         The experiment, or its file.
     progress : Progress, optional
         Receives the progress.
@@ -66,7 +68,7 @@ def run(config: RunConfig | str | Path, *, progress: Progress | None = None) -> 
     Interrupted
         If the run was interrupted.
     """
-    experiment = config if isinstance(config, RunConfig) else load_config(config)
+    experiment = read_experiment(config)
     with refusals_explained(experiment.store.folder):
         return _walk(experiment, Stages(), Clock(), progress or Progress())
 
@@ -82,8 +84,9 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
     loaded, windows = load(config, candles, stages, clock)
     stages = stages.with_funding(config.portfolio, windows)
     _require_a_fill(windows, traders)
-    registered = standing(study, candles, loaded.frozen, traders)
     decided = decision_windows(candles, config.windows, int(windows.origins[0]))
+    try_strategies(config, loaded, traders, windows, decided)
+    registered = standing(study, candles, loaded.frozen, traders)
 
     with forecasted(config, loaded, windows, stages, clock, progress) as members:
         with clock("score"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from btcbt.config import BUY_AND_HOLD, RunConfig
-from btcbt.errors import ConfigError, StrategyError
+from btcbt.errors import ConfigError, StrategyError, at_key
 from btcbt.messages import describe
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
@@ -55,7 +55,8 @@ def make_traders(config: RunConfig) -> list[Trader]:
                 f"strategies.{name}: this name is reserved for the benchmark, the strategy {BUY_AND_HOLD}, got "
                 f"{chosen.use}; choose another name"
             )
-        strategy = load_strategy(chosen.use, chosen.params)
+        with at_key("strategies", name):
+            strategy = load_strategy(chosen.use, chosen.params)
         _check_context(name, strategy, config.windows.context)
         if not strategy.uses_forecast:
             if chosen.forecasters is not None:

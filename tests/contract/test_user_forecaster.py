@@ -301,7 +301,10 @@ def test_a_forecaster_that_misbehaves_is_refused_in_one_line_and_nothing_is_writ
     ("entry", "expected"),
     [
         ({"use": "user_models:RecentReturns", "base": "walk"}, "makes its own forecasts and has no base"),
-        ({"use": "user_models:RecentReturns", "params": {"recnt": 3}}, "unknown parameter 'recnt'; its parameters are"),
+        (
+            {"use": "user_models:RecentReturns", "params": {"recnt": 3}},
+            "unknown parameter 'recnt' (did you mean 'recent'?)",
+        ),
         ({"use": "user_models:RecentReturns", "params": {"recent": 1}}, "greater than or equal to 2, got 1"),
         ({"use": "badly_made:Halved", "base": "walk", "params": {"by": "half"}}, "parameter 'by': input should be"),
         ({"use": "broken_models:Mine"}, "cannot be imported: ModuleNotFoundError: No module named 'no_such_package"),
@@ -309,7 +312,7 @@ def test_a_forecaster_that_misbehaves_is_refused_in_one_line_and_nothing_is_writ
         ({"use": "mine.py:Mine"}, "there is no file "),
         (
             {"use": "garch"},
-            "a forecaster of your own is given by 'module:Class' or 'path/to/file.py:Class', such as",
+            "a forecaster of your own is a file and its class, such as 'my_forecasters.py:Mine'",
         ),
     ],
 )

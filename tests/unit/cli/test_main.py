@@ -45,6 +45,23 @@ assert not [name for name in {HEAVY!r} if name in sys.modules]
     assert "run" in done.stdout
 
 
+def test_a_mistake_in_an_experiment_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ncandles: {path: x}\nwindows: {start: 2019-06-01, end: 2019-06-02, horizn: 3}\n")
+    script = f"""
+import sys
+from btcbt.cli.main import app
+try:
+    app(["run", {str(file)!r}])
+except SystemExit as done:
+    assert done.code == 2
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert f"{file}:3: unknown key 'windows.horizn' (did you mean 'horizon'?), and 'context' and 'horizon' are" in done.stderr
+    assert done.stdout == "[]\n"
+
+
 def test_the_module_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "btcbt", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: btcbt")
