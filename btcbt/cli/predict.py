@@ -78,8 +78,7 @@ def predict_command(
 
 def _table(made: Prediction) -> Table:
     """Summary of the paths."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from btcbt.report.cells import plain_table
 
     said: Any = made.summary
     levels = said["quantiles"]["levels"]
@@ -95,7 +94,8 @@ def _table(made: Prediction) -> Table:
     ]
     n_paths, horizon = made.paths.shape[:2]
     title = f"{said['symbol']} {said['interval']}, {horizon} candles after {said['origin']}, {n_paths} sampled paths"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    table = plain_table(title)
+    table.show_header = False
     table.add_column()
     table.add_column(justify="right")
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ def console(*, stderr: bool = False) -> Console:
                 yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     stream = sys.stderr if stderr else sys.stdout
-    # Pipes and logs have no width, and tables do not fit rich's default of 80 columns.
-    return PrintableConsole(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
+    # Pipes and logs have no width.
+    known = stream.isatty() or "COLUMNS" in os.environ
+    return PrintableConsole(stderr=stderr, width=None if known else PIPE_WIDTH)
 
 
 def watch(errors: Console, *, quiet: bool) -> Progress:

@@ -58,7 +58,10 @@ except SystemExit as done:
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert f"{file}:3: unknown key 'windows.horizn' (did you mean 'horizon'?), and 'context' and 'horizon' are" in done.stderr
+    assert (
+        f"{file}:3: unknown key 'windows.horizn' (did you mean 'horizon'?), and 'context' and 'horizon' are"
+        in done.stderr
+    )
     assert done.stdout == "[]\n"
 
 
