@@ -25,6 +25,7 @@ from btcbt.storage import runs
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.experiments import Source, read_experiment
+from btcbt.walkforward.finished import stored_run
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
@@ -46,8 +47,10 @@ from btcbt.windows import Windows, decision_windows
 __all__ = ["Interrupted", "run"]
 
 
-def run(config: Source, *, progress: Progress | None = None) -> Run:
+def run(config: Source, *, progress: Progress | None = None, force: bool = False) -> Run:
     """Run an experiment, or resume it if it was interrupted.
+
+    A run that is finished already, with the same decisions, is read and returned as it is.
 
     Parameters
     ----------
@@ -55,6 +58,8 @@ def run(config: Source, *, progress: Progress | None = None) -> Run:
         The experiment, or its file.
     progress : Progress, optional
         Receives the progress.
+    force : bool
+        Whether a finished run is scored and drawn again, which counts the trials made since; its forecasts are used.
 
     Returns
     -------
@@ -70,10 +75,10 @@ def run(config: Source, *, progress: Progress | None = None) -> Run:
     """
     experiment = read_experiment(config)
     with refusals_explained(experiment.store.folder):
-        return _walk(experiment, Stages(), Clock(), progress or Progress())
+        return _walk(experiment, Stages(), Clock(), progress or Progress(), force=force)
 
 
-def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) -> Run:
+def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress, *, force: bool) -> Run:
     with clock("read candles"):
         candles = stages.history(study.candles)
     config = until_now(study, candles)
@@ -89,12 +94,20 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
     registered = standing(study, candles, loaded.frozen, traders)
 
     with forecasted(config, loaded, windows, stages, clock, progress) as members:
+        with clock("decide"):
+            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
+        keys = {name: member.key for name, member in members.items()}
+        target = config.store.folder / study.name / run_digest(study, candles.sha256, keys, traders, stages.funding)
+        again = force or any(member.computed for member in members.values())
+        finished = None if again else stored_run(target, registered, targets)
+        if finished is not None:
+            progress.note(f"finished before ({finished.manifest['started'][:10]}): nothing is scored again")
+            runs.point_latest(target)
+            return finished
         with clock("score"):
             scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
-        with clock("decide"):
-            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
         simulation = None
         if traders:
             with clock("simulate"):
@@ -124,7 +137,7 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress) ->
             tables += evidence.tables
         scores = Scores(numbers, tuple(tables), scores.losses)
         written = (windows, decided, members, traders, targets, simulation, scores, clock, registered)
-        return _write(study, *written, stages.funding)
+        return _write(study, target, *written, stages.funding)
 
 
 def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[str], FloatArray]:
@@ -137,6 +150,7 @@ def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[st
 
 def _write(
     config: RunConfig,
+    target: Path,
     windows: Windows,
     decided: Windows,
     members: Mapping[str, Member],
@@ -149,9 +163,6 @@ def _write(
     funding: FundingRates | None,
 ) -> Run:
     """Write the run directory, completely or not at all."""
-    keys = {name: member.key for name, member in members.items()}
-    digest = run_digest(config, windows.candles.sha256, keys, traders, funding)
-    target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
         columns = dict(zip([trader.name for trader in traders], targets.T, strict=True))
@@ -167,7 +178,7 @@ def _write(
             runs.write_columns(folder / "losses.parquet", "origin", windows.origins[windows.scored], scores.losses)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
         made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
-        manifest = make_manifest(config, digest, windows, *made_by, funding)
+        manifest = make_manifest(config, target.name, windows, *made_by, funding)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):

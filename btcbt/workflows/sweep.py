@@ -111,13 +111,15 @@ class Sweep:
     manifest: Mapping[str, Any]
 
 
-def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
+def run_sweep(path: str | Path, changes: Sequence[str] = (), *, progress: Progress | None = None) -> Sweep:
     """Run every configuration of a sweep.
 
     Parameters
     ----------
     path : path
         YAML file of the sweep (`btcbt.config.sweep.SweepConfig`).
+    changes : sequence of str
+        ``KEY=VALUE`` each, see `btcbt.config.changes.load_changed`: of the experiment.
     progress : Progress, optional
 
     Raises
@@ -126,7 +128,7 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
         If the sweep, its experiment, its data or its code is invalid.
     """
     progress = progress or Progress()
-    sweep, experiments = load_sweep(path)
+    sweep, experiments = load_sweep(path, changes)
     merged, configurations = merge(path, sweep, experiments)
     stages, clock = Stages(), Clock()
     with clock("read candles"):

@@ -1,0 +1,44 @@
+"""A finished run of the same experiment: read instead of made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from btcbt.errors import StoreError
+from btcbt.records import FloatArray
+from btcbt.storage.runs import Run, load_run
+from btcbt.walkforward.registration import Standing
+
+FILES = ("manifest.json", "metrics.json", "scores.parquet", "origins.parquet", "targets.parquet", "report.html")
+"""Files without which a run is not whole; forecasts are verified in the store before."""
+
+
+def stored_run(directory: Path, registered: Standing, targets: FloatArray) -> Run | None:
+    """The run in a directory, if it is whole and what would be made now.
+
+    The directory's name is the digest of configuration, candles, forecasts, code and strategies. What a strategy reads
+    from a file of its own is not part of it, so the decisions are compared.
+
+    Parameters
+    ----------
+    directory : Path
+    registered : Standing
+        How the run stands to the registrations of its name, now.
+    targets : float64 (M, K)
+        The decisions, made now.
+    """
+    if not all((directory / name).is_file() for name in FILES):
+        return None
+    try:
+        run = load_run(directory)
+        if not all((directory / "forecasts" / name).is_dir() for name in run.manifest["forecasters"]):
+            return None
+        stored = run.targets().to_numpy(dtype=np.float64)
+    except StoreError:
+        return None
+    audit = run.manifest.get("audit") or {}
+    same = stored.shape == targets.shape and np.array_equal(stored, targets, equal_nan=True)
+    as_registered = run.manifest.get("registration") == registered.as_json()
+    return run if same and as_registered and not audit.get("stale") else None
