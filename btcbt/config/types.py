@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
 URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
@@ -144,7 +144,11 @@ ParamValues = Annotated[dict[str, Any], AfterValidator(_parse_params)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Use = Annotated[Place, AfterValidator(_parse_use)]
 """Names a strategy or a forecaster; see `btcbt.loading`."""
-Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_parse_time),
+    WithJsonSchema({"type": "string", "description": "A date or a time, UTC: 2019-06-01 or 2019-06-01T13:00:00Z"}),
+]
 Duration = Annotated[str, AfterValidator(_parse_duration)]
 Location = Literal["as_decoded", "reconstruction", "driftless"]
 """Where the paths of Kronos lie, as far as it follows from the window alone."""
