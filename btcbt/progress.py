@@ -132,7 +132,7 @@ class BarProgress(Progress):
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description:<20}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             BarColumn(bar_width=10),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             _Rate(unit),
             _Left(),
             console=self._console,
@@ -160,7 +160,7 @@ class _Rate(ProgressColumn):
     """Units per second that this run computed; stored units are not counted."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
@@ -172,6 +172,9 @@ class _Rate(ProgressColumn):
 
 class _Left(ProgressColumn):
     """The time left; the time taken when the stage is finished."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         """The column's text."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def predict_command(
     candles: Annotated[str, typer.Argument(metavar="CANDLES", help="Parquet or CSV file, or bundled:NAME.")],
-    interval: Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")] = "1h",
+    interval: Annotated[
+        str | None, typer.Option(help="Interval of the candles, such as 1h; inferred by default.")
+    ] = None,
     horizon: Annotated[int, typer.Option(help="H, candles to forecast.")] = 48,
     context: Annotated[
         int | None, typer.Option(help="T, candles of the context; by default what the checkpoint was fitted with.")

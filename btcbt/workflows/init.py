@@ -131,7 +131,7 @@ def write_start(directory: str | Path) -> list[Path]:
 
 def _notebook() -> dict[str, object]:
     """A notebook in nbformat 4.5."""
-    cells = []
+    cells: list[dict[str, object]] = []
     for number, (kind, text) in enumerate(CELLS):
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(keepends=True)}
         cells.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))

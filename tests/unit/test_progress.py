@@ -80,8 +80,9 @@ def test_bars_fit_eighty_columns(name: str) -> None:
     bars = progress.BarProgress(Console(file=out, force_terminal=True, width=80, color_system=None))
     with bars.stage(name, 17_520, done=200) as advance:
         advance(4_000)
-    shown = [line for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", out.getvalue()) if line.strip()]
-    assert shown
+    shown = [line.rstrip() for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", out.getvalue()) if line.strip()]
     assert max(map(len, shown)) <= 80
-    assert all("4200/17520" in line for line in shown[-1:])
+    assert name[:16] in shown[-1]
+    assert "4200/17520" in shown[-1]
     assert "origins/s" in shown[-1]
+    assert shown[-1].endswith("left")

@@ -68,5 +68,5 @@ def test_a_store_that_refuses_is_one_line(experiment: Path, monkeypatch: pytest.
     uri = (experiment.parent / "file" / "below").as_uri()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri(uri)
-    with pytest.raises(ConfigError, match="--mlflow: cannot be logged .*; the run is stored in "):
+    with pytest.raises(ConfigError, match=r"--mlflow: cannot be logged .*; the run is stored in "):
         tracking.log_run(load_run("runs/tracked"))
