@@ -85,4 +85,3 @@ def test_bars_fit_eighty_columns(name: str) -> None:
     assert name[:16] in shown[-1]
     assert "4200/17520" in shown[-1]
     assert "origins/s" in shown[-1]
-    assert shown[-1].endswith("left")

@@ -85,7 +85,7 @@ def test_unusual_titles_are_named(tmp_path: Path, frame: pd.DataFrame) -> None:
     odd.to_csv(tmp_path / "a.csv", index_label="when")
     renamed = parse_renamed("open_time=when, open=o,high=h,low=l,close=c")
     expect(tmp_path / "a.csv", frame, renamed=renamed)
-    with pytest.raises(CandleError, match="no column 'open', got .*; add it, or say which it is: --columns open=TITLE"):
+    with pytest.raises(CandleError, match=r"no column 'open', got .*; add it, or say which it is: --columns open="):
         read_rows(tmp_path / "a.csv", {"open_time": "when"})
     with pytest.raises(CandleError, match=r"no column 'wen' for open_time \(did you mean 'when'\?\), got 'when', "):
         read_rows(tmp_path / "a.csv", {**renamed, "open_time": "wen"})
@@ -145,7 +145,7 @@ def test_an_interval_that_cannot_be_inferred_is_asked_for() -> None:
         infer_interval(one)
     times = ("2025-01-01 00:00", "2025-01-01 00:07", "2025-01-01 00:14", "2025-01-01 01:00")
     odd = parse_csv((header + "".join(map(row.format, times))).encode(), "x")
-    with pytest.raises(CandleError, match="most frequent distance of open times is 7.000 minutes, expected one of 1m"):
+    with pytest.raises(CandleError, match=r"most frequent distance of open times is 7\.000 minutes, expected one of"):
         infer_interval(odd)
 
 
