@@ -40,6 +40,7 @@ from btcbt.walkforward.many_decisions import Stream, decide_parameters
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.registration import until_now
+from btcbt.walkforward.rehearsal import try_strategies
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader
@@ -138,6 +139,9 @@ def run_sweep(path: str | Path, changes: Sequence[str] = (), *, progress: Progre
     funding = stages.with_funding(merged.portfolio, windows).funding
     workers = merged.executor.workers or int(joblib.cpu_count())
     decided = decision_windows(candles, merged.windows, int(windows.origins[0]))
+    first = {one.strategy: one for one in reversed(configurations)}.values()
+    tried_out = [Trader(one.name, one.built, one.use, one.params, one.forecaster) for one in first]
+    try_strategies(merged, loaded, tried_out, windows, decided)
     with forecasted(merged, loaded, windows, stages, clock, progress) as members:
         targets = decide(configurations, windows, decided, members, workers, progress)
         accounts = _simulate(configurations, decided, targets, funding, progress)
