@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from btcbt.errors import StoreError
+from btcbt.files import open_regular
 from btcbt.records import FloatArray
 from btcbt.storage.runs import Run, load_run
 from btcbt.walkforward.registration import Standing
 
 FILES = ("manifest.json", "metrics.json", "scores.parquet", "origins.parquet", "targets.parquet", "report.html")
-"""Files without which a run is not whole; forecasts are verified in the store before."""
+"""Files without which a run is not whole; those that it has are read."""
 
 
 def stored_run(directory: Path, registered: Standing, targets: FloatArray) -> Run | None:
@@ -33,10 +36,13 @@ def stored_run(directory: Path, registered: Standing, targets: FloatArray) -> Ru
         return None
     try:
         run = load_run(directory)
-        if not all((directory / "forecasts" / name).is_dir() for name in run.manifest["forecasters"]):
-            return None
+        for name in run.manifest["forecasters"]:
+            run.forecasts(name)  # verifies the files
+        for file in directory.glob("*.parquet"):
+            with open_regular(file) as content:
+                pq.read_table(content)
         stored = run.targets().to_numpy(dtype=np.float64)
-    except StoreError:
+    except (StoreError, OSError, pa.ArrowException):
         return None
     audit = run.manifest.get("audit") or {}
     same = stored.shape == targets.shape and np.array_equal(stored, targets, equal_nan=True)

@@ -63,6 +63,11 @@ def test_a_finished_run_is_read_until_something_changes(here: Path) -> None:
     assert written() > before
     (first.directory / "scores.parquet").unlink()
     assert len(run(EXPERIMENT).scores()) > 0
+    (first.directory / "equity.parquet").write_bytes(b"damaged")
+    assert len(run(EXPERIMENT).equity()) == 48
+    for shard in (first.directory / "forecasts" / "walk").glob("*.parquet"):
+        shard.unlink()
+    assert len(run(EXPERIMENT).forecasts("walk")) == 48
 
 
 def test_another_process_reads_it_too_and_says_so(here: Path) -> None:
