@@ -6,6 +6,7 @@ Appending the same source again changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ from btcbt.candles.tables import TIME, Renamed, parse_csv, parse_feather, parse_
 from btcbt.config import Interval, interval_ms
 from btcbt.errors import ConfigError
 from btcbt.messages import did_you_mean, short
-from btcbt.records import CHANNELS, Candles
+from btcbt.records import CHANNELS, VOLUME, Candles
 
+log = logging.getLogger(__name__)
 FORMATS = (".csv", ".feather", ".json", ".jsonl", ".parquet", ".zip")
 """Importable files, by extension; a zip contains one CSV."""
 
@@ -190,7 +192,10 @@ def import_candles(path: str | Path, interval: str = "1h") -> Candles:
     CandleError
         If it cannot be read or breaks the contract; nothing is repaired.
     """
-    return read_rows(path).to_candles(interval)
+    rows = read_rows(path)
+    candles = rows.to_candles(interval)
+    _warn_without_volume(rows)
+    return candles
 
 
 def import_history(
@@ -232,7 +237,7 @@ def import_history(
     """
     parts = [read_rows(file, renamed) for source in sources for file in files_of(source)]
     rows = join_rows(parts, parts[0].source if len(parts) == 1 else f"{len(parts)} files")
-    return store_rows(
+    stored = store_rows(
         rows,
         output,
         interval or infer_interval(rows),
@@ -240,6 +245,14 @@ def import_history(
         drop_placeholders=drop_placeholders,
         prefer_new=prefer_new,
     )
+    if stored.written:
+        _warn_without_volume(rows)
+    return stored
+
+
+def _warn_without_volume(rows: Rows) -> None:
+    if len(rows) and not rows.values[:, VOLUME].any():
+        log.warning("candles %s: no volume; it is taken to be 0", rows.source)
 
 
 def check_history(

@@ -7,7 +7,7 @@ Supported layouts:
 * 7 columns without a header: timestamp, open, high, low, close, volume, amount (or 6, without the amount);
 * any columns with a header, by name in any order: see `COLUMN_NAMES`.
 
-An index of pandas without a name holds the times if no column does. Without a volume, it is 0, and a warning says so.
+An index of pandas without a name holds the times if no column does. Without a volume, it is 0.
 
 Times are counts since 1970 (seconds to nanoseconds, recognised by their size), ISO 8601, or the same with slashes
 (``2025/01/01 00:00``); without an offset, UTC.
@@ -16,7 +16,6 @@ Times are counts since 1970 (seconds to nanoseconds, recognised by their size), 
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,7 +59,6 @@ INDEX_NAMES = ("", "index", "unnamed:_0", "__index_level_0__")
 """Names of an index of pandas that has none, in lower case with underscores."""
 Renamed = Mapping[str, str]
 """Titles by our names, for tables whose titles are unusual: ``{"open": "o"}``."""
-log = logging.getLogger(__name__)
 
 _SLASHES = r"^(\d{4})/(\d{2})/(\d{2})"
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?$"
@@ -209,8 +207,6 @@ def _named(fields: Sequence[str], source: str, renamed: Renamed | None = None) -
         index = next((i for i, title in enumerate(plain) if title in INDEX_NAMES and not names[i]), None)
         if index is not None:
             names[index] = TIME
-    if "volume" not in names:
-        log.warning("candles %s: no column 'volume'; it is taken to be 0", source)
     for name in PLAIN_COLUMNS:
         titles = [field for field, found in zip(fields, names, strict=True) if found == name]
         if len(titles) > 1:

@@ -110,9 +110,7 @@ def test_without_a_volume_it_is_zero_and_said_so(
     frame.drop(columns="volume").to_csv(tmp_path / "a.csv")
     with caplog.at_level(logging.WARNING, logger="btcbt"):
         stored = import_history([tmp_path / "a.csv"], tmp_path / "a.parquet")
-    assert [record.getMessage() for record in caplog.records] == [
-        "candles a.csv: no column 'volume'; it is taken to be 0"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["candles a.csv: no volume; it is taken to be 0"]
     assert (stored.written, stored.added) == (True, N)
     candles = read_candles(tmp_path / "a.parquet", "4h")
     assert (candles.values[:, 4:] == 0).all()
