@@ -99,7 +99,7 @@ def _walk(study: RunConfig, stages: Stages, clock: Clock, progress: Progress, *,
         keys = {name: member.key for name, member in members.items()}
         target = config.store.folder / study.name / run_digest(study, candles.sha256, keys, traders, stages.funding)
         again = force or any(member.computed for member in members.values())
-        finished = None if again else stored_run(target, registered, targets)
+        finished = None if again else stored_run(target, registered, members, targets)
         if finished is not None:
             progress.note(f"finished before ({finished.manifest['started'][:10]}): nothing is scored again")
             runs.point_latest(target)
