@@ -67,7 +67,7 @@ def refused(invoke: Invoke, file: Path) -> str:
         (
             "{entry_bps: 10.0}",
             "{entry: 10.0}",
-            "experiment.yaml:20: strategy 'threshold': unknown parameter 'entry' (did you mean 'entry_bps'?)",
+            "experiment.yaml:15: strategy 'threshold': unknown parameter 'entry' (did you mean 'entry_bps'?)",
         ),
         ("{entry_bps: 10.0}", "{entry_bps: -1.0}", "parameter 'entry_bps'"),
         ("{lookback: 24}", "{lookback: 60}", "needs a context of 61 candles, got 60"),
