@@ -6,11 +6,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BtcbtError(Exception):
     """Base of every error that a user can fix."""
 
     exit_code = 2
+    key: tuple[str, ...] = ()
+    """Keys of the experiment to the value at fault, outermost first, as far as they are known."""
+
+
+@contextmanager
+def at_key(*key: str) -> Iterator[None]:
+    """Add the outer keys of an experiment to errors of the block, so that a message can name the line."""
+    try:
+        yield
+    except BtcbtError as error:
+        error.key = (*key, *error.key)
+        raise
 
 
 class ConfigError(BtcbtError):

@@ -24,8 +24,8 @@ from weakref import WeakKeyDictionary
 from pydantic import ValidationError
 
 from btcbt.config import Section
-from btcbt.errors import BtcbtError
-from btcbt.messages import describe, did_you_mean, explain, explain_invalid, user_code
+from btcbt.errors import BtcbtError, at_key
+from btcbt.messages import describe, did_you_mean, explain, explain_invalid, first_problem, user_code
 
 T = TypeVar("T")
 
@@ -126,13 +126,13 @@ def make_params(kind: Extension[T], use: str, cls: type[T], values: Mapping[str,
             params.model_dump_json()  # they become part of a run's digest and manifest
     except ValidationError as error:
         problem = explain_invalid(error, "parameter", schema.model_fields)
-        raise kind.error(f"{kind.noun} '{use}': {problem}") from None
+        with at_key("params", *map(str, first_problem(error).loc)):
+            raise kind.error(f"{kind.noun} '{use}': {problem}") from None
     return params
 
 
 def _expected(kind: Extension[T], use: str) -> str:
-    example = f"my_{kind.nouns}:Mine"
-    own = f"a {kind.noun} of your own is given by 'module:Class' or 'path/to/file.py:Class', such as '{example}'"
+    own = f"a {kind.noun} of your own is a file and its class, such as 'my_{kind.nouns}.py:Mine', or 'module:Class'"
     if not kind.built_in:
         return own
     near = did_you_mean(use, kind.built_in)

@@ -31,6 +31,8 @@ class Problem(NamedTuple):
         The expectation, without the value.
     value : object
         The value found.
+    missing : tuple of str
+        Keys that are missing beside an unknown one: it may be one of them, misspelt.
     more : str
         Number of further problems, in parentheses; empty if none.
     """
@@ -39,6 +41,7 @@ class Problem(NamedTuple):
     kind: Literal["unknown", "missing", "wrong"]
     text: str
     value: object
+    missing: tuple[str, ...]
     more: str
 
 
@@ -47,9 +50,34 @@ def first_problem(error: ValidationError) -> Problem:
     problems = error.errors(include_url=False)
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
+    kind: Literal["unknown", "missing", "wrong"] = kinds.get(first["type"], "wrong")
     text = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Problem(first["loc"], kinds.get(first["type"], "wrong"), text[0].lower() + text[1:], first["input"], more)
+    beside = [one["loc"] for one in problems if one["type"] == "missing" and one["loc"][:-1] == first["loc"][:-1]]
+    missing = tuple(str(loc[-1]) for loc in beside) if kind == "unknown" else ()
+    left = len(problems) - 1 - len(missing)
+    more = f" (and {left} more)" if left else ""
+    return Problem(first["loc"], kind, text[0].lower() + text[1:], first["input"], missing, more)
+
+
+def unknown_key(noun: str, key: str, problem: Problem, known: Iterable[str]) -> str:
+    """An unknown key in one line: the key that may be meant, or all that there are, and those that are missing.
+
+    Parameters
+    ----------
+    noun : str
+        Word for a key, such as ``parameter``.
+    key : str
+        The key in messages.
+    problem : Problem
+    known : iterable of str
+        Keys of the schema at that place.
+    """
+    keys = list(known)
+    near = did_you_mean(str(problem.loc[-1]), [*problem.missing, *keys])
+    has = "" if near else f"; the {noun}s here are {', '.join(keys)}" if keys else f"; there are no {noun}s here"
+    lacks = " and ".join(f"'{name}'" for name in problem.missing)
+    lacks = f", and {lacks} {'is' if len(problem.missing) == 1 else 'are'} missing" if lacks else ""
+    return f"unknown {noun} '{key}'{near}{lacks}{has}; remove it or correct its spelling{problem.more}"
 
 
 def explain_invalid(error: ValidationError, noun: str, known: Iterable[str] = ()) -> str:
@@ -63,15 +91,14 @@ def explain_invalid(error: ValidationError, noun: str, known: Iterable[str] = ()
     known : iterable of str
         Keys of the schema.
     """
-    loc, kind, text, value, more = first_problem(error)
-    key = ".".join(str(part) for part in loc)
-    if kind == "unknown":
-        takes = ", ".join(known) or "none"
-        return f"unknown {noun} '{key}'; its {noun}s are {takes}{more}"
-    if kind == "missing":
-        return f"{noun} '{key}' is missing; add it{more}"
+    problem = first_problem(error)
+    key = ".".join(str(part) for part in problem.loc)
+    if problem.kind == "unknown":
+        return unknown_key(noun, key, problem, known)
+    if problem.kind == "missing":
+        return f"{noun} '{key}' is missing; add it{problem.more}"
     where = f"{noun} '{key}': " if key else ""
-    return f"{where}{text}, got {short(value)}{more}"
+    return f"{where}{problem.text}, got {short(problem.value)}{problem.more}"
 
 
 def explain(error: BaseException) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,12 +15,13 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
+WIDE = 100
+"""Columns of a terminal from which bars do not fill the line."""
 Advance = Callable[[int], None]
 """Called with the number of units of a stage that were just finished."""
 
@@ -72,6 +74,51 @@ class PlainProgress(Progress):
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
+class JsonProgress(Progress):
+    """One JSON object a line, for programs: ``stage``, ``done``, ``total``, ``unit``, ``seconds``; or ``note``.
+
+    A stage has a line when it begins, at most one every `every` seconds, and one when it ends.
+    """
+
+    def __init__(self, console: Console, every: float = 1.0) -> None:
+        self._console = console
+        self._every = every
+
+    @contextmanager
+    def stage(self, name: str, total: int, *, done: int = 0, unit: str = "origins") -> Iterator[Advance]:
+        """Open a stage; see `Progress.stage`."""
+        started = reported = time.monotonic()
+        finished = done
+
+        def line(now: float) -> None:
+            seconds = round(now - started, 3)
+            write_json_line(
+                self._console, {"stage": name, "done": finished, "total": total, "unit": unit, "seconds": seconds}
+            )
+
+        def advance(count: int) -> None:
+            nonlocal finished, reported
+            finished += count
+            now = time.monotonic()
+            if now - reported >= self._every:
+                reported = now
+                line(now)
+
+        line(started)
+        yield advance
+        line(time.monotonic())
+
+    def note(self, message: str) -> None:
+        """Print one line."""
+        write_json_line(self._console, {"note": message})
+
+
+def write_json_line(console: Console, content: Mapping[str, object]) -> None:
+    """One JSON object on one line, neither wrapped nor coloured."""
+    console.file.write(json.dumps(content) + "\n")
+    console.file.flush()
+
+
 class BarProgress(Progress):
     """Progress bars with the rate and the time left, for a terminal."""
 
@@ -83,14 +130,13 @@ class BarProgress(Progress):
         """Open a stage; see `Progress.stage`."""
         bars = RichProgress(
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.description:<20}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             _Rate(unit),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(),
             console=self._console,
+            expand=self._console.width < WIDE,
         )
         with bars:
             task = bars.add_task(name, total=total, completed=done)
@@ -114,10 +160,31 @@ class _Rate(ProgressColumn):
     """Units per second that this run computed; stored units are not counted."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
         """The column's text."""
         rate = task.fields.get("rate")
-        return Text(f"{rate:,.0f} {self._unit}/s" if rate else "", style="progress.data.speed")
+        shown = f"{rate:,.0f}" if rate and rate >= 10 else f"{rate:.1f}" if rate else ""
+        return Text(f"{shown} {self._unit}/s" if rate else "", style="progress.data.speed")
+
+
+class _Left(ProgressColumn):
+    """The time left; the time taken when the stage is finished."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        if task.finished:
+            return Text(f"took {_clock(task.finished_time or 0.0)}", style="progress.elapsed")
+        left = task.time_remaining
+        return Text(f"{_clock(left)} left" if left is not None else "", style="progress.remaining")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -24,9 +24,9 @@ from btcbt.errors import CandleError
 from btcbt.progress import Progress
 from btcbt.records import CHANNELS, Candles, Forecast, Holding, Window
 from btcbt.strategies import PanelStrategy
-from btcbt.strategies.panel.loading import is_panel_strategy
 from btcbt.walkforward.decisions import isolated
-from btcbt.walkforward.panel.runner import listed, make_panel_traders, read_panel
+from btcbt.walkforward.panel.runner import each_symbol, read_panel
+from btcbt.walkforward.panel.traders import make_panel_traders
 from btcbt.walkforward.stages import STRATEGY, Stages
 
 MakeStrategies = Callable[[Mapping[str, Candles]], Mapping[str, PanelStrategy]]
@@ -77,10 +77,7 @@ def audit_panel(
     """
     began, progress = time.perf_counter(), progress or Progress()
     candles = read_panel(config, Stages())
-    single = {name: one for name, one in config.strategies.items() if not is_panel_strategy(one.use)}
-    configs = {
-        symbol: config.of(symbol, single, start, end) for symbol, (start, end) in listed(config, candles).items()
-    }
+    configs = each_symbol(config, candles)
     reports = {}
     for symbol, own in configs.items():
         progress.note(f"{symbol}: audit")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from btcbt.audit.findings import LIMITS, AuditReport, Finding
 from btcbt.config import time_text
+from btcbt.report.cells import plain_table
 from btcbt.walkforward.stages import STAGE_NAMES
 
 MAX_ROWS = 25
@@ -43,7 +44,7 @@ def _head(report: AuditReport) -> Text:
 
 
 def _stages(report: AuditReport) -> Table:
-    table = Table(title="Comparisons, bit for bit", title_justify="left", title_style="bold")
+    table = plain_table("Comparisons, bit for bit")
     for column in ("stage", "equal", "different"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     found = Counter(finding.stage for finding in report.findings)
@@ -63,8 +64,7 @@ def _findings(report: AuditReport) -> Table:
         counts[key] += 1
         if key not in worst or finding.difference > worst[key].difference:
             worst[key] = finding
-    table = Table(title="Findings: the largest difference of each field", title_justify="left")
-    table.title_style = "bold"
+    table = plain_table("Findings: the largest difference of each field")
     for column in ("kind", "stage", "component", "field", "origin", "change", "objects"):
         table.add_column(column, overflow="fold")
     table.add_column("difference", justify="right")

@@ -6,9 +6,11 @@ Appending the same source again changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -16,12 +18,16 @@ from btcbt.candles.archive import MAX_ZIP_BYTES, unzip_table
 from btcbt.candles.bundled import PREFIX, bundled_path
 from btcbt.candles.check import Inspection, inspect_rows, repair_rows
 from btcbt.candles.parquet import check_rows_note, read_bytes, read_candles, read_notes, write_rows
-from btcbt.candles.rows import Rows, join_rows, same_rows
+from btcbt.candles.rows import US, Rows, join_rows, same_rows
 from btcbt.candles.schema import candle_error
-from btcbt.candles.tables import parse_csv, parse_json, parse_parquet
-from btcbt.records import Candles
+from btcbt.candles.tables import TIME, Renamed, parse_csv, parse_feather, parse_json, parse_parquet
+from btcbt.config import Interval, interval_ms
+from btcbt.errors import ConfigError
+from btcbt.messages import did_you_mean, short
+from btcbt.records import CHANNELS, VOLUME, Candles
 
-FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".zip")
+log = logging.getLogger(__name__)
+FORMATS = (".csv", ".feather", ".json", ".jsonl", ".parquet", ".zip")
 """Importable files, by extension; a zip contains one CSV."""
 
 
@@ -72,8 +78,15 @@ class Stored:
     sha256: str = ""
 
 
-def read_rows(path: str | Path) -> Rows:
-    """Rows of a CSV, JSON, JSON Lines, Parquet or zipped CSV file, unchanged.
+def read_rows(path: str | Path, renamed: Renamed | None = None) -> Rows:
+    """Rows of a CSV, JSON, JSON Lines, Parquet, Feather or zipped CSV file, unchanged.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of one of `FORMATS`, or ``bundled:NAME``.
+    renamed : mapping, optional
+        Titles of columns by our names, where they are unusual: ``{"open": "o"}``.
 
     Raises
     ------
@@ -91,14 +104,77 @@ def read_rows(path: str | Path) -> Rows:
         )
     content = read_bytes(path, source, "a file of candles")
     if extension == ".parquet":
-        return parse_parquet(content, source)
+        return parse_parquet(content, source, renamed)
+    if extension == ".feather":
+        return parse_feather(content, source, renamed)
     if extension in (".json", ".jsonl"):
-        return parse_json(content, source, lines=extension == ".jsonl")
+        return parse_json(content, source, lines=extension == ".jsonl", renamed=renamed)
     if extension == ".zip":
         if len(content) > MAX_ZIP_BYTES:
             raise candle_error(source, f"{len(content):,} bytes, expected at most {MAX_ZIP_BYTES:,}; unpack it")
         content = unzip_table(content, source)
-    return parse_csv(content, source)
+    return parse_csv(content, source, renamed=renamed)
+
+
+def infer_interval(rows: Rows) -> str:
+    """The interval of candles: the most frequent difference of their open times.
+
+    Raises
+    ------
+    CandleError
+        If that is no supported interval, or there are fewer than two times.
+    """
+    steps, counts = np.unique(np.diff(np.unique(rows.open_us)), return_counts=True)
+    if not len(steps):
+        raise candle_error(rows.source, "one candle does not tell the interval; name it with --interval")
+    step = int(steps[counts.argmax()])
+    known: dict[int, str] = {interval_ms(name) * US: name for name in get_args(Interval)}
+    if step not in known:
+        raise candle_error(
+            rows.source,
+            f"the most frequent distance of open times is {step / US / 60_000:,.3f} minutes, expected one of "
+            f"{', '.join(known.values())}; name the interval with --interval",
+        )
+    return known[step]
+
+
+def files_of(source: str | Path) -> list[Path]:
+    """A file, or the files of `FORMATS` in a folder, by name.
+
+    Raises
+    ------
+    CandleError
+        If the folder has none.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return [source]
+    files = sorted(file for file in source.iterdir() if file.suffix.lower() in FORMATS and file.is_file())
+    if not files:
+        raise candle_error(str(source), f"no file of {', '.join(FORMATS)} in this folder; name another")
+    return files
+
+
+def parse_renamed(text: str) -> dict[str, str]:
+    """Titles by our names of ``open=o,high=h``.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, or names no column of candles.
+    """
+    renamed = {}
+    for pair in text.split(","):
+        name, found, title = (part.strip() for part in pair.partition("="))
+        if not found or not title:
+            raise ConfigError(f"--columns {short(pair)}: expected NAME=TITLE, such as open=o,close=c")
+        if name not in (TIME, *CHANNELS):
+            near = did_you_mean(name, (TIME, *CHANNELS))
+            raise ConfigError(
+                f"--columns {short(pair)}: no column '{name}'{near}; they are {TIME}, {', '.join(CHANNELS)}"
+            )
+        renamed[name] = title
+    return renamed
 
 
 def import_candles(path: str | Path, interval: str = "1h") -> Candles:
@@ -116,32 +192,38 @@ def import_candles(path: str | Path, interval: str = "1h") -> Candles:
     CandleError
         If it cannot be read or breaks the contract; nothing is repaired.
     """
-    return read_rows(path).to_candles(interval)
+    rows = read_rows(path)
+    candles = rows.to_candles(interval)
+    _warn_without_volume(rows)
+    return candles
 
 
 def import_history(
     sources: Sequence[str | Path],
     output: str | Path,
-    interval: str = "1h",
+    interval: str | None = None,
     *,
     repair: bool = False,
     drop_placeholders: bool = False,
     prefer_new: bool = False,
+    renamed: Renamed | None = None,
 ) -> Stored:
     """Import files into one Parquet history, appending to it if it exists.
 
     Parameters
     ----------
     sources : sequence of str or Path
-        Files of `FORMATS`, in order.
+        Files of `FORMATS`, or folders of them, in order.
     output : str or Path
         The Parquet file to create or append to; its folder is created.
-    interval : str
-        The interval of all of them.
+    interval : str, optional
+        The interval of all of them; inferred if left out.
     repair, drop_placeholders : bool
         As `repair_rows`; without them, nothing is written if there are problems.
     prefer_new : bool
         Whether stored candles with other values are replaced; they are kept and counted otherwise.
+    renamed : mapping, optional
+        As `read_rows`.
 
     Returns
     -------
@@ -153,14 +235,29 @@ def import_history(
     CandleError
         If a source cannot be read, or the output exists and is not a valid history.
     """
-    parts = [read_rows(source) for source in sources]
+    parts = [read_rows(file, renamed) for source in sources for file in files_of(source)]
     rows = join_rows(parts, parts[0].source if len(parts) == 1 else f"{len(parts)} files")
-    return store_rows(rows, output, interval, repair=repair, drop_placeholders=drop_placeholders, prefer_new=prefer_new)
+    stored = store_rows(
+        rows,
+        output,
+        interval or infer_interval(rows),
+        repair=repair,
+        drop_placeholders=drop_placeholders,
+        prefer_new=prefer_new,
+    )
+    if stored.written:
+        _warn_without_volume(rows)
+    return stored
+
+
+def _warn_without_volume(rows: Rows) -> None:
+    if len(rows) and not rows.values[:, VOLUME].any():
+        log.warning("candles %s: no volume; it is taken to be 0", rows.source)
 
 
 def check_history(
     path: str | Path,
-    interval: str = "1h",
+    interval: str | None = None,
     *,
     repair: bool = False,
     drop_placeholders: bool = False,
@@ -172,8 +269,8 @@ def check_history(
     ----------
     path : str or Path
         A file of `FORMATS`, or ``bundled:NAME``.
-    interval : str
-        The interval of its candles.
+    interval : str, optional
+        The interval of its candles; inferred if left out.
     repair, drop_placeholders : bool
         As `repair_rows`.
     output : str or Path, optional
@@ -186,6 +283,7 @@ def check_history(
         If the file cannot be read, is of a longer interval, cannot be repaired, or may not be replaced.
     """
     rows = read_rows(path)
+    interval = interval or infer_interval(rows)
     notes = read_notes(path) if Path(path).suffix.lower() == ".parquet" else {}
     check_rows_note(notes, rows.open_ms, rows.values, rows.source)
     before = inspect_rows(rows, interval)

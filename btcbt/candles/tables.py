@@ -7,7 +7,10 @@ Supported layouts:
 * 7 columns without a header: timestamp, open, high, low, close, volume, amount (or 6, without the amount);
 * any columns with a header, by name in any order: see `COLUMN_NAMES`.
 
-Times are counts since 1970 (seconds to nanoseconds, recognised by their size) or ISO 8601; without an offset, UTC.
+An index of pandas without a name holds the times if no column does. Without a volume, it is 0.
+
+Times are counts since 1970 (seconds to nanoseconds, recognised by their size), ISO 8601, or the same with slashes
+(``2025/01/01 00:00``); without an offset, UTC.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ import pyarrow.parquet as pq
 
 from btcbt.candles.rows import UNKNOWN, US, Rows, epoch_us
 from btcbt.candles.schema import candle_error
-from btcbt.records import CHANNELS, IntArray
+from btcbt.messages import did_you_mean
+from btcbt.records import CHANNELS, VOLUME, IntArray
 
 MAX_JSON_BYTES = 128 << 20
 """Parsed JSON takes about twenty times its size in memory, so longer histories need CSV or Parquet."""
@@ -51,11 +55,17 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Accepted header names of each column, in lower case with underscores; prices have one name each."""
 
+INDEX_NAMES = ("", "index", "unnamed:_0", "__index_level_0__")
+"""Names of an index of pandas that has none, in lower case with underscores."""
+Renamed = Mapping[str, str]
+"""Titles by our names, for tables whose titles are unusual: ``{"open": "o"}``."""
+
+_SLASHES = r"^(\d{4})/(\d{2})/(\d{2})"
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?$"
 _MISSING = ["", "NaN", "nan", "null", "NULL", "None", "NA"]
 
 
-def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Rows:
+def parse_csv(content: bytes, source: str, *, columns: int | None = None, renamed: Renamed | None = None) -> Rows:
     """Rows of a comma-separated table.
 
     Parameters
@@ -66,6 +76,8 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
         Its name in messages.
     columns : int or None
         Required number of columns; None accepts any table with a header, and 6, 7 or 12 columns without.
+    renamed : mapping, optional
+        See `Renamed`.
 
     Raises
     ------
@@ -80,7 +92,7 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
     if columns is not None and len(fields) != columns:
         raise candle_error(source, f"has {len(fields)} columns, expected {columns}; download it again")
     has_header = not _is_time(fields[0])
-    names = _named(fields, source) if has_header else _positional(len(fields), source)
+    names = _named(fields, source, renamed) if has_header else _positional(len(fields), source)
     wanted = {name: pa.string() if name in (TIME, CLOSE_TIME) else pa.float64() for name in names if name}
     labels = [name or f"unused {i}" for i, name in enumerate(names)]
     try:
@@ -96,7 +108,7 @@ def parse_csv(content: bytes, source: str, *, columns: int | None = None) -> Row
     return _rows({name: table.column(name) for name in wanted}, source)
 
 
-def parse_json(content: bytes, source: str, *, lines: bool = False) -> Rows:
+def parse_json(content: bytes, source: str, *, lines: bool = False, renamed: Renamed | None = None) -> Rows:
     """Rows of a JSON list of objects, a list of lists, or an object of columns; JSON Lines with `lines`.
 
     Raises
@@ -114,7 +126,7 @@ def parse_json(content: bytes, source: str, *, lines: bool = False) -> Rows:
     # Deep nesting exhausts the parser's stack; a number with thousands of digits is a ValueError.
     except (ValueError, RecursionError) as error:
         raise candle_error(source, f"not readable JSON ({_brief(error)}); export it again") from None
-    columns = _json_columns(tree, source)
+    columns = _json_columns(tree, source, renamed)
     cells: dict[str, pa.ChunkedArray] = {}
     for name, column in columns.items():
         is_time = name in (TIME, CLOSE_TIME)
@@ -123,7 +135,7 @@ def parse_json(content: bytes, source: str, *, lines: bool = False) -> Rows:
     return _rows(cells, source)
 
 
-def parse_parquet(content: bytes, source: str) -> Rows:
+def parse_parquet(content: bytes, source: str, renamed: Renamed | None = None) -> Rows:
     """Rows of a Parquet file; only the columns of candles are read, and only after a check of the number of rows.
 
     Raises
@@ -133,32 +145,76 @@ def parse_parquet(content: bytes, source: str) -> Rows:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        schema = file.schema_arrow
-        names = _named(list(schema.names), source)
-        for i, (label, name) in enumerate(zip(schema.names, names, strict=True)):
-            kind = schema.field(i).type
-            if name and not _readable(kind, is_time=name in (TIME, CLOSE_TIME)):
-                expected = "a timestamp or a whole number" if name in (TIME, CLOSE_TIME) else "a number"
-                raise candle_error(source, f"column {label!r} is {_brief(kind)}, expected {expected}; cast it")
+        labels = _arrow_labels(file.schema_arrow, source, renamed)
         _check_count(file.metadata.num_rows, source)
-        labels = {name: label for label, name in zip(schema.names, names, strict=True) if name}
         table = file.read(columns=list(labels.values()), use_threads=False)
         return _rows({name: table.column(label) for name, label in labels.items()}, source)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise candle_error(source, f"not readable Parquet ({_brief(error)}); export it again") from None
 
 
-def _named(fields: Sequence[str], source: str) -> list[str]:
+def parse_feather(content: bytes, source: str, renamed: Renamed | None = None) -> Rows:
+    """Rows of a Feather file (version 2, which is Arrow's format for files); only the columns of candles are read.
+
+    Raises
+    ------
+    CandleError
+        As `parse_csv`.
+    """
+    try:
+        schema = pa.ipc.open_file(pa.BufferReader(content)).schema
+        labels = _arrow_labels(schema, source, renamed)
+        wanted = sorted(schema.get_field_index(label) for label in labels.values())
+        options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+        file = pa.ipc.open_file(pa.BufferReader(content), options=options)
+        batches, count = [], 0
+        for number in range(file.num_record_batches):
+            batches.append(file.get_batch(number))
+            count += batches[-1].num_rows
+            if count > MAX_ROWS:
+                break
+        _check_count(count, source)
+        table = pa.Table.from_batches(batches)
+        return _rows({name: table.column(label) for name, label in labels.items()}, source)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise candle_error(source, f"not readable Feather ({_brief(error)}); export it again") from None
+
+
+def _arrow_labels(schema: pa.Schema, source: str, renamed: Renamed | None) -> dict[str, str]:
+    """Titles of the columns of candles by our names, of columns that can be read."""
+    names = _named(list(schema.names), source, renamed)
+    for i, (label, name) in enumerate(zip(schema.names, names, strict=True)):
+        kind = schema.field(i).type
+        if name and not _readable(kind, is_time=name in (TIME, CLOSE_TIME)):
+            expected = "a timestamp or a whole number" if name in (TIME, CLOSE_TIME) else "a number"
+            raise candle_error(source, f"column {label!r} is {_brief(kind)}, expected {expected}; cast it")
+    return {name: label for label, name in zip(schema.names, names, strict=True) if name}
+
+
+def _named(fields: Sequence[str], source: str, renamed: Renamed | None = None) -> list[str]:
     """The column that each title names, '' for unused ones."""
     known = {alias: name for name, aliases in COLUMN_NAMES.items() for alias in aliases}
     known |= {name: name for name in CHANNELS[:4]}
-    names = [known.get(re.sub(r"[\s\-.]+", "_", field.strip().lower()), "") for field in fields]
+    plain = [re.sub(r"[\s\-.]+", "_", field.strip().lower()) for field in fields]
+    names = [known.get(title, "") for title in plain]
+    for name, title in (renamed or {}).items():
+        if title not in fields:
+            near = did_you_mean(title, fields)
+            raise candle_error(source, f"no column '{_brief(title)}' for {name}{near}, got {_list(fields)}; correct it")
+        names = ["" if found == name else found for found in names]
+        names[list(fields).index(title)] = name
+    if TIME not in names:
+        index = next((i for i, title in enumerate(plain) if title in INDEX_NAMES and not names[i]), None)
+        if index is not None:
+            names[index] = TIME
     for name in PLAIN_COLUMNS:
         titles = [field for field, found in zip(fields, names, strict=True) if found == name]
         if len(titles) > 1:
             raise candle_error(source, f"columns {_list(titles)} are all '{name}'; keep one")
-        if not titles and name != AMOUNT_NAME:
-            raise candle_error(source, f"no column '{name}', got {_list(fields)}; rename or add it")
+        if not titles and name not in (AMOUNT_NAME, "volume"):
+            raise candle_error(
+                source, f"no column '{name}', got {_list(fields)}; add it, or say which it is: --columns {name}=TITLE"
+            )
     if names.count(CLOSE_TIME) > 1:
         raise candle_error(source, f"{names.count(CLOSE_TIME)} columns are '{CLOSE_TIME}'; keep one")
     return names
@@ -181,6 +237,8 @@ def _rows(columns: Mapping[str, pa.ChunkedArray], source: str) -> Rows:
     count = len(columns[TIME])
     _check_count(count, source)
     values = np.full((count, len(CHANNELS)), np.nan)
+    if "volume" not in columns:
+        values[:, VOLUME] = 0.0
     try:
         for channel, name in enumerate(CHANNELS):
             if name in columns and not pa.types.is_null(columns[name].type):
@@ -225,6 +283,7 @@ def _times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
 def _iso_times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
     import pandas as pd
 
+    column = pc.replace_substring_regex(column, _SLASHES, r"\1-\2-\3")
     odd = pc.invert(pc.match_substring_regex(column, _ISO))
     if pc.any(odd).as_py():
         row = _first(odd)
@@ -241,10 +300,10 @@ def _iso_times(column: pa.ChunkedArray, name: str, source: str) -> IntArray:
         raise candle_error(source, f"{name} cannot be read ({_brief(error)}); fix the row") from None
 
 
-def _json_columns(tree: Any, source: str) -> dict[str, list[Any]]:
+def _json_columns(tree: Any, source: str, renamed: Renamed | None) -> dict[str, list[Any]]:
     """The columns of a parsed JSON document, by our names."""
     if isinstance(tree, dict):
-        names = _named(list(tree), source)
+        names = _named(list(tree), source, renamed)
         columns = {name: cells for name, cells in zip(names, tree.values(), strict=True) if name}
         if not all(isinstance(cells, list) for cells in columns.values()):
             raise candle_error(source, "columns are not lists; give a list of candles")
@@ -255,7 +314,7 @@ def _json_columns(tree: Any, source: str) -> dict[str, list[Any]]:
         raise candle_error(source, "expected a list of candles; give a list of objects or of lists")
     if isinstance(tree[0], dict):
         labels = list(tree[0])
-        names = _named(labels, source)
+        names = _named(labels, source, renamed)
         _check_rows(tree, dict, set(labels), source)
         return {name: [row[label] for row in tree] for label, name in zip(labels, names, strict=True) if name}
     if not isinstance(tree[0], list):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import Changes, again, console, guarded, watch
+from btcbt.cli.terminal import Changes, LogJson, Quiet, again, console, guarded, watch
 
 LOOKS_AHEAD = 1
 
@@ -22,24 +22,26 @@ def audit_command(
     fresh_process: Annotated[
         bool, typer.Option(help="Repeat it in a process without access to the true future.")
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the verdict.")] = False,
     changes: Changes = None,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
     """Check that an experiment does not look ahead.
 
     Candles after an origin are changed; nothing before it may change by a single bit.
     """
-    errors, out = console(stderr=True), console()
+    errors, out = console(stderr=True, log_json=log_json), console()
     progress = watch(errors, quiet=quiet)
     with guarded(errors, again("audit", experiment, changes), kept="an audit cannot be resumed"):
+        from btcbt.walkforward.experiments import read_experiment
+
+        config = read_experiment(experiment, changes or ())
         from btcbt.audit import audit_experiment
         from btcbt.audit.panel import audit_panel
         from btcbt.audit.stamp import keep_report
         from btcbt.audit.tables import verdict
         from btcbt.config import PanelConfig
-        from btcbt.config.changes import load_changed
 
-        config = load_changed(experiment, changes or ())
         if isinstance(config, PanelConfig):
             report = audit_panel(config, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress)
             out.print(verdict(report))

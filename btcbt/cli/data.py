@@ -32,6 +32,7 @@ data_app = typer.Typer(
 )
 
 IntervalOption = Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")]
+InferredOption = Annotated[str | None, typer.Option(help="Interval of the candles, such as 1h; inferred by default.")]
 RepairOption = Annotated[bool, typer.Option("--repair", help="Drop the rows that break the contract.")]
 PlaceholdersOption = Annotated[
     bool,
@@ -95,9 +96,15 @@ def download_command(
 
 @data_app.command("import", epilog="Example: btcbt data import candles.csv --output data/BTCUSDT_1h.parquet")
 def import_command(
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSON, Parquet or zipped CSV files.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV, JSON, Parquet, Feather, zips, or folders.")
+    ],
     output: Annotated[Path, typer.Option(help="Parquet file to create or append to.")],
-    interval: IntervalOption = "1h",
+    interval: InferredOption = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=TITLE,...", help="Unusual titles of columns: open_time=t,open=o,close=c."),
+    ] = None,
     repair: RepairOption = False,
     drop_placeholders: PlaceholdersOption = False,
     prefer_new: Annotated[
@@ -107,7 +114,7 @@ def import_command(
     """Import files into a Parquet history; importing them again changes nothing."""
     out, errors = console(), console(stderr=True)
     with guarded(errors, "the same command", "no partial file is left"):
-        from btcbt.candles.importers import import_history
+        from btcbt.candles.importers import import_history, parse_renamed
 
         stored = import_history(
             sources,
@@ -116,6 +123,7 @@ def import_command(
             repair=repair,
             drop_placeholders=drop_placeholders,
             prefer_new=prefer_new,
+            renamed=None if columns is None else parse_renamed(columns),
         )
         _lines(out, stored.inspection.lines())
         _show_stored(out, output, stored if stored.written else None, stored.dropped)
@@ -126,7 +134,7 @@ def import_command(
 @data_app.command("check", epilog="Example: btcbt data check data/BTCUSDT_1h.parquet")
 def check_command(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Histories, or files to be imported.")],
-    interval: IntervalOption = "1h",
+    interval: InferredOption = None,
     repair: RepairOption = False,
     drop_placeholders: PlaceholdersOption = False,
     output: Annotated[Path | None, typer.Option(help="File for the repaired history; in place by default.")] = None,

@@ -17,16 +17,18 @@ from btcbt.cli.check import check_command
 from btcbt.cli.compare import compare_command
 from btcbt.cli.data import data_app
 from btcbt.cli.finetune import finetune_command
+from btcbt.cli.init import init_command
 from btcbt.cli.predict import predict_command
 from btcbt.cli.push import push_command
 from btcbt.cli.register import register_command
 from btcbt.cli.report import report_command
 from btcbt.cli.run import run_command
+from btcbt.cli.schema import schema_command
 from btcbt.cli.store import store_app
 from btcbt.cli.sweep import sweep_command
 
 SECTIONS = {
-    "Experiments": ("run", "sweep", "register", "audit", "check", "compare", "report"),
+    "Experiments": ("run", "init", "sweep", "register", "audit", "check", "compare", "report", "schema"),
     "Forecasts and models": ("predict", "finetune", "card", "push"),
     "Data": ("data", "store"),
 }
@@ -56,12 +58,14 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="btcbt",
     cls=Commands,
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog="Example: btcbt run experiments/walkforward.yaml")(run_command)
+app.command("init", epilog="Example: btcbt init my-study")(init_command)
+app.command("schema", epilog="Example: btcbt schema > experiment.json")(schema_command)
 app.command("sweep", epilog="Example: btcbt sweep experiments/sweep.yaml")(sweep_command)
 app.command("register", epilog="Example: btcbt register study.yaml")(register_command)
 app.command("audit", epilog="Example: btcbt audit experiments/walkforward.yaml")(audit_command)

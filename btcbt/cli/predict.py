@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def predict_command(
     candles: Annotated[str, typer.Argument(metavar="CANDLES", help="Parquet or CSV file, or bundled:NAME.")],
-    interval: Annotated[str, typer.Option(help="Interval of the candles, such as 1h.")] = "1h",
+    interval: Annotated[
+        str | None, typer.Option(help="Interval of the candles, such as 1h; inferred by default.")
+    ] = None,
     horizon: Annotated[int, typer.Option(help="H, candles to forecast.")] = 48,
     context: Annotated[
         int | None, typer.Option(help="T, candles of the context; by default what the checkpoint was fitted with.")
@@ -78,8 +80,7 @@ def predict_command(
 
 def _table(made: Prediction) -> Table:
     """Summary of the paths."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from btcbt.report.cells import plain_table
 
     said: Any = made.summary
     levels = said["quantiles"]["levels"]
@@ -95,7 +96,8 @@ def _table(made: Prediction) -> Table:
     ]
     n_paths, horizon = made.paths.shape[:2]
     title = f"{said['symbol']} {said['interval']}, {horizon} candles after {said['origin']}, {n_paths} sampled paths"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    table = plain_table(title)
+    table.show_header = False
     table.add_column()
     table.add_column(justify="right")
     for row in rows:

@@ -35,12 +35,15 @@ def list_command(root: RootOption = "runs") -> None:
     """List the keys: what each stands for, its origins, files and size."""
     errors, out = console(stderr=True), console()
     with guarded(errors, "python -m btcbt store ls", kept="nothing was changed"):
-        from rich.table import Table
-
         from btcbt.config import time_text
+        from btcbt.report.cells import plain_table
         from btcbt.storage.garbage import list_keys
 
-        table = Table("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB", box=None)
+        table = plain_table("")
+        for heading in ("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB"):
+            table.add_column(
+                heading, justify="left" if heading in ("key", "forecaster", "from", "to") else "right", overflow="fold"
+            )
         found = list_keys(_folder(root))
         for one in found:
             meaning = one.meaning

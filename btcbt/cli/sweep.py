@@ -10,20 +10,22 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import console, guarded, watch
+from btcbt.cli.terminal import Changes, LogJson, Quiet, again, console, guarded, watch
 
 
 def sweep_command(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="YAML file: an experiment and the values to try.")],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
+    changes: Changes = None,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
     """Try many parameters, and say what choosing among them is worth."""
-    errors, out = console(stderr=True), console()
+    errors, out = console(stderr=True, log_json=log_json), console()
     progress = watch(errors, quiet=quiet)
-    with guarded(errors, f"python -m btcbt sweep {sweep}"):
+    with guarded(errors, again("sweep", sweep, changes)):
         from btcbt.report.sweep import sweep_summary
         from btcbt.workflows.sweep import run_sweep
 
-        done = run_sweep(sweep, progress=progress)
+        done = run_sweep(sweep, changes or (), progress=progress)
     out.print(sweep_summary(done.table, done.numbers, list(done.config.over)))
     out.print(f"{done.directory}", markup=False, highlight=False, soft_wrap=True)

@@ -57,7 +57,7 @@ from btcbt.config.types import (
     time_ms,
     time_text,
 )
-from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, load_experiment, read_yaml
+from btcbt.config.yaml import MAX_DEPTH, MAX_FILE_BYTES, load_config, load_experiment, located, one_symbol, read_yaml
 
 __all__ = [
     "BUY_AND_HOLD",
@@ -115,6 +115,8 @@ __all__ = [
     "is_url",
     "load_config",
     "load_experiment",
+    "located",
+    "one_symbol",
     "read_yaml",
     "store_root",
     "time_ms",

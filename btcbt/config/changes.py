@@ -11,9 +11,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from btcbt.config.experiment import PanelConfig, RunConfig
+from btcbt.config.known import known_keys
 from btcbt.config.yaml import MAX_FILE_BYTES, experiment_schema, load_experiment, plain, read_yaml
 from btcbt.errors import ConfigError
-from btcbt.messages import first_problem, short
+from btcbt.messages import did_you_mean, first_problem, short, unknown_key
 
 Config = TypeVar("Config", RunConfig, PanelConfig)
 Value = bool | int | float | str | None
@@ -93,7 +94,11 @@ def configured(where: str | Path, tree: Mapping[str, Any], assignment: Assignmen
         problem = first_problem(error)
         what = ", ".join(f"{key}={short(value)}" for key, value in assignment.items())
         at = ".".join(_keys(changed, problem.loc))
-        raise ConfigError(f"{where}: with {what}: '{at}': {problem.text}{problem.more}") from None
+        if problem.kind == "unknown":
+            why = unknown_key("key", at, problem, known_keys(schema, problem.loc))
+        else:
+            why = f"'{at}': {problem.text}{problem.more}"
+        raise ConfigError(f"{where}: with {what}: {why}" if what else f"{where}: {why}") from None
 
 
 def _with(tree: Any, key: str, value: Value, where: str) -> Any:
@@ -106,7 +111,10 @@ def _with(tree: Any, key: str, value: Value, where: str) -> Any:
     if "." in key:
         first = key.partition(".")[0]
         if first not in ("params", "portfolio"):
-            raise ConfigError(f"{where}: there is no '{first}' in the experiment; it has {sorted(map(str, tree))}")
+            near = did_you_mean(first, map(str, tree))
+            raise ConfigError(
+                f"{where}: there is no '{first}' in the experiment{near}; it has {sorted(map(str, tree))}"
+            )
         return {**tree, first: _with({}, key.partition(".")[2], value, where)}
     return {**tree, key: value}
 

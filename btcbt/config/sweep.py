@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from btcbt.config.changes import Assignment, Value, configured
+from btcbt.config.changes import Assignment, Value, configured, load_changed, parse_change
 from btcbt.config.experiment import RunConfig
 from btcbt.config.types import Duration, Name, Place, Section
-from btcbt.config.yaml import load_config, plain, read_yaml
+from btcbt.config.yaml import load_config, one_symbol, plain, read_yaml
 from btcbt.errors import ConfigError
 
 MAX_CONFIGURATIONS = 20_000
@@ -136,8 +136,14 @@ class SweepConfig(Section):
         return choices[int(rng.integers(len(choices)))] if isinstance(choices, list) else choices.draw(rng)
 
 
-def load_sweep(path: str | Path) -> tuple[SweepConfig, list[tuple[Assignment, RunConfig]]]:
+def load_sweep(path: str | Path, changes: Sequence[str] = ()) -> tuple[SweepConfig, list[tuple[Assignment, RunConfig]]]:
     """Read a sweep, and the experiment of each of its configurations.
+
+    Parameters
+    ----------
+    path : path
+    changes : sequence of str
+        ``KEY=VALUE`` each: keys of the experiment that all configurations share.
 
     Raises
     ------
@@ -145,14 +151,18 @@ def load_sweep(path: str | Path) -> tuple[SweepConfig, list[tuple[Assignment, Ru
         If a file is invalid, a key names nothing, or a value is refused; names the key and the value.
     """
     sweep = load_config(path, SweepConfig)
+    shared = dict(map(parse_change, changes))
+    for key in shared:
+        if key in sweep.over:
+            raise ConfigError(f"--set {key}: the sweep varies this key; change its values in {path}")
     tree = plain(read_yaml(Path(sweep.experiment)))
-    base = load_config(sweep.experiment)
+    base = one_symbol(sweep.experiment, load_changed(sweep.experiment, changes))
     for section, known in (("strategies", base.strategies), ("forecasters", base.forecasters)):
         unknown = set(getattr(sweep, section) or ()) - set(known)
         if unknown:
             has = f"it has {sorted(known)}"
             raise ConfigError(f"{path}: {section}: '{min(unknown)}' is not in {sweep.experiment}; {has}")
-    return sweep, [(one, configured(path, tree, one, RunConfig)) for one in sweep.assignments()]
+    return sweep, [(one, configured(path, tree, {**shared, **one}, RunConfig)) for one in sweep.assignments()]
 
 
 def _number(value: float) -> int | float:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from btcbt.config.frozen import frozen
@@ -124,7 +124,10 @@ def parse_root(value: str) -> str:
 
 def _parse_use(value: str) -> str:
     if not _USE.fullmatch(value):
-        raise ValueError("a short name, 'module:Class' or 'path/to/file.py:Class' is expected")
+        raise ValueError(
+            "a built-in name such as threshold is expected, or a file and its class, such as 'my_strategies.py:Mine', "
+            "or 'module:Class'"
+        )
     _check_parts(value)
     return value
 
@@ -143,7 +146,11 @@ ParamValues = Annotated[dict[str, Any], AfterValidator(_parse_params)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_parse_place)]
 Use = Annotated[Place, AfterValidator(_parse_use)]
 """Names a strategy or a forecaster; see `btcbt.loading`."""
-Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_parse_time),
+    WithJsonSchema({"type": "string", "description": "A date or a time, UTC: 2019-06-01 or 2019-06-01T13:00:00Z"}),
+]
 Duration = Annotated[str, AfterValidator(_parse_duration)]
 Location = Literal["as_decoded", "reconstruction", "driftless"]
 """Where the paths of Kronos lie, as far as it follows from the window alone."""

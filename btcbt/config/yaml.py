@@ -7,7 +7,8 @@ mapping in Python is read like a file that holds it; its errors name the key.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,10 +23,11 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEve
 from btcbt.config.experiment import PanelConfig, RunConfig
 from btcbt.config.forecasters import BRANCHES
 from btcbt.config.hypotheses import HYPOTHESIS_KINDS
+from btcbt.config.known import known_keys
 from btcbt.config.types import Section, is_url
-from btcbt.errors import ConfigError
+from btcbt.errors import BtcbtError, ConfigError
 from btcbt.files import read_file
-from btcbt.messages import describe, first_problem, printable, short
+from btcbt.messages import describe, first_problem, printable, short, unknown_key
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 32
@@ -56,12 +58,10 @@ def load_config(source: Source, kind: type[Section] | None = None) -> Section:
     ConfigError
         Names the file, the line and the key, what was found and what was expected.
     """
+    if kind is None:
+        return one_symbol(source if isinstance(source, str | Path) else "experiment", load_experiment(source))
     where, tree = _tree(source)
-    if kind is None and experiment_schema(tree) is PanelConfig:
-        raise ConfigError(
-            f"{where}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'"
-        )
-    return _validated(where, tree, kind or RunConfig)
+    return _validated(where, tree, kind)
 
 
 def load_experiment(source: Source) -> RunConfig | PanelConfig:
@@ -74,6 +74,21 @@ def load_experiment(source: Source) -> RunConfig | PanelConfig:
     """
     where, tree = _tree(source)
     return _validated(where, tree, experiment_schema(tree))
+
+
+def one_symbol(where: str | Path, config: RunConfig | PanelConfig) -> RunConfig:
+    """An experiment that must be on one symbol.
+
+    Raises
+    ------
+    ConfigError
+        If it is on several.
+    """
+    if isinstance(config, PanelConfig):
+        raise ConfigError(
+            f"{where}: 'candles.symbols' makes a panel; expected an experiment on one symbol, 'candles.path'"
+        )
+    return config
 
 
 def experiment_schema(tree: Mapping[str, Any]) -> type[RunConfig] | type[PanelConfig]:
@@ -95,7 +110,33 @@ def _validated(where: str, tree: CommentedMap, kind: type[SectionT]) -> SectionT
     try:
         return kind.model_validate(plain(tree))
     except ValidationError as error:
-        raise ConfigError(_explain(where, tree, error)) from None
+        raise ConfigError(_explain(where, tree, error, kind)) from None
+
+
+@contextmanager
+def located(path: str | Path, changes: Collection[str] = ()) -> Iterator[None]:
+    """Begin messages of errors that name a key of an experiment (`BtcbtError.key`) with its file and line.
+
+    Parameters
+    ----------
+    path : path
+        File of the experiment.
+    changes : collection of str
+        Dotted keys that were changed on the command line; an error at one of them begins with that instead.
+    """
+    try:
+        yield
+    except BtcbtError as error:
+        key = error.key
+        if not key:
+            raise
+        dotted = ".".join(key)
+        if any(dotted == one or dotted.startswith(f"{one}.") for one in changes):
+            place = f"--set {dotted}"
+        else:
+            place = f"{path}:{_locate(read_yaml(Path(path)), key, missing=False)[1]}"
+        error.args, error.key = (f"{place}: {error}",), ()
+        raise
 
 
 def read_yaml(path: Path) -> CommentedMap:
@@ -192,14 +233,14 @@ def _plain_python(node: Any) -> Any:
     return node
 
 
-def _explain(path: str, tree: Any, error: ValidationError) -> str:
+def _explain(path: str, tree: Any, error: ValidationError, schema: type[Section]) -> str:
     """One line for the first problem: file, line, key, value found, and remedy."""
     problem = first_problem(error)
     where, line, node = _locate(tree, problem.loc, missing=problem.kind == "missing")
     key = _excerpt(".".join(where))
     place = f"{path}:{line}" if where and line else path
     if problem.kind == "unknown":
-        return f"{place}: unknown key '{key}'; remove it or correct its spelling{problem.more}"
+        return f"{place}: {unknown_key('key', key, problem, known_keys(schema, problem.loc))}"
     if problem.kind == "missing":
         return f"{place}: '{key}' is missing; add it{problem.more}"
     secret = isinstance(node, str) and is_url(node)  # may hold a password

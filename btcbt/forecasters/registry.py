@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from btcbt.config import ForecasterSection, UserForecasterConfig, UserPostprocessorConfig, WindowsConfig
-from btcbt.errors import BtcbtError, ForecasterError
+from btcbt.errors import BtcbtError, ForecasterError, at_key
 from btcbt.forecasters.base import Forecaster, Postprocessor
 from btcbt.loading import Extension, Params, load_class, make_params
 from btcbt.messages import describe, user_code
@@ -105,7 +105,8 @@ def check_forecaster(config: ForecasterSection) -> None:
 
 
 def _load_user_defined(config: UserConfig) -> tuple[type[Forecaster], Params]:
-    cls = load_class(FORECASTERS, config.use)
+    with at_key("use"):
+        cls = load_class(FORECASTERS, config.use)
     if issubclass(cls, Postprocessor) and config.based_on is None:
         raise ForecasterError(
             f"forecaster '{config.use}': it needs the forecasts of another; name it by 'base', "

@@ -23,7 +23,7 @@ from btcbt.metrics.inference import bootstrap_widening
 from btcbt.records import FloatArray, IntArray
 
 MAX_SUMS = 2000
-_MIN_SUMS = 8
+MIN_SUMS = 8
 _MCS_BLOCK, _SPA_BLOCK = 3, 2  # mean block lengths, in horizons
 # Correlation of sums of overlapping losses over neighbouring horizons, that of two neighbouring triangles.
 _OVERLAP_CORRELATION = 0.25
@@ -58,7 +58,7 @@ def model_confidence_set(
 
     table = _table(losses, names)
     sums = _horizon_sums(table[np.isfinite(table).all(axis=1)], horizon)
-    if len(sums) < _MIN_SUMS:
+    if len(sums) < MIN_SUMS:
         return dict.fromkeys(names, _NAN)
     unique, which = np.unique(sums, axis=1, return_inverse=True)
     if unique.shape[1] == 1:
@@ -135,7 +135,7 @@ def superior_predictive_ability(
         raise ValueError(f"benchmark {base.shape} is not ({len(table)},)")
     excess = table - base[:, None]
     sums = _horizon_sums(excess[np.isfinite(excess).all(axis=1)], horizon)
-    if len(sums) < _MIN_SUMS:
+    if len(sums) < MIN_SUMS:
         return SuperiorAbility(_NAN, _NAN, _NAN, -1, (), len(sums))
     spread = sums.std(axis=0, ddof=1)
     varying = np.flatnonzero(spread > 1e-12 * np.abs(sums).max(initial=1e-300))

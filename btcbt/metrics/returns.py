@@ -117,10 +117,16 @@ ACCOUNT_SCORES: tuple[Score, ...] = (
         "Bailey and Lopez de Prado (2014), JPM 40",
     ),
     _account("trials", "count", "neither", "configurations ever tried on these candles"),
-    _account("turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="x/year"),
+    _account(
+        "turnover", "multiples of equity a year", "neither", "value traded / equity, per year", label="turnover/yr"
+    ),
     _account("costs", "multiples of equity", "lower", "sum of fees and slippage / equity"),
     _account(
-        "break_even_bps", "bps", "higher", "break-even cost a side (none below ten round trips a year)", label="b/e bps"
+        "break_even_bps",
+        "bps",
+        "higher",
+        "break-even cost a side (none below ten round trips a year)",
+        label="break-even bps",
     ),
     _account("cost_bps", "bps", "lower", "costs / value traded"),
     _account("trades", "count", "neither", "closed trades"),

@@ -6,6 +6,7 @@ import math
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 NONE = "–"
 """A number that is not defined."""
@@ -24,6 +25,11 @@ def plain_table(title: str) -> Table:
         pad_edge=False,
         show_edge=False,
     )
+
+
+def signed(text: str, value: float) -> Text:
+    """A number in green where a value is above zero and in red where it is below; its sign says the same."""
+    return Text(text, style="green" if value > 0.0 else "red" if value < 0.0 else "")
 
 
 def number(value: float, form: str, unit: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from btcbt.metrics.table import score
-from btcbt.report.cells import NONE, number
+from btcbt.report.cells import NONE, number, plain_table
 from btcbt.storage.runs import Run
 
 
@@ -32,17 +32,11 @@ def refit_table(run: Run) -> list[Table]:
     if not pairs:
         return []
     last, crps = f"h{run.config.windows.horizon}", score("forecast", "crps_bps")
-    table = Table(
-        title=f"Refitted against the same checkpoint, {crps.heading} of the close at step {last[1:]}, {crps.unit}, "
-        f"{crps.direction}",
-        title_justify="left",
-        title_style="bold",
-        caption="same origins and random numbers; p: Diebold-Mariano, two-sided, not adjusted for the number of rows",
-        caption_justify="left",
-        caption_style="dim",
-        box=None,
-        pad_edge=False,
+    table = plain_table(
+        f"Refitted against the same checkpoint, {crps.heading} of the close at step {last[1:]}, {crps.unit}, "
+        f"{crps.direction}"
     )
+    table.caption = "same origins and random numbers; p: Diebold-Mariano, two-sided, of each row for itself"
     for column in ("refitted", "against", "refits", "difference", "95% interval", "relative", "p"):
         table.add_column(column, justify="left" if column in ("refitted", "against") else "right", no_wrap=True)
     for name, other in pairs:

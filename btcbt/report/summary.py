@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from btcbt.config import BUY_AND_HOLD, interval_ms
+from btcbt.metrics.comparison import MIN_SUMS
 from btcbt.metrics.sharpe import MISS_RATE
 from btcbt.metrics.table import score
 from btcbt.records import HOUR_MS
-from btcbt.report.cells import NONE, number, plain_table
+from btcbt.report.cells import NONE, number, plain_table, signed
 from btcbt.report.figures import primary
 from btcbt.report.refits import refit_table
 from btcbt.report.registration import registration_parts
@@ -22,32 +23,64 @@ from btcbt.report.sensitivity import sensitivity_lines
 from btcbt.report.versus import estimators, versus_parts
 from btcbt.storage.runs import Run
 
+LEAST_DAYS = 30
+"""Figures of fewer days are not shown as if they were those of a year."""
 CONFIDENCE = 0.9
 """Confidence of the model confidence set."""
 
 
-def summary(run: Run) -> RenderableType:
-    """Summary of a stored run, for a rich console."""
-    parts: list[RenderableType] = [_head(run)]
-    if _scored(run):
-        parts += ["", *versus_parts(run), "", _forecast_table(run), *_confidence_set(run), *refit_table(run)]
-    parts += [*estimators(run), *_remarks(run), _labels(run), *registration_parts(run)]
-    if run.manifest["strategies"]:
-        parts += ["", _account_table(run)]
-        if len(run.config.forecasters) > 1:
-            parts += ["", _return_matrix(run)]
-        parts += [*_decided(run), _luck(run), *_selection(run), *sensitivity_lines(run)]
-        if run.config.placebos:
-            parts += [_placebos(run)]
-    parts += [_audit(run), "", _foot(run)]
-    return Group(*parts)
+def summary(run: Run, *, explain: bool = False, experiment: str = "EXPERIMENT.yaml") -> RenderableType:
+    """Summary of a stored run, for a rich console: the verdict first, what to do next last.
+
+    Parameters
+    ----------
+    run : Run
+    explain : bool
+        Whether every table is followed by what its columns mean.
+    experiment : str
+        File of the experiment, for the commands of the next steps.
+    """
+    forecasts = forecast_parts(run) or [Text("No verdict: no origin has a known outcome yet.", style="bold")]
+    parts: list[RenderableType] = [_shout(forecasts[0]), "", _head(run), ""]
+    for part in [*forecasts[1:], *_remarks(run), _labels(run), *registration_parts(run), *account_parts(run)]:
+        if isinstance(part, Table):
+            part.caption = part.caption if explain else None
+            parts += ["", part, ""]
+        else:
+            parts += [part]
+    parts += [_audit(run), "", _foot(run), _next_steps(run, experiment, explain)]
+    return Group(*(part for part, after in zip(parts, [*parts[1:], None], strict=True) if part or part != after))
+
+
+def _shout(verdict: Text | Table) -> Text:
+    """The verdict with its first clause in capitals."""
+    text = Text() if isinstance(verdict, Table) else verdict.copy()
+    clause, colon, rest = text.plain.partition(":")
+    return Text(clause.upper() + colon + rest, style=text.style)
+
+
+def _next_steps(run: Run, experiment: str, explain: bool) -> Text:
+    """The page to look at and the commands that tell more."""
+    steps = [("see it", str(run.directory / "report.html"))]
+    audit = run.manifest["audit"]
+    if audit is None or audit.get("stale"):
+        steps.append(("does anything look ahead?", f"btcbt audit {experiment}"))
+    if not explain:
+        steps.append(("what does a column mean?", f"btcbt run {experiment} --explain"))
+    text = Text("Next", style="bold", overflow="fold")
+    for why, what in steps:
+        text.append(f"\n  {why:<26}", style="not bold")
+        text.append(what, style="not bold cyan")
+    return text
 
 
 def forecast_parts(run: Run) -> list[Text | Table]:
     """What the summary says of forecasts, the verdict first; nothing where no origin is scored."""
     if not _scored(run):
         return []
-    return [*versus_parts(run), _forecast_table(run), *_confidence_set(run), *refit_table(run), *estimators(run)]
+    verdict, *versus = versus_parts(run)
+    tables = [*versus, _forecast_table(run), *refit_table(run)]
+    return [verdict, *tables, *_confidence_set(run), *estimators(run)]
 
 
 def account_parts(run: Run) -> list[Text | Table]:
@@ -57,7 +90,7 @@ def account_parts(run: Run) -> list[Text | Table]:
     parts: list[Text | Table] = [_account_table(run)]
     if len(run.config.forecasters) > 1:
         parts += [_return_matrix(run)]
-    parts += [*_decided(run), _luck(run), *_selection(run), *sensitivity_lines(run)]
+    parts += [*_open_positions(run), *_decided(run), _luck(run), *_selection(run), *sensitivity_lines(run)]
     return [*parts, _placebos(run)] if run.config.placebos else parts
 
 
@@ -81,7 +114,7 @@ def _head(run: Run) -> Text:
         why = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         text.append(f"{sum(skipped.values()):,} skipped ({why})\n")
     else:
-        text.append("none skipped\n")
+        text.append("all of the range\n")
     if candles.get("filled"):
         count = run.config.candles.fill_gaps
         text.append(f"{candles['filled']:,} missing candles filled (gaps of at most {count}); none of them is scored\n")
@@ -130,15 +163,18 @@ def _confidence_set(run: Run) -> list[Text]:
     prefix = f"confidence_set.crps_bps.close.h{run.config.windows.horizon}."
     p_values = {name: run.metrics.get(prefix + name, math.nan) for name in run.manifest["forecasters"]}
     inside = [name for name, p in p_values.items() if p > 1 - CONFIDENCE]
+    horizon, scored = run.config.windows.horizon, _scored(run)
+    if not inside and len(p_values) > 1 and scored < MIN_SUMS * horizon:
+        return [
+            Text(
+                f"No model confidence set: {scored:,} origins cover {scored / horizon:.1f} times the horizon of "
+                f"{horizon} candles, and it takes {MIN_SUMS}."
+            )
+        ]
     if not inside:
         return []
     which = ", ".join(inside) if len(inside) < len(p_values) else "all forecasters"
-    return [
-        Text(
-            f"Statistically indistinguishable from the best at step {run.config.windows.horizon} "
-            f"({CONFIDENCE:.0%} model confidence set): {which}."
-        )
-    ]
+    return [Text(f"May be the best at step {horizon} ({CONFIDENCE:.0%} model confidence set): {which}.")]
 
 
 def _remarks(run: Run) -> list[Text]:
@@ -160,7 +196,7 @@ def _labels(run: Run) -> Text:
         if not unclean:
             continue
         what = ", ".join(f"{count:,} {label}" for label, count in sorted(unclean.items()))
-        text.append(f"{name}: {what} origins; not evidence on new data\n", style="yellow")
+        text.append(f"{name}: {what} origins, which are evidence on known data only\n", style="yellow")
     if not text.plain:
         text.append("Every forecast is out-of-sample: all fitted parts used only candles before its origin.")
     text.rstrip()
@@ -176,8 +212,9 @@ def _account_table(run: Run) -> Table:
     even = score("strategy", "break_even_bps")
     for column in (of["total_return"].heading, of["sharpe"].heading, "95% interval", of["max_drawdown"].heading):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in (of["turnover"].heading, even.heading, of["trades"].heading):
+    for column in (of["turnover"].heading.replace("/", "\n/"), even.heading.replace(" ", "\n"), of["trades"].heading):
         table.add_column(column, justify="right", no_wrap=True)
+    yearly, table.padding = not _too_short(run), (0, 0)  # one blank between columns, to fit 80
     table.caption = (
         f"Sharpe: annualised, with its bootstrap interval; {of['max_drawdown'].heading}: {of['max_drawdown'].formula}; "
         f"{of['turnover'].heading}: {of['turnover'].formula}; {even.heading}: {even.formula}, against "
@@ -191,11 +228,11 @@ def _account_table(run: Run) -> Table:
         low, high = (number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))
         table.add_row(
             name,
-            number(100 * get("total_return"), "+.1f", "%"),
-            number(get("sharpe"), "+.2f"),
-            NONE if NONE in (low, high) else f"{low} .. {high}",
+            signed(number(100 * get("total_return"), "+.1f", "%"), get("total_return")),
+            number(get("sharpe"), "+.2f") if yearly else NONE,
+            signed(f"{low}..{high}", _significant(get)) if yearly and NONE not in (low, high) else NONE,
             number(100 * get("max_drawdown"), ".1f", "%"),
-            number(get("turnover"), ",.0f"),
+            number(get("turnover"), ",.0f") if yearly else NONE,
             number(get("break_even_bps"), ".1f"),
             number(get("trades"), ",.0f"),
             style="bold" if name == BUY_AND_HOLD else "",
@@ -212,8 +249,34 @@ def _return_matrix(run: Run) -> Table:
     rows = dict.fromkeys(account.partition("@")[0] for account in _accounts(run) if "@" in account)
     for name in rows:
         values = [run.metrics.get(f"strategy.{name}@{column}.total_return", math.nan) for column in columns]
-        table.add_row(name, *(number(100 * value, "+.1f", "%") for value in values))
+        table.add_row(name, *(signed(number(100 * value, "+.1f", "%"), value) for value in values))
     return table
+
+
+def _significant(get: Any) -> float:
+    """1 or -1 where the interval of a Sharpe ratio lies above or below zero, 0 where it does not."""
+    return float(get("sharpe_low") > 0.0) - float(get("sharpe_high") < 0.0)
+
+
+def _days(run: Run) -> float:
+    """Days in which accounts traded; NaN in runs of older versions."""
+    candles = run.metrics.get(f"strategy.{BUY_AND_HOLD}.candles", math.nan)
+    return candles * interval_ms(run.config.candles.interval) / (24 * HOUR_MS)
+
+
+def _too_short(run: Run) -> bool:
+    return _days(run) < LEAST_DAYS
+
+
+def _open_positions(run: Run) -> list[Text]:
+    """What a reader may wonder about in the table of accounts: figures left out, and positions without a trade."""
+    lines = []
+    if _too_short(run):
+        days = f"are shown from {LEAST_DAYS} days on; these are {_days(run):.0f}."
+        lines.append(Text(f"Annualised figures (Sharpe, turnover) {days}"))
+    if run.metrics.get(f"strategy.{BUY_AND_HOLD}.trades") == 0.0:
+        lines.append(Text(f"Trades are closed positions: the one of {BUY_AND_HOLD} is open until the end."))
+    return lines
 
 
 def _decided(run: Run) -> list[Text]:
@@ -236,19 +299,20 @@ def _decided(run: Run) -> list[Text]:
 
 def _luck(run: Run) -> Text:
     """Number of significant Sharpe ratios, and the deflated Sharpe ratio of the best account."""
-    lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in _accounts(run)]
+    names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
+    lows = [run.metrics.get(f"strategy.{account}.sharpe_low", math.nan) for account in names]
     tried = sum(math.isfinite(low) for low in lows)
     good = sum(low > 0 for low in lows)
-    text = Text(
-        f"{good} of {tried} accounts have a Sharpe interval above zero; {MISS_RATE / 2 * tried:.1f} expected by chance."
-    )
-    names = [account for account in _accounts(run) if account != BUY_AND_HOLD]
+    text = Text(f"{good} of {len(names)} accounts have a Sharpe interval above zero")
+    if tried < len(names):
+        text.append(f" ({len(names) - tried} have no interval, as they hardly trade)")
+    text.append(f"; {MISS_RATE / 2 * tried:.1f} expected by chance.")
     sharpes = {account: run.metrics.get(f"strategy.{account}.sharpe", math.nan) for account in names}
     best = max((account for account in sharpes if math.isfinite(sharpes[account])), key=sharpes.__getitem__, default="")
     get = _getter(run.metrics, f"strategy.{best}")
     if math.isfinite(get("deflated_sharpe")):
         text.append(f" Deflated Sharpe of the best, {best}: {get('deflated_sharpe'):.2f} ({get('trials'):,.0f} trials)")
-        if get("sharpe_hurdle") > 0:
+        if get("sharpe_hurdle") > 0 and not _too_short(run):
             text.append(
                 f"; the best of {get('trials'):,.0f} lucky ones would show {get('sharpe_hurdle'):+.1f}, "
                 f"{best} shows {get('sharpe'):+.1f}"
@@ -266,7 +330,9 @@ def _selection(run: Run) -> list[Text]:
     """SPA over every configuration ever tried, and the probability of backtest overfitting."""
     get = _getter(run.metrics, "selection")
     if not math.isfinite(get("flat.p_value")):
-        return []
+        known = math.isfinite(get("configurations"))
+        why = "too few candles" if "selection.flat.p_value" in run.metrics else "no configuration traded"
+        return [Text(f"No test over all configurations (SPA, PBO): {why}.")] if known else []
     text = Text(
         f"Best of all {get('configurations'):,.0f} configurations: SPA p {get('flat.p_value'):.3f} against a flat "
         f"account, {get('buy_and_hold.p_value'):.3f} against buy and hold"
@@ -276,6 +342,10 @@ def _selection(run: Run) -> list[Text]:
             f"; probability of backtest overfitting (PBO) {get('overfitting.probability'):.2f}, that the chosen one "
             f"loses {get('overfitting.loss_probability'):.2f}"
         )
+    elif "selection.overfitting.probability" in run.metrics:
+        text.append("; too few candles for the probability of backtest overfitting (PBO)")
+    else:
+        text.append("; the probability of backtest overfitting (PBO) takes two configurations that trade differently")
     return [text.append(".")]
 
 
@@ -313,9 +383,7 @@ def _placebos(run: Run) -> Text:
 def _foot(run: Run) -> Text:
     seconds = run.manifest["seconds"]
     stages = sorted(((value, key) for key, value in seconds.items() if key != "total"), reverse=True)[:4]
-    text = Text(f"{seconds['total']:.0f} s (" + ", ".join(f"{key} {value:.1f} s" for value, key in stages) + ")\n")
-    text.append(f"{run.directory}", style="cyan")
-    return text
+    return Text(f"{seconds['total']:.0f} s (" + ", ".join(f"{key} {value:.1f} s" for value, key in stages) + ")")
 
 
 def _accounts(run: Run) -> list[str]:

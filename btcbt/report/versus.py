@@ -53,10 +53,11 @@ def opponent_of(run: Run) -> str:
 
 
 def versus_parts(run: Run) -> list[Text | Table]:
-    """Verdict, table and what to know of it; nothing where nothing is compared."""
+    """Verdict, table and what to know of it; only that nothing is compared where that is so."""
     table = {name: _places(run, name) for name in run.manifest["forecasters"] if name != opponent_of(run)}
     if not any(math.isfinite(one.difference) for places in table.values() for one in places.values()):
-        return []
+        why = "too few origins" if table else f"nothing is compared with {opponent_of(run)}; add a forecaster"
+        return [Text(f"No verdict: {why}.", style="bold")]
     return [_verdict(run, table), _table(run, table), *_timing(run, table), *_noise(run, table)]
 
 
@@ -98,9 +99,8 @@ def _verdict(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Text:
     else:
         lows = [places[_at(horizon)].low for places in table.values() if math.isfinite(places[_at(horizon)].low)]
         if lows and not any(places[_at(horizon)].better for places in table.values()):
-            sentences.append(
-                f"No edge over {opponent} larger than {max(-min(lows), 0):.1f} % {_when(run, _at(horizon))}."
-            )
+            edge = f"{max(-min(lows), 0):.1f} % {_when(run, _at(horizon))}"
+            sentences.append(f"No edge larger than {edge}: no forecaster is better than {opponent} by more.")
     others = [
         f"{name} {_when(run, at)}"
         for name, places in table.items()
@@ -108,16 +108,19 @@ def _verdict(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Text:
         for at, one in places.items()
         if one.better
     ]
-    if len(table) > (main in table):
-        who = "No other forecaster" if main in table else "No forecaster"
-        sentences.append(f"Better than {opponent}: {', '.join(others)}." if others else f"{who} beats {opponent}.")
+    if others:
+        sentences.append(f"Better than {opponent}: {', '.join(others)}.")
+    elif main in table and len(table) > 1:
+        sentences.append(f"No other forecaster beats {opponent}.")
+    elif not sentences:
+        sentences.append(f"No edge {_when(run, _at(horizon))}: no forecaster beats {opponent}.")
     return Text(" ".join(sentences), style="bold")
 
 
 def _of_last(name: str, opponent: str, one: Difference, when: str) -> str:
     """The sentence on the last step."""
     if not math.isfinite(one.low):
-        return f"Too few origins to say anything of {name} {when}."
+        return f"No verdict {when}: too few origins to tell {name} from {opponent}."
     side = "below" if one.difference < 0.0 else "above"
     by = f"{abs(one.difference):.1f} % {side} that of {opponent} ({_interval(one)})"
     if one.better:

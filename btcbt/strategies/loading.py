@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from btcbt.errors import StrategyError
+from btcbt.errors import StrategyError, at_key
 from btcbt.loading import Extension, load_class, make_params
 from btcbt.messages import user_code
 from btcbt.strategies.base import Strategy
@@ -41,7 +41,8 @@ def load_strategy(use: str, params: Mapping[str, Any] | None = None) -> Strategy
         The module cannot be imported, has no such class, the class is not a (complete) `Strategy`, or a
         parameter is unknown or invalid. One line; an error of the user's code is its ``__cause__``.
     """
-    cls = load_class(STRATEGIES, use)
+    with at_key("use"):
+        cls = load_class(STRATEGIES, use)
     values = make_params(STRATEGIES, use, cls, params)
     with user_code(lambda problem: StrategyError(f"strategy '{use}': cannot be built: {problem}")):
         return cls(values)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
-from btcbt.config import BUY_AND_HOLD, PanelConfig, RunConfig, load_experiment, time_text
+from btcbt.config import BUY_AND_HOLD, PanelConfig, RunConfig, time_text
 from btcbt.errors import CandleError
 from btcbt.execution.local import within_cores
 from btcbt.files import refusals_explained
@@ -27,6 +27,8 @@ from btcbt.storage import runs
 from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import load_run
 from btcbt.walkforward.accounts import score_accounts
+from btcbt.walkforward.experiments import Source, read_experiment
+from btcbt.walkforward.finished import stored_run
 from btcbt.walkforward.forecasted import Clock, forecasted, load
 from btcbt.walkforward.hypotheses import score_hypotheses
 from btcbt.walkforward.interrupts import Interrupted
@@ -35,6 +37,7 @@ from btcbt.walkforward.members import Member
 from btcbt.walkforward.memory import release_memory
 from btcbt.walkforward.placebos import placebo_numbers
 from btcbt.walkforward.registration import Standing, check_accounts, standing, until_now
+from btcbt.walkforward.rehearsal import try_strategies
 from btcbt.walkforward.scoring import Scores, score_forecasts
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.sensitivity import score_sensitivity
@@ -47,18 +50,16 @@ from btcbt.windows import Windows, decision_windows
 __all__ = ["Interrupted", "run"]
 
 
-AnyExperiment = RunConfig | PanelConfig | str | Path | Mapping[str, Any]
-"""An experiment, its file, or the keys and values of such a file."""
-
-
 @overload
-def run(config: RunConfig, *, progress: Progress | None = None) -> Run: ...
+def run(config: RunConfig, *, progress: Progress | None = None, force: bool = False) -> Run: ...
 @overload
-def run(config: PanelConfig, *, progress: Progress | None = None) -> PanelRun: ...
+def run(config: PanelConfig, *, progress: Progress | None = None, force: bool = False) -> PanelRun: ...
 @overload
-def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | PanelRun: ...
-def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | PanelRun:
+def run(config: Source, *, progress: Progress | None = None, force: bool = False) -> Run | PanelRun: ...
+def run(config: Source, *, progress: Progress | None = None, force: bool = False) -> Run | PanelRun:
     """Run an experiment, or resume it if it was interrupted.
+
+    A run that is finished already, with the same decisions, is read and returned as it is.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | Pan
         The experiment, on one symbol or on several, its file, or the keys and values of such a file.
     progress : Progress, optional
         Receives the progress.
+    force : bool
+        Whether a finished run is scored and drawn again, which counts the trials made since; its forecasts are used.
 
     Returns
     -------
@@ -79,17 +82,17 @@ def run(config: AnyExperiment, *, progress: Progress | None = None) -> Run | Pan
     Interrupted
         If the run was interrupted.
     """
-    experiment = config if isinstance(config, RunConfig | PanelConfig) else load_experiment(config)
+    experiment = read_experiment(config)
     progress = progress or Progress()
     if isinstance(experiment, PanelConfig):
         from btcbt.walkforward.panel.runner import run_panel  # it runs this module's `walk` on each symbol
 
-        return run_panel(experiment, progress)
+        return run_panel(experiment, progress, force=force)
     with refusals_explained(experiment.store.folder):
-        return walk(experiment, Stages(), progress)
+        return walk(experiment, Stages(), progress, force=force)
 
 
-def walk(study: RunConfig, stages: Stages, progress: Progress) -> Run:
+def walk(study: RunConfig, stages: Stages, progress: Progress, *, force: bool) -> Run:
     """Run an experiment on one symbol; see `run`."""
     clock = Clock()
     with clock("read candles"):
@@ -102,16 +105,25 @@ def walk(study: RunConfig, stages: Stages, progress: Progress) -> Run:
     loaded, windows = load(config, candles, stages, clock)
     stages = stages.with_funding(config.portfolio, windows)
     _require_a_fill(windows, traders)
-    registered = standing(study, candles, loaded.frozen, traders)
     decided = decision_windows(candles, config.windows, int(windows.origins[0]))
+    try_strategies(config, loaded, traders, windows, decided)
+    registered = standing(study, candles, loaded.frozen, traders)
 
     with forecasted(config, loaded, windows, stages, clock, progress) as members:
+        with clock("decide"):
+            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
+        keys = {name: member.key for name, member in members.items()}
+        target = config.store.folder / study.name / run_digest(study, candles.sha256, keys, traders, stages.funding)
+        again = force or any(member.computed for member in members.values())
+        finished = None if again else stored_run(target, registered, members, targets)
+        if finished is not None:
+            progress.note(f"finished before ({finished.manifest['started'][:10]}): nothing is scored again")
+            runs.point_latest(target)
+            return Run.of(finished)
         with clock("score"):
             scores = score_forecasts(windows, list(members.values()), config.store.folder, progress, config.opponent)
             numbers, tables = dict(scores.headline), list(scores.tables)
         release_memory()
-        with clock("decide"):
-            targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
         simulation = None
         if traders:
             with clock("simulate"):
@@ -141,7 +153,7 @@ def walk(study: RunConfig, stages: Stages, progress: Progress) -> Run:
             tables += evidence.tables
         scores = Scores(numbers, tuple(tables), scores.losses)
         written = (windows, decided, members, traders, targets, simulation, scores, clock, registered)
-        return _write(study, *written, stages.funding)
+        return _write(study, target, *written, stages.funding)
 
 
 def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[str], FloatArray]:
@@ -154,6 +166,7 @@ def _with_benchmark(traders: list[Trader], targets: FloatArray) -> tuple[list[st
 
 def _write(
     config: RunConfig,
+    target: Path,
     windows: Windows,
     decided: Windows,
     members: Mapping[str, Member],
@@ -166,9 +179,6 @@ def _write(
     funding: FundingRates | None,
 ) -> Run:
     """Write the run directory, completely or not at all."""
-    keys = {name: member.key for name, member in members.items()}
-    digest = run_digest(config, windows.candles.sha256, keys, traders, funding)
-    target = config.store.folder / config.name / digest
     with runs.new_directory(target) as folder:
         _write_origins(folder, windows, members)
         columns = dict(zip([trader.name for trader in traders], targets.T, strict=True))
@@ -184,7 +194,7 @@ def _write(
             runs.write_columns(folder / "losses.parquet", "origin", windows.origins[windows.scored], scores.losses)
         runs.write_candles(folder / "candles.parquet", windows.candles, *windows.span())
         made_by = (list(members.values()), traders, clock.seconds, clock.started, registered.as_json())
-        manifest = make_manifest(config, digest, windows, *made_by, funding)
+        manifest = make_manifest(config, target.name, windows, *made_by, funding)
         runs.write_json(folder / "manifest.json", manifest)
         release_memory()
         with clock("draw"):

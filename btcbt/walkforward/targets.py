@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from btcbt.walkforward.members import READ_BATCH, Member
 from btcbt.walkforward.stages import STRATEGY, running
 from btcbt.walkforward.traders import Trader
 from btcbt.windows import Windows
+
+log = logging.getLogger(__name__)
 
 
 def decide_targets(
@@ -63,7 +66,30 @@ def decide_targets(
             else:
                 targets[rows, column] = found[:, 0]
                 advance(len(asked))
+    _warn_of_limits(traders, targets, portfolio)
     return targets
+
+
+def _warn_of_limits(traders: Sequence[Trader], targets: FloatArray, portfolio: PortfolioConfig) -> None:
+    """Say once which strategies ask for more than the portfolio allows, since that is clipped."""
+    for side, most, key in ((-1, portfolio.max_short, "max_short"), (1, portfolio.max_long, "max_long")):
+        beyond = np.count_nonzero(side * targets > most, axis=0)
+        cut = [trader.name for trader, count in zip(traders, beyond, strict=True) if count]
+        if cut:
+            name, count = traders[int(beyond.argmax())].name, int(beyond.max())
+            worst, others = side * float(np.nanmax(side * targets)), len(cut) - 1
+            log.warning(
+                "strategy '%s'%s decides on weights as far as %+.2f; at %s of its %s origins the weight is cut to "
+                "%g, since portfolio.%s is %g: raise it to trade them",
+                name,
+                f" and {others} more" if others else "",
+                worst,
+                f"{count:,}",
+                f"{int(np.isfinite(targets[:, int(beyond.argmax())]).sum()):,}",
+                side * most + 0.0,
+                key,
+                most,
+            )
 
 
 def counted(forecasts: Iterable[Forecast], advance: Advance) -> Iterator[Forecast]:

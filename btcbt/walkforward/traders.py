@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from btcbt.config import BUY_AND_HOLD, RunConfig
-from btcbt.errors import ConfigError, StrategyError
+from btcbt.errors import ConfigError, StrategyError, at_key
 from btcbt.messages import describe
 from btcbt.strategies import Strategy
 from btcbt.strategies.loading import load_strategy
@@ -58,7 +58,8 @@ def make_traders(config: RunConfig) -> list[Trader]:
             )
         if chosen.use in PANEL_BUILT_IN:
             raise ConfigError(f"strategies.{name}: {chosen.use} trades several symbols; it needs candles.symbols")
-        strategy = load_strategy(chosen.use, chosen.params)
+        with at_key("strategies", name):
+            strategy = load_strategy(chosen.use, chosen.params)
         _check_context(name, strategy, config.windows.context)
         if not strategy.uses_forecast:
             if chosen.forecasters is not None:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from btcbt.candles import import_candles, read_candles
+from btcbt.candles import import_candles, read_candles, read_rows
 from btcbt.candles.bundled import PREFIX
+from btcbt.candles.importers import infer_interval
 from btcbt.config import KINDS, ForecasterConfig, KronosConfig, WindowsConfig, load_config, time_text
 from btcbt.errors import CandleError, ConfigError, ForecasterError, StoreError
 from btcbt.files import write_whole
@@ -151,7 +152,7 @@ def named_forecaster(text: str, n_paths: int) -> ForecasterConfig:
 def predict(
     source: str | Path,
     *,
-    interval: str = "1h",
+    interval: str | None = None,
     context: int | None = None,
     horizon: int = 48,
     seed: int = 0,
@@ -165,8 +166,8 @@ def predict(
     source : str or Path
         Parquet file in the project's form, ``bundled:NAME``, or a file that ``btcbt data import`` reads (CSV, JSON,
         zipped CSV).
-    interval : str
-        The interval of its candles.
+    interval : str, optional
+        The interval of its candles; inferred if left out.
     context, horizon : int
         T and H, in candles. T is the longest that a checkpoint's recipe fitted, `DEFAULT_CONTEXT` where there is none.
     seed : int
@@ -192,6 +193,7 @@ def predict(
         checkpoint = (config.starts_from or (None,))[0]
         context = (fitted_context(checkpoint) if checkpoint else None) or DEFAULT_CONTEXT
     _check_sizes(context, horizon, config)
+    interval = interval or infer_interval(read_rows(source))
     history = read_history(source, interval)
     symbol = symbol_of(source, interval)
     _require_context(history, context)

@@ -40,6 +40,7 @@ from btcbt.walkforward.many_decisions import Stream, decide_parameters
 from btcbt.walkforward.members import Member
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.registration import until_now
+from btcbt.walkforward.rehearsal import try_strategies
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.stages import Stages
 from btcbt.walkforward.traders import Trader
@@ -111,13 +112,15 @@ class Sweep:
     manifest: Mapping[str, Any]
 
 
-def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
+def run_sweep(path: str | Path, changes: Sequence[str] = (), *, progress: Progress | None = None) -> Sweep:
     """Run every configuration of a sweep.
 
     Parameters
     ----------
     path : path
         YAML file of the sweep (`btcbt.config.sweep.SweepConfig`).
+    changes : sequence of str
+        ``KEY=VALUE`` each, see `btcbt.config.changes.load_changed`: of the experiment.
     progress : Progress, optional
 
     Raises
@@ -126,7 +129,7 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
         If the sweep, its experiment, its data or its code is invalid.
     """
     progress = progress or Progress()
-    sweep, experiments = load_sweep(path)
+    sweep, experiments = load_sweep(path, changes)
     merged, configurations = merge(path, sweep, experiments)
     stages, clock = Stages(), Clock()
     with clock("read candles"):
@@ -136,6 +139,9 @@ def run_sweep(path: str | Path, *, progress: Progress | None = None) -> Sweep:
     funding = stages.with_funding(merged.portfolio, windows).funding
     workers = merged.executor.workers or int(joblib.cpu_count())
     decided = decision_windows(candles, merged.windows, int(windows.origins[0]))
+    first = {one.strategy: one for one in reversed(configurations)}.values()
+    tried_out = [Trader(one.name, one.built, one.use, one.params, one.forecaster) for one in first]
+    try_strategies(merged, loaded, tried_out, windows, decided)
     with forecasted(merged, loaded, windows, stages, clock, progress) as members:
         targets = decide(configurations, windows, decided, members, workers, progress)
         accounts = _simulate(configurations, decided, targets, funding, progress)

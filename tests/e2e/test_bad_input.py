@@ -42,7 +42,11 @@ def refused(invoke: Invoke, file: Path) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("seed: 3", "sead: 3", "experiment.yaml:22: unknown key 'sead'; remove it or correct its spelling"),
+        (
+            "seed: 3",
+            "sead: 3",
+            "experiment.yaml:22: unknown key 'sead' (did you mean 'seed'?); remove it or correct its spelling",
+        ),
         ("context: 60", "context: sixty", "experiment.yaml:7: 'windows.context': input should be a valid integer"),
         ("horizon: 6", "horizon: 0", "experiment.yaml:8: 'windows.horizon': input should be greater than"),
         ("horizon: 6", "horizon: -6", "got -6"),
@@ -60,7 +64,11 @@ def refused(invoke: Invoke, file: Path) -> str:
             "use: pathlib:Path",
             "expected a subclass of btcbt.strategies.base.Strategy",
         ),
-        ("{entry_bps: 10.0}", "{entry: 10.0}", "unknown parameter 'entry'; its parameters are entry_bps"),
+        (
+            "{entry_bps: 10.0}",
+            "{entry: 10.0}",
+            "experiment.yaml:15: strategy 'threshold': unknown parameter 'entry' (did you mean 'entry_bps'?)",
+        ),
         ("{entry_bps: 10.0}", "{entry_bps: -1.0}", "parameter 'entry_bps'"),
         ("{lookback: 24}", "{lookback: 60}", "needs a context of 61 candles, got 60"),
         (

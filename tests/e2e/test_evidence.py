@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from typer.testing import CliRunner
 
+from btcbt.cli.main import app
 from btcbt.storage.ledger import Ledger
 from btcbt.storage.runs import load_run
 
@@ -144,7 +146,7 @@ def test_a_damaged_ledger_is_named_and_the_run_goes_on(write: Write, invoke: Inv
     assert "(3 trials)" in " ".join(before.stdout.split())
     ledger = tmp_path / "runs" / "trials.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-30])
-    result = invoke(write())
+    result = CliRunner().invoke(app, ["run", str(write()), "--force"])
     assert result.exit_code == 0
     assert f"{ledger}:3: damaged line of the trial ledger" in " ".join(result.stderr.split())
     assert len(Ledger(ledger).trials()) == 3

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import btcbt
-from btcbt.config import load_config
+from btcbt.config import RunConfig, load_config, load_experiment
 from btcbt.config.sweep import load_sweep
 from btcbt.models.kronos.training.recipe import FinetuneConfig
 from btcbt.models.kronos.training.start import load_starting_weights
+from btcbt.walkforward.panel.traders import make_panel_traders, on_one_symbol
 from btcbt.walkforward.traders import make_traders
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -22,10 +23,14 @@ RECIPES = [file for file in FILES if file not in (*EXPERIMENTS, *SWEEPS)]
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_an_experiment_is_valid_and_its_strategies_can_be_built(file: Path) -> None:
-    config = load_config(file)
+    config = load_experiment(file)
     assert config.name == file.stem
-    accounts = {trader.name.partition("@")[0] for trader in make_traders(config)}
-    assert accounts == set(config.strategies)
+    if isinstance(config, RunConfig):
+        traders = [trader.name for trader in make_traders(config)]
+    else:
+        part = config.of("BTC", on_one_symbol(config), config.windows.start, config.windows.end)
+        traders = [trader.name for trader in (*make_traders(part), *make_panel_traders(config))]
+    assert {name.partition("@")[0] for name in traders} == set(config.strategies)
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)

@@ -158,7 +158,7 @@ def test_a_damaged_file_here_is_healed_from_the_url(write: Write, tmp_path: Path
 def test_what_is_here_and_not_there_is_sent(write: Write, tmp_path: Path, s3: fs.S3FileSystem) -> None:
     btcbt.run(write(root="one"))
     assert objects(s3) == []
-    run = btcbt.run(remote(write, tmp_path / "one"))
+    run = btcbt.run(remote(write, tmp_path / "one"), force=True)
     assert computed(run) == 0
     assert len(shards(s3)) == len(list((tmp_path / "one" / "store").glob("*/*.parquet")))
     assert len([path for path in objects(s3) if path.endswith("/key.json")]) == 2

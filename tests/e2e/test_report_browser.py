@@ -113,7 +113,7 @@ def test_the_page_works_asks_for_nothing_and_keeps_hostile_names_as_text(browser
     for button in ("worst", "best", "move"):
         page.click(f"#{button}")
     page.select_option("#first", "1")
-    page.wait_for_function("document.getElementById('shown').textContent.includes('ewma median')")
+    page.locator("#shown", has_text="ewma median").wait_for()
     page.select_option("#second", "0")
     assert HOSTILE in page.inner_text("#decided")
     assert HOSTILE in page.inner_text("#accounts")

@@ -63,7 +63,7 @@ def test_a_run_leaves_its_directory_and_a_summary(write: Write, invoke: Invoke, 
     assert [path.name for path in directory.parent.iterdir() if path.name.startswith(".")] == []
 
     out = result.stdout
-    assert "72 origins forecast, 72 with a known outcome; none skipped" in out
+    assert "72 origins forecast, 72 with a known outcome; all of the range" in out
     assert "Every forecast is out-of-sample" in out
     for word in ("random_walk", "ewma", "threshold", "momentum", "buy_and_hold", "CRPS", "Sharpe", str(directory)):
         assert word in out, word
@@ -158,7 +158,9 @@ def test_a_second_run_computes_no_forecast_again(write: Write, invoke: Invoke) -
     result = invoke(write())
     assert result.exit_code == 0
     assert "forecast ewma: 72 of 72 origins already stored" in result.stderr
-    again = btcbt.load_run(first.directory)
+    assert "nothing is scored again" in result.stderr
+    again = btcbt.run(write(), force=True)
+    assert again.directory == first.directory
     assert again.manifest["forecasters"]["ewma"]["computed"] == 0
     assert {name: (again.directory / name).read_bytes() for name in RESULTS} == results
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
@@ -52,3 +54,34 @@ def test_silent_progress_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with silent.stage("x", 3) as advance:
         advance(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_json_progress_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.5, 2.0, 3.25])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    lines = progress.JsonProgress(Console(file=out, width=40), every=1)
+    lines.note("a [note] that is " + "long " * 20)
+    with lines.stage("forecast x", 100, done=20) as advance:
+        advance(10)
+        advance(45)
+    read = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert read[0]["note"].startswith("a [note]")
+    assert [(one["stage"], one["done"], one["total"], one["unit"], one["seconds"]) for one in read[1:]] == [
+        ("forecast x", 20, 100, "origins", 0.0),
+        ("forecast x", 75, 100, "origins", 2.0),
+        ("forecast x", 75, 100, "origins", 3.25),
+    ]
+
+
+@pytest.mark.parametrize("name", ["forecast ewma_volatility_with_a_long_name", "score"])
+def test_bars_fit_eighty_columns(name: str) -> None:
+    out = io.StringIO()
+    bars = progress.BarProgress(Console(file=out, force_terminal=True, width=80, color_system=None))
+    with bars.stage(name, 17_520, done=200) as advance:
+        advance(4_000)
+    shown = [line.rstrip() for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", out.getvalue()) if line.strip()]
+    assert max(map(len, shown)) <= 80
+    assert name[:16] in shown[-1]
+    assert "4200/17520" in shown[-1]
+    assert "origins/s" in shown[-1]

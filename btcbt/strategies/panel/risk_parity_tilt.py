@@ -40,6 +40,8 @@ class RiskParityTilt(PanelStrategy):
         best = max(scores.values())
         wanted = shares({symbol: math.exp(one - best) / float(moments[symbol][1]) for symbol, one in scores.items()})
         now = {symbol: holdings[symbol].weight for symbol in forecasts}
-        if all(abs(wanted.get(symbol, 0.0) - weight) <= self.params.band for symbol, weight in now.items()):
+        near = all(abs(wanted.get(symbol, 0.0) - weight) <= self.params.band for symbol, weight in now.items())
+        # A symbol that was not eligible a moment ago comes back with its old weight, which the others had not left out.
+        if near and sum(now.values()) <= 1.0:
             return now
         return wanted

@@ -18,8 +18,9 @@ from btcbt.progress import Progress
 from btcbt.records import CHANNELS, CLOSE, Candles, FloatArray, IntArray
 from btcbt.storage.runs import Run, score_table
 from btcbt.walkforward.accounts import account_trials, score_accounts
-from btcbt.walkforward.panel.decisions import PanelTrader, decide_panel
+from btcbt.walkforward.panel.decisions import decide_panel
 from btcbt.walkforward.panel.scores import PANEL, milliseconds
+from btcbt.walkforward.panel.traders import PanelTrader
 from btcbt.walkforward.scoring import Scores
 from btcbt.walkforward.selection import selection_numbers
 from btcbt.walkforward.sensitivity import COSTS_BPS, DELAYS

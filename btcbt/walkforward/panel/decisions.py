@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -15,37 +13,14 @@ from btcbt.errors import StrategyError
 from btcbt.messages import describe, short, user_code
 from btcbt.records import CHANNELS, FloatArray, Forecast, Holding, IntArray
 from btcbt.storage.runs import StoredForecasts
-from btcbt.strategies import PanelStrategy
 from btcbt.walkforward.decisions import isolated
+from btcbt.walkforward.panel.traders import PanelTrader
 from btcbt.windows import Windows
 
 READ_TOGETHER = 336
 """Origins of all symbols together whose forecasts are in memory at once."""
 ROUNDING = 1e-9
 """How far sums of weights may exceed a limit."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PanelTrader:
-    """A strategy on the forecasts of one forecaster for all symbols, or on none.
-
-    Attributes
-    ----------
-    name : str
-        ``strategy@forecaster``, or ``strategy`` if it uses no forecast.
-    strategy : PanelStrategy
-    use : str
-        The class as named in the experiment.
-    params : mapping
-        Its parameters in the experiment.
-    forecaster : str or None
-    """
-
-    name: str
-    strategy: PanelStrategy
-    use: str
-    params: Mapping[str, Any]
-    forecaster: str | None
 
 
 def moments(

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from btcbt.config import BUY_AND_HOLD, PanelConfig, time_text
-from btcbt.errors import BtcbtError, CandleError, ConfigError
+from btcbt.config import PanelConfig, RunConfig, time_text
+from btcbt.errors import BtcbtError, CandleError
 from btcbt.files import refusals_explained
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
@@ -18,20 +18,19 @@ from btcbt.storage import runs as store
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.panel_runs import PanelRun, load_panel_run
 from btcbt.storage.runs import Run
-from btcbt.strategies.panel.loading import is_panel_strategy, load_panel_strategy
 from btcbt.trees import tree_digest
 from btcbt.walkforward.forecasted import Clock
 from btcbt.walkforward.manifest import DIGEST_LENGTH, wall_seconds
 from btcbt.walkforward.panel.accounts import Books, decide_books, score_books
-from btcbt.walkforward.panel.decisions import PanelTrader
 from btcbt.walkforward.panel.scores import Rankings, score_panel
+from btcbt.walkforward.panel.traders import PanelTrader, make_panel_traders, on_one_symbol
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.runner import walk
 from btcbt.walkforward.scoring import Scores
 from btcbt.walkforward.stages import Stages
 
 
-def run_panel(config: PanelConfig, progress: Progress) -> PanelRun:
+def run_panel(config: PanelConfig, progress: Progress, *, force: bool = False) -> PanelRun:
     """Run an experiment on several symbols, or resume it.
 
     Symbols are walked one after the other, so that memory does not grow with their number; each leaves a run of its
@@ -42,6 +41,8 @@ def run_panel(config: PanelConfig, progress: Progress) -> PanelRun:
     config : PanelConfig
     progress : Progress
         Receives the progress.
+    force : bool
+        Whether finished runs of the symbols are scored again.
 
     Raises
     ------
@@ -51,15 +52,14 @@ def run_panel(config: PanelConfig, progress: Progress) -> PanelRun:
     with refusals_explained(config.store.folder):
         stages, clock = Stages(), Clock()
         traders = make_panel_traders(config)
-        single = {name: one for name, one in config.strategies.items() if not is_panel_strategy(one.use)}
         with clock("read candles"):
             candles = read_panel(config, stages)
-            parts = listed(config, candles)
+            parts = each_symbol(config, candles)
         runs = {}
-        for symbol, (start, end) in parts.items():
+        for symbol, part in parts.items():
             progress.note(f"{symbol}: {list(parts).index(symbol) + 1} of {len(parts)} symbols")
             with clock(f"walk {symbol}"), _named(symbol):
-                runs[symbol] = walk(config.of(symbol, single, start, end), stages, progress)
+                runs[symbol] = walk(part, stages, progress, force=force)
         _require_common(runs)
         with clock("score the panel"):
             scores, rankings = score_panel(config, runs, progress)
@@ -68,37 +68,6 @@ def run_panel(config: PanelConfig, progress: Progress) -> PanelRun:
             simulation, accounts = score_books(config, books, candles, progress)
         numbers = Scores({**scores.headline, **accounts.headline}, (*scores.tables, *accounts.tables))
         return _write(config, runs, traders, books, simulation, numbers, rankings, clock)
-
-
-def make_panel_traders(config: PanelConfig) -> list[PanelTrader]:
-    """Build every strategy on panels, once for each forecaster that it trades on.
-
-    Raises
-    ------
-    StrategyError
-        If one cannot be imported or built.
-    ConfigError
-        If one needs a forecaster and has none, or names forecasters that it does not use.
-    """
-    traders = []
-    for name, chosen in config.strategies.items():
-        if not is_panel_strategy(chosen.use):
-            continue
-        if name == BUY_AND_HOLD:
-            raise ConfigError(f"strategies.{name}: this name is reserved for the benchmark; choose another name")
-        strategy = load_panel_strategy(chosen.use, chosen.params)
-        if not strategy.uses_forecast:
-            if chosen.forecasters is not None:
-                raise ConfigError(f"strategies.{name}.forecasters: {chosen.use} uses no forecast; remove the key")
-            traders.append(PanelTrader(name, strategy, chosen.use, chosen.params, None))
-            continue
-        on = tuple(config.forecasters) if chosen.forecasters is None else chosen.forecasters
-        if not on:
-            raise ConfigError(f"strategies.{name}: {chosen.use} needs a forecaster; add one under 'forecasters'")
-        for forecaster in on:
-            own = load_panel_strategy(chosen.use, chosen.params)
-            traders.append(PanelTrader(f"{name}@{forecaster}", own, chosen.use, chosen.params, forecaster))
-    return traders
 
 
 def read_panel(config: PanelConfig, stages: Stages) -> dict[str, Candles]:
@@ -121,15 +90,15 @@ def read_panel(config: PanelConfig, stages: Stages) -> dict[str, Candles]:
     return found
 
 
-def listed(config: PanelConfig, candles: Mapping[str, Candles]) -> dict[str, tuple[datetime, datetime]]:
-    """The part of the range of origins in which each symbol is listed.
+def each_symbol(config: PanelConfig, candles: Mapping[str, Candles]) -> dict[str, RunConfig]:
+    """The experiment on each symbol alone, over the part of the range in which it is listed.
 
     Raises
     ------
     CandleError
         If a symbol has no candles in the range.
     """
-    found = {}
+    found, single = {}, on_one_symbol(config)
     for symbol, history in candles.items():
         first, last = (_utc(int(history.open_time[row])) for row in (0, -1))
         start = max(config.windows.start, first)
@@ -140,7 +109,7 @@ def listed(config: PanelConfig, candles: Mapping[str, Candles]) -> dict[str, tup
                 f"windows.start .. windows.end {time_text(config.windows.start)} .. {time_text(config.windows.end)}; "
                 "remove the symbol or change the range"
             )
-        found[symbol] = start, end
+        found[symbol] = config.of(symbol, single, start, end)
     return found
 
 

@@ -171,10 +171,11 @@ def test_missing_amounts_stay_missing_when_a_history_grows(put, values, tmp_path
 def test_longer_candles_are_refused_and_not_written(put, tmp_path, rng):
     path = tmp_path / "four.csv"
     path.write_text(kline_csv(walk(rng, 9), START, step_ms=4 * HOUR))
-    assert "4h grid" in refused(import_history, [path], tmp_path / "out.parquet")
-    assert "4h grid" in refused(check_history, path)
+    assert "4h grid" in refused(import_history, [path], tmp_path / "out.parquet", "1h")
+    assert "4h grid" in refused(check_history, path, "1h")
     assert not (tmp_path / "out.parquet").exists()
-    assert import_history([path], tmp_path / "out.parquet", "4h").added == 9
+    assert check_history(path).before.interval_ms == 4 * HOUR
+    assert import_history([path], tmp_path / "out.parquet").added == 9
     assert "4h grid" in refused(import_history, [put("a.csv")], tmp_path / "out.parquet")
 
 

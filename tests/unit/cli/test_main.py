@@ -45,6 +45,26 @@ assert not [name for name in {HEAVY!r} if name in sys.modules]
     assert "run" in done.stdout
 
 
+def test_a_mistake_in_an_experiment_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ncandles: {path: x}\nwindows: {start: 2019-06-01, end: 2019-06-02, horizn: 3}\n")
+    script = f"""
+import sys
+from btcbt.cli.main import app
+try:
+    app(["run", {str(file)!r}])
+except SystemExit as done:
+    assert done.code == 2
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (
+        f"{file}:3: unknown key 'windows.horizn' (did you mean 'horizon'?), and 'context' and 'horizon' are"
+        in done.stderr
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_the_module_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "btcbt", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: btcbt")
@@ -84,9 +104,24 @@ def test_warnings_of_the_package_are_shown_while_a_command_runs(capsys: pytest.C
 
 def test_help_lists_run_first_and_has_an_example_for_every_command() -> None:
     shown = CliRunner().invoke(cli.app, ["--help"]).stdout
-    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and not line.startswith("  -")]
-    assert listed[1] == "run"  # after the line that says what the program does
-    for name in ("run", "predict", "finetune", "audit", "check", "card", "push", "data download", "store gc"):
+    commands = shown[shown.index("Experiments:") :]
+    listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ")]
+    assert listed[:2] == ["run", "init"]
+    for name in (
+        "run",
+        "init",
+        "schema",
+        "sweep",
+        "register",
+        "predict",
+        "finetune",
+        "audit",
+        "check",
+        "card",
+        "push",
+        "data download",
+        "store gc",
+    ):
         done = CliRunner().invoke(cli.app, [*name.split(), "--help"])
         assert f"Example: btcbt {name}" in " ".join(done.stdout.split())
         assert name.split()[0] in listed
@@ -107,3 +142,16 @@ def test_the_script_and_the_module_run_the_same_function() -> None:
 
 def test_quiet_is_an_option_of_run() -> None:
     assert "--quiet" in CliRunner().invoke(cli.app, ["run", "--help"]).stdout
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    import os
+
+    def completed(words: str) -> str:
+        environment = {**os.environ, "_BTCBT_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        environment["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+        script = "from btcbt.cli.main import main; main()"
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment).stdout
+
+    assert completed("btcbt re").split() == ["register", "report"]
+    assert "--dry-run" in completed("btcbt run --d")

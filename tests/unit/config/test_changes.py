@@ -44,8 +44,14 @@ def test_changes_are_typed_as_yaml_is_and_names_may_contain_dots(file):
         ("seed", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("forecaster.walk.n_paths=3", "there is no 'forecaster' in the experiment"),
-        ("forecasters.wolk.n_paths=3", "there is no 'wolk' in the experiment; it has ['a.b', 'walk']"),
-        ("forecasters.walk.paths=3", "with forecasters.walk.paths=3: 'forecasters.walk.paths'"),
+        (
+            "forecasters.wolk.n_paths=3",
+            "there is no 'wolk' in the experiment (did you mean 'walk'?); it has ['a.b', 'walk']",
+        ),
+        (
+            "forecasters.walk.paths=3",
+            "with forecasters.walk.paths=3: unknown key 'forecasters.walk.paths' (did you mean 'n_paths'?)",
+        ),
         ("forecasters.walk.n_paths=many", "with forecasters.walk.n_paths='many'"),
         ("seed={a: [", "the value is not YAML"),
         ("seed=!!python/object:os.system x", "the value is not YAML"),

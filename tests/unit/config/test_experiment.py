@@ -21,6 +21,8 @@ from btcbt.config import (
     time_text,
 )
 from btcbt.config.frozen import FrozenList
+from btcbt.config.known import known_keys
+from btcbt.config.sweep import SweepConfig
 from btcbt.errors import ConfigError
 
 GOOD = """\
@@ -97,8 +99,16 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  context: 48", "  contextt: 48", ":7: unknown key 'windows.contextt'"),
-        ("    decay: 0.9", "    decoy: 0.9", ":13: unknown key 'forecasters.smooth.decoy'"),
+        (
+            "  context: 48",
+            "  contextt: 48",
+            ":7: unknown key 'windows.contextt' (did you mean 'context'?), and 'context' is missing; ",
+        ),
+        (
+            "    decay: 0.9",
+            "    decoy: 0.9",
+            ":13: unknown key 'forecasters.smooth.decoy' (did you mean 'decay'?); remove it or correct",
+        ),
         ("name: trial\n", "", ":1: 'name' is missing"),
         ("  horizon: 6\n", "", ":4: 'windows.horizon' is missing"),
         ("context: 48", "context: '48'", ":7: 'windows.context': input should be a valid integer, got '48'"),
@@ -126,9 +136,17 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
         ("kind: random_walk", "kind: 5", "unknown kind '5'; the kinds are"),
         ("kind: random_walk", "kind: [drift]", "unknown kind '['drift']' (did you mean 'drift'?)"),
         ("{kind: random_walk}", "{kind: drift, use: 'a:B'}", "give either 'kind', one of kronos, "),
-        ("{kind: random_walk}", "{use: 'a:B', decay: 0.5}", ":10: unknown key 'forecasters.random_walk.decay'"),
+        (
+            "{kind: random_walk}",
+            "{use: 'a:B', decay: 0.5}",
+            ":10: unknown key 'forecasters.random_walk.decay'; the keys here are n_paths, use, params; ",
+        ),
         ("{kind: random_walk}", "{use: 'a:B', n_paths: 0}", ":10: 'forecasters.random_walk.n_paths': input should be"),
-        ("{kind: random_walk}", "{use: 'a B'}", ":10: 'forecasters.random_walk.use': a short name, 'module:Class' or"),
+        (
+            "{kind: random_walk}",
+            "{use: 'a B'}",
+            ":10: 'forecasters.random_walk.use': a built-in name such as threshold is expected",
+        ),
         (
             "decay: 0.9",
             "decay: 0.9\n  own: {use: 'a:B', base: nobody}",
@@ -147,7 +165,7 @@ def test_a_config_survives_its_own_json(file: Path) -> None:
         (
             "threshold",
             "my strategy",
-            ":16: 'strategies.mine.use': a short name, 'module:Class' or 'path/to/file.py:Class' is",
+            ":16: 'strategies.mine.use': a built-in name such as threshold is expected",
         ),
         ("name: trial", "name: ../up", ":1: 'name': a name has 1 to 64 letters"),
         ("name: trial", "name: store", "the name 'store' is reserved for the folder of stored forecasts"),
@@ -341,3 +359,20 @@ def test_the_opponent_is_one_of_the_forecasters_or_the_random_walk_that_is_added
     else:
         with pytest.raises(ValueError, match=r"opponent 'har' is not among the forecasters \['garch', 'random_walk'\]"):
             RunConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("schema", "loc", "known"),
+    [
+        (RunConfig, ("seeed",), {"name", "candles", "seed"}),
+        (RunConfig, ("forecasters", "x", "<built-in>", "kronos", "refit", "stepz"), {"steps", "every"}),
+        (RunConfig, ("forecasters", "x", "<use on base>", "bse"), {"use", "base", "params"}),
+        (RunConfig, ("hypotheses", "x", "account", "strat"), {"strategy", "benchmark"}),
+        (SweepConfig, ("over", "key", "range", "frm"), {"from", "to", "log"}),
+        (SweepConfig, ("search", "RandomConfig", "trails"), {"trials", "seed"}),
+        (RunConfig, ("strategies", "x", "params", "any"), set()),
+    ],
+)
+def test_the_keys_of_every_part_of_a_schema_are_known(schema: type, loc: tuple[str, ...], known: set[str]) -> None:
+    assert known <= set(known_keys(schema, loc))
+    assert bool(known_keys(schema, loc)) == bool(known)

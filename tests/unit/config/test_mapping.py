@@ -50,7 +50,7 @@ def test_the_types_of_python_are_taken_for_those_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategiez": {}}, "experiment: unknown key 'strategiez'; remove it or correct its spelling"),
+        ({"strategiez": {}}, "experiment: unknown key 'strategiez' .did you mean 'strategies'"),
         ({"windows": TREE["windows"] | {"horizon": "6"}}, "experiment: 'windows.horizon': .* integer, got '6'"),
         ({"windows": {"context": 48}}, "experiment: 'windows.horizon' is missing; add it"),
         ({"forecasters": {"a": {"kind": "kronoz"}}}, "experiment: 'forecasters.a': .*did you mean 'kronos'"),

@@ -74,3 +74,14 @@ def test_a_sweep_that_cannot_be_run_is_refused_in_one_line(load, text, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "sweep.yaml" in str(caught.value)
+
+
+def test_keys_that_all_configurations_share_are_set_and_swept_ones_refused(load):
+    load(f"over:\n  {ENTRY}: [10, 20]\n")
+    _, experiments = load_sweep("sweep.yaml", ["forecasters.walk.n_paths=7", "portfolio.fee_bps=1"])
+    assert [(one[ENTRY], config.forecasters["walk"].n_paths) for one, config in experiments] == [(10, 7), (20, 7)]
+    assert {config.portfolio.fee_bps for _, config in experiments} == {1.0}
+    with pytest.raises(ConfigError, match="the sweep varies this key; change its values"):
+        load_sweep("sweep.yaml", [f"{ENTRY}=3"])
+    with pytest.raises(ConfigError, match=r"unknown key 'sead' \(did you mean 'seed'\?\)"):
+        load_sweep("sweep.yaml", ["sead=3"])

@@ -221,7 +221,7 @@ def test_parameters_may_be_a_nested_class(folder):
         (
             "my_strategies",
             {},
-            r"no such built-in strategy; the built-in ones are buy_and_hold, .*'module:Class' or 'path/to/file",
+            r"no such built-in strategy; the built-in ones are buy_and_hold, .*such as 'my_strategies.py:Mine'",
         ),
         (
             "treshold",
@@ -256,7 +256,7 @@ def test_parameters_may_be_a_nested_class(folder):
             {},
             "Params is <class 'dict'> .*; derive it from btcbt.strategies.Params",
         ),
-        ("my_strategies:Mine", {"levle": 0.1}, "unknown parameter 'levle'; its parameters are level, name"),
+        ("my_strategies:Mine", {"levle": 0.1}, r"unknown parameter 'levle' \(did you mean 'level'\?\)"),
         ("my_strategies:Mine", {"level": 2.0}, "parameter 'level': .* less than or equal to 1, got 2.0"),
         ("my_strategies:Mine", {"level": "0.5"}, "parameter 'level': .* valid number, got '0.5'"),
         ("my_strategies:Mine", {"level": float("nan")}, "parameter 'level': .* finite number, got nan"),

@@ -98,7 +98,7 @@ def test_an_experiment_run_again_or_for_longer_uses_the_refits_and_forecasts_tha
     fitted: list[str] = []
     finetune = refits.finetune
     monkeypatch.setattr(refits, "finetune", lambda *a: fitted.append(a[1].output) or finetune(*a))
-    again = run(config)
+    again = run(config, force=True)
     assert not fitted
     assert again.manifest["forecasters"]["monthly"]["computed"] == 0
     longer = run(experiment(config.store.folder, checkpoint, end="2019-06-04"))

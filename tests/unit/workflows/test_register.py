@@ -287,6 +287,22 @@ def test_a_hypothesis_on_an_unknown_strategy_or_forecaster_is_refused(tmp_path: 
         study(tmp_path, hypotheses={"profit": profit})
 
 
+def test_a_key_of_a_study_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        "name: study\ncandles: {path: bundled:BTCUSD_1h}\n"
+        "windows: {context: 60, horizon: 6, start: 2019-06-01, end: 2019-06-20}\n"
+        "forecasters: {walk: {kind: ewma_volatility}}\n"
+        "hypotheses:\n  edge: {kind: forecast, forecaster: walk}\n"
+    )
+    result = CliRunner().invoke(app, ["register", "study.yaml", "--set", "windows.end=2019-07-01"])
+    assert result.exit_code == 0, result.output
+    assert "window 2019-06-01T00:00:00Z .. 2019-07-01T00:00:00Z" in result.stdout
+    result = CliRunner().invoke(app, ["register", "study.yaml", "--set", "windows.ende=2019-07-01"])
+    assert result.exit_code == 2
+    assert "(did you mean 'end'?)" in result.stderr
+
+
 def test_a_wrong_hypothesis_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(

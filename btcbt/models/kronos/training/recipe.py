@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_serializer, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from btcbt.config import MAX_BATCH, Interval, Name, Place, Section, Time, interval_ms, time_ms, time_text
 
@@ -58,6 +60,12 @@ class _NamedShape(Section):
     @classmethod
     def _named(cls, value: Any) -> Any:
         return {"like": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        mapping = handler(schema)
+        name = handler.resolve_ref_schema(mapping)["properties"]["like"]
+        return {"anyOf": [name, mapping]}
 
     @property
     def changes(self) -> dict[str, int]:
