@@ -56,7 +56,8 @@ def _stages(report: AuditReport) -> Table:
     return table
 
 
-def _findings(report: AuditReport) -> Table:
+def _findings(report: AuditReport) -> Text:
+    """The largest difference of each field, a paragraph each: names of users are too long for columns."""
     worst: dict[tuple[str, str, str], Finding] = {}
     counts: Counter[tuple[str, str, str]] = Counter()
     for finding in report.findings:
@@ -64,27 +65,21 @@ def _findings(report: AuditReport) -> Table:
         counts[key] += 1
         if key not in worst or finding.difference > worst[key].difference:
             worst[key] = finding
-    table = plain_table("Findings: the largest difference of each field")
-    for column in ("kind", "stage", "component", "field", "origin", "change", "objects"):
-        table.add_column(column, overflow="fold")
-    table.add_column("difference", justify="right")
-    table.add_column("count", justify="right")
-    table.add_column("where")
-    for key, finding in list(worst.items())[:MAX_ROWS]:
-        size = f"{finding.difference:.4g}" if math.isfinite(finding.difference) else "–"
-        cells = (
-            finding.kind,
-            finding.stage,
-            finding.component,
-            finding.field,
-            time_text(finding.origin),
-            finding.change,
+    text = Text("Findings: the largest difference of each field\n", style="bold")
+    for key, one in list(worst.items())[:MAX_ROWS]:
+        size = f"{one.difference:.4g}" if math.isfinite(one.difference) else "undefined"
+        at = f"at {time_text(one.origin)}" + ("" if one.time == one.origin else f" of {time_text(one.time)}")
+        text.append(f"- {one.kind}: {one.stage} ", style="not bold")
+        text.append(f"{one.component}, {one.field}", style="bold red")
+        text.append(
+            f"; {counts[key]:,} found, the largest difference {size} {at}: {one.detail} "
+            f"(candles afterwards {one.change}, {one.objects} objects)\n",
+            style="not bold",
         )
-        where = finding.detail if finding.time == finding.origin else f"{time_text(finding.time)}: {finding.detail}"
-        table.add_row(*map(Text, (*cells, finding.objects, size, f"{counts[key]:,}", where)))
     if len(worst) > MAX_ROWS:
-        table.caption = f"and {len(worst) - MAX_ROWS:,} more fields"
-    return table
+        text.append(f"and {len(worst) - MAX_ROWS:,} more fields\n", style="not bold")
+    text.rstrip()
+    return text
 
 
 def _limits(report: AuditReport) -> Text:

@@ -13,9 +13,9 @@ from btcbt.cli.terminal import console, guarded
 
 
 def schema_command(
-    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="experiment, sweep or recipe.")] = "experiment",
+    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="experiment, panel, sweep or recipe.")] = "experiment",
 ) -> None:
-    """Print the JSON Schema of experiments, sweeps or recipes.
+    """Print the JSON Schema of experiments, panels, sweeps or recipes.
 
     Editors with yaml-language-server read it from a first line such as: # yaml-language-server: $schema=experiment.json
     """

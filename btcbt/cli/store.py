@@ -40,18 +40,19 @@ def list_command(root: RootOption = "runs") -> None:
         from btcbt.storage.garbage import list_keys
 
         table = plain_table("")
-        for heading in ("key", "forecaster", "T", "H", "paths", "seed", "origins", "from", "to", "files", "MB"):
-            table.add_column(
-                heading, justify="left" if heading in ("key", "forecaster", "from", "to") else "right", overflow="fold"
-            )
+        for heading in ("key", "forecaster", "T/H/S", "seed", "origins", "from", "to", "MB"):
+            left, folds = heading in ("key", "forecaster", "from", "to"), heading in ("forecaster", "seed")
+            table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not folds)
         found = list_keys(_folder(root))
         for one in found:
             meaning = one.meaning
-            numbers = [str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths", "seed")]
-            span = ["" if time is None else time_text(time) for time in (one.first, one.last)]
-            size = f"{one.size / 1e6:.1f}"
-            table.add_row(one.key[:16], _kind(one), *numbers, f"{one.origins:,}", *span, str(one.shards), size)
+            sizes = "/".join(str(meaning.get(name, "?")) for name in ("context", "horizon", "n_paths"))
+            span = ["" if time is None else time_text(time)[:10] for time in (one.first, one.last)]
+            size, seed = f"{one.size / 1e6:.1f}", str(meaning.get("seed", "?"))
+            table.add_row(one.key[:12], _kind(one), sizes, seed, f"{one.origins:,}", *span, size)
         out.print(table)
+        if found:
+            out.print("T candles of context, H of horizon, S paths; days UTC.", style="dim")
         damaged = sum(len(one.damaged) for one in found)
         if damaged:
             out.print(f"{damaged} damaged files; 'btcbt store verify' names them", soft_wrap=True)

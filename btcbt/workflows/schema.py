@@ -11,6 +11,7 @@ from btcbt.messages import did_you_mean
 
 SCHEMAS = {
     "experiment": "btcbt.config.experiment:RunConfig",
+    "panel": "btcbt.config.experiment:PanelConfig",
     "sweep": "btcbt.config.sweep:SweepConfig",
     "recipe": "btcbt.models.kronos.training.recipe:FinetuneConfig",
 }

@@ -68,7 +68,7 @@ def test_a_leak_exits_with_1_and_names_its_place(audit):
     assert done.exit_code == 1
     assert "looks ahead" in done.output
     assert "strategy" in done.output
-    assert "planted" in done.output
+    assert "planted" in done.output, done.output
 
 
 def test_a_wrong_experiment_exits_with_2_in_one_line(audit):

@@ -21,9 +21,7 @@ def moment(forecast_of: ForecastOf) -> Callable[..., dict[str, Forecast]]:
     """Forecasts by symbol, each given by the mean and the standard deviation of its returns (bps)."""
 
     def build(**symbols: tuple[float, float]) -> dict[str, Forecast]:
-        return {
-            symbol: forecast_of(np.array([mean - sd, mean + sd]) / 1e4) for symbol, (mean, sd) in symbols.items()
-        }
+        return {symbol: forecast_of(np.array([mean - sd, mean + sd]) / 1e4) for symbol, (mean, sd) in symbols.items()}
 
     return build
 

@@ -93,5 +93,5 @@ def test_an_experiment_may_be_a_mapping(here: Path) -> None:
     assert read_experiment(tree).windows.context == 24
     with pytest.raises(ConfigError, match=r"experiment: unknown key 'sead' \(did you mean 'seed'\?\)"):
         read_experiment({**tree, "sead": 3})
-    with pytest.raises(ConfigError, match=r"got 7 \(int\); expected the path of a YAML file, a mapping or a RunConfig"):
+    with pytest.raises(ConfigError, match=r"the path of a file or a mapping is expected, got 7 \(int\)"):
         read_experiment(7)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Runs on several symbols: each as its single run, and what is computed over all."""
 
+import io
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from rich.console import Console
 from btcbt.audit.panel import audit_panel
 from btcbt.config import PanelConfig, RunConfig
 from btcbt.errors import CandleError, ConfigError, StoreError
+from btcbt.progress import PlainProgress
 from btcbt.report.panel import panel_summary
 from btcbt.storage.panel_runs import load_panel_run
 from btcbt.strategies import PanelStrategy
@@ -104,9 +106,12 @@ def test_accounts_of_panel_strategies_hold_what_they_decided(panel):
 
 
 def test_a_second_run_computes_no_forecast_and_changes_nothing(panel):
-    again = run(panel.config)
+    said = io.StringIO()
+    again = run(panel.config, progress=PlainProgress(Console(file=said, width=200)))
     assert again.directory == panel.directory
-    assert all(entry["computed"] == 0 for s in SYMBOLS for entry in again.of(s).manifest["forecasters"].values())
+    assert said.getvalue().count("nothing is scored again") == len(SYMBOLS)
+    forecasting = [line for line in said.getvalue().splitlines() if line.startswith("forecast ")]
+    assert all(line.endswith("of 84 origins already stored") for line in forecasting)
     assert json.dumps(again.metrics) == json.dumps(panel.metrics)
 
 
