@@ -67,7 +67,9 @@ class Components:
             with running(FORECAST):
                 self._forecasters = self._stages.forecasters(candles)
         elif self._forecasters is None or self._depends_on_history:
-            loaded = load_forecasters(self._config, candles, self._stages.plan, self._frozen, until)
+            loaded = load_forecasters(
+                self._config, candles, self._stages.plan, self._frozen, until, self._stages.others
+            )
             self._depends_on_history = loaded.depends_on_history
             self._frozen, self.refitters = loaded.frozen, loaded.refitters
             serving: dict[str, Serving] = {

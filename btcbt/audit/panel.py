@@ -1,8 +1,9 @@
 """The look-ahead audit of an experiment on several symbols.
 
 Each symbol's experiment is audited by itself (`btcbt.audit.experiment`). Then, at a sample of moments, the candles of
-every symbol after the moment are changed at once, and the decisions of strategies on panels there must stay the same,
-bit for bit: so a leak from one symbol's future into another's decision is found, too.
+every symbol after the moment are changed at once, and the decisions of strategies on panels and the forecasts of models
+that are fitted on all symbols must stay the same there, bit for bit: so a leak from one symbol's future into another's
+forecast or decision is found, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,18 +24,23 @@ from btcbt.audit.findings import RANDOMNESS, AuditReport, Finding, in_order
 from btcbt.config import PanelConfig, RunConfig
 from btcbt.errors import CandleError
 from btcbt.progress import Progress
-from btcbt.records import CHANNELS, Candles, Forecast, Holding, Window
+from btcbt.records import CHANNELS, Candles, Float32Array, Forecast, Holding, Window
 from btcbt.strategies import PanelStrategy
 from btcbt.walkforward.decisions import isolated
-from btcbt.walkforward.panel.runner import each_symbol, read_panel
+from btcbt.walkforward.panel.runner import beside, each_symbol, read_panel
 from btcbt.walkforward.panel.traders import make_panel_traders
-from btcbt.walkforward.stages import STRATEGY, Stages
+from btcbt.walkforward.stages import FORECAST, STRATEGY, Stages
 
 MakeStrategies = Callable[[Mapping[str, Candles]], Mapping[str, PanelStrategy]]
 """Histories by symbol to named strategies, each run on each forecaster."""
 
-Decision = tuple[str, dict[str, float] | str]
-"""Name of an account, and its weights or the error that it raised."""
+
+class Answer(NamedTuple):
+    """The weights of an account, or the error that it raised, or the paths (S, H, 6) of a forecaster of one symbol."""
+
+    stage: str
+    component: str
+    value: dict[str, float] | Float32Array | str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,41 +89,52 @@ def audit_panel(
     for symbol, own in configs.items():
         progress.note(f"{symbol}: audit")
         reports[symbol] = audit_experiment(
-            own, sample=sample, seed=seed, fresh_process=fresh_process, progress=progress
+            own,
+            stages=beside(Stages(), symbol, candles),
+            sample=sample,
+            seed=seed,
+            fresh_process=fresh_process,
+            progress=progress,
         )
     make = strategies or (lambda _: {one.name: one.strategy for one in make_panel_traders(config)})
     panel = _Panel(configs, tuple(config.forecasters), make)
     moments = _draw(config, candles, sample, seed)
-    found, count = check_decisions(panel, candles, moments, seed, progress)
-    return _together(config, reports, found, count, moments, time.perf_counter() - began)
+    found, counts = check_moments(panel, candles, moments, seed, progress)
+    return _together(config, reports, found, counts, moments, time.perf_counter() - began)
 
 
-def check_decisions(
+def check_moments(
     panel: _Panel, candles: Mapping[str, Candles], moments: Sequence[int], seed: int, progress: Progress
-) -> tuple[list[Finding], int]:
-    """Decisions at each moment on the true histories and on changed ones; the findings, and how many were compared.
+) -> tuple[list[Finding], Counter[str]]:
+    """Compare answers at each moment on the true histories with those on changed ones.
+
+    Returns
+    -------
+    list of Finding
+    Counter
+        How many were compared, by stage.
 
     Objects built on the true histories decide again after they have seen later moments (``used``), and once more
     (``repeated``).
     """
     found: list[Finding] = []
-    compared = 0
+    compared: Counter[str] = Counter()
     used = _Built(panel, candles)
     with progress.stage("audit the panel", len(moments), unit="moments") as advance:
         for moment in moments:
             holdings = _holdings(candles, moment, seed)
-            fresh = _Built(panel, candles).decide(candles, moment, holdings)
-            again = used.decide(candles, moment, holdings)
+            fresh = _Built(panel, candles).answers(candles, moment, holdings)
+            again = used.answers(candles, moment, holdings)
             for later in (m for m in moments if m > moment):
-                used.decide(candles, later, _holdings(candles, later, seed))
-            tries = [("none", "repeated", again), ("none", "used", used.decide(candles, moment, holdings))]
+                used.answers(candles, later, _holdings(candles, later, seed))
+            tries = [("none", "repeated", again), ("none", "used", used.answers(candles, moment, holdings))]
             for change in CHANGES:
                 changed = {symbol: change_future(one, moment, change, seed) for symbol, one in candles.items()}
-                tries.append((change, "fresh", _Built(panel, changed, moment).decide(changed, moment, holdings)))
-                tries.append((change, "used", used.decide(changed, moment, holdings)))
-            for change, objects, decisions in tries:
-                compared += len(fresh)
-                found += _differences(fresh, decisions, moment, change, objects)
+                tries.append((change, "fresh", _Built(panel, changed, moment).answers(changed, moment, holdings)))
+                tries.append((change, "used", used.answers(changed, moment, holdings)))
+            for change, objects, answers in tries:
+                compared.update(one.stage for one in fresh)
+                found += _differences(fresh, answers, moment, change, objects)
             advance(1)
     return found, compared
 
@@ -127,16 +145,21 @@ class _Built:
     def __init__(self, panel: _Panel, candles: Mapping[str, Candles], until: int | None = None) -> None:
         self.panel = panel
         self.forecasters = {
-            symbol: Components(config, Stages()).forecasters(candles[symbol], until)
+            symbol: Components(config, beside(Stages(), symbol, candles)).forecasters(candles[symbol], until)
             for symbol, config in panel.configs.items()
         }
         self.strategies = panel.strategies(candles)
 
-    def decide(self, candles: Mapping[str, Candles], moment: int, holdings: Mapping[str, Holding]) -> list[Decision]:
-        """The weights of every strategy on every forecaster."""
+    def answers(self, candles: Mapping[str, Candles], moment: int, holdings: Mapping[str, Holding]) -> list[Answer]:
+        """The paths of every forecaster that is fitted on all symbols, and the weights of every strategy."""
         windows = {symbol: _window(one, moment, self._context(symbol)) for symbol, one in candles.items()}
         known = {symbol: window for symbol, window in windows.items() if window is not None}
-        decisions: list[Decision] = []
+        found = [
+            Answer(FORECAST, f"{symbol}: {name}", _forecast(self, symbol, window, name).paths)
+            for symbol, window in known.items()
+            for name, config in self.panel.configs[symbol].forecasters.items()
+            if config.pooled
+        ]
         seen: dict[str | None, dict[str, Forecast]] = {None: {s: _forecast(self, s, w, None) for s, w in known.items()}}
         for name, strategy in self.strategies.items():
             only = name.partition("@")[2]
@@ -146,8 +169,8 @@ class _Built:
                     seen[forecaster] = {s: _forecast(self, s, w, forecaster) for s, w in known.items()}
                 label = name if only or forecaster is None else f"{name}@{forecaster}"
                 own = {symbol: isolated(one) for symbol, one in seen[forecaster].items()}
-                decisions.append((label, _answer(strategy, own, holdings)))
-        return decisions
+                found.append(Answer(STRATEGY, label, _answer(strategy, own, holdings)))
+        return found
 
     def _context(self, symbol: str) -> int:
         configured = self.panel.configs[symbol].windows.context
@@ -211,38 +234,47 @@ def _draw(config: PanelConfig, candles: Mapping[str, Candles], sample: int, seed
 
 
 def _differences(
-    expected: list[Decision], decisions: list[Decision], moment: int, change: str, objects: str
+    expected: list[Answer], answers: list[Answer], moment: int, change: str, objects: str
 ) -> list[Finding]:
     found = []
-    for (name, true), (_, other) in zip(expected, decisions, strict=True):
-        if true == other:
+    for (stage, name, true), (_, _, other) in zip(expected, answers, strict=True):
+        size = _distance(true, other)
+        if size is None:
             continue
-        if isinstance(true, str) or isinstance(other, str):
-            size = float("inf")
-        else:
-            size = max(abs(true.get(key, 0.0) - other.get(key, 0.0)) for key in {*true, *other})
+        shown = f"{true} against {other}"[:300] if stage == STRATEGY else ""
         found.append(
             Finding(
-                stage=STRATEGY,
+                stage=stage,
                 component=name,
-                field="weights",
+                field="weights" if stage == STRATEGY else "paths",
                 origin=moment,
                 time=moment,
                 change=change,
                 objects=objects,
                 difference=size,
-                detail=f"{true} against {other}"[:300],
+                detail=shown,
                 **({"kind": RANDOMNESS} if objects == "repeated" else {}),
             )
         )
     return found
 
 
+def _distance(
+    true: dict[str, float] | Float32Array | str, other: dict[str, float] | Float32Array | str
+) -> float | None:
+    """The largest difference of two answers; None if they are the same."""
+    if isinstance(true, np.ndarray) and isinstance(other, np.ndarray):
+        return None if np.array_equal(true, other) else float(np.abs(true.astype(np.float64) - other).max())
+    if isinstance(true, dict) and isinstance(other, dict):
+        return None if true == other else max(abs(true.get(key, 0.0) - other.get(key, 0.0)) for key in {*true, *other})
+    return None if isinstance(true, str) and true == other else float("inf")
+
+
 def _together(
     config: PanelConfig,
     reports: Mapping[str, AuditReport],
     found: list[Finding],
-    count: int,
+    counts: Counter[str],
     moments: list[int],
     seconds: float,
 ) -> AuditReport:
@@ -255,7 +287,7 @@ def _together(
     comparisons: Counter[str] = Counter()
     for report in reports.values():
         comparisons.update(report.comparisons)
-    comparisons[STRATEGY] += count
+    comparisons.update(counts)
     last = list(reports.values())[-1]
 
     def named(field: str) -> tuple[str, ...]:

@@ -85,14 +85,21 @@ def _dry_run(config: RunConfig | PanelConfig, progress: Progress) -> RenderableT
     from rich.console import Group
 
     from btcbt.config import PanelConfig
-    from btcbt.walkforward.panel.runner import each_symbol, read_panel
+    from btcbt.walkforward.panel.runner import beside, each_symbol, read_panel
     from btcbt.walkforward.stages import Stages
     from btcbt.workflows.dry_run import look_ahead
 
     if not isinstance(config, PanelConfig):
         return _outlook(look_ahead(config, progress=progress))
-    parts = each_symbol(config, read_panel(config, Stages()))
-    return Group(*(_outlook(look_ahead(one, progress=progress)) for one in parts.values()))
+    stages = Stages()
+    candles = read_panel(config, stages)
+    parts = each_symbol(config, candles)
+    return Group(
+        *(
+            _outlook(look_ahead(part, stages=beside(stages, symbol, candles), progress=progress))
+            for symbol, part in parts.items()
+        )
+    )
 
 
 def _outlook(found: Outlook) -> RenderableType:

@@ -169,6 +169,15 @@ class PanelPortfolioConfig(PortfolioConfig):
     max_net: float = Field(1.0, ge=0, le=10)
     """Largest absolute sum of weights."""
 
+    @model_validator(mode="after")
+    def _no_series(self) -> Self:
+        if self.funding is not None:
+            raise ValueError(
+                f"funding {self.funding} is the series of one symbol, which a panel cannot charge to several; give "
+                "funding_bps_per_hour instead"
+            )
+        return self
+
 
 class StoreConfig(Section):
     """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit.
@@ -371,6 +380,8 @@ class Experiment(Section):
         tree = self.model_dump(mode="json", exclude={"store", "executor"})
         for forecaster in tree["forecasters"].values():
             forecaster.pop("batch_size", None)
+            if not forecaster.get("pool"):
+                forecaster.pop("pool", None)
         if tree["candles"].get("symbol") is None:
             tree["candles"].pop("symbol", None)
         return tree

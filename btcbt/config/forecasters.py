@@ -81,6 +81,11 @@ class ForecasterSection(Section):
         return None
 
     @property
+    def pooled(self) -> bool:
+        """Whether it is fitted on all symbols of a panel."""
+        return False
+
+    @property
     def starts_from(self) -> tuple[str | None, ...] | None:
         """Identifies its starting weights; None if it has none."""
         return None
@@ -264,6 +269,13 @@ class FittedConfig(BaselineConfig):
     model: ClassVar[str]
     """``module:Class`` of the model; the fields of subclasses are its parameters."""
     fit: FitConfig = FitConfig()
+    pool: bool = False
+    """Whether each fit is on all symbols of a panel, in the same range and scaled to the volatility of the symbol."""
+
+    @property
+    def pooled(self) -> bool:
+        """See `ForecasterSection.pooled`."""
+        return self.pool
 
     @property
     def model_parameters(self) -> dict[str, Any]:

@@ -261,7 +261,13 @@ class Forecaster(ABC):
         """Build with the weights of a refit, otherwise as `from_config`."""
         raise TypeError(f"{cls.__name__} cannot be refitted")
 
-    def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Forecaster:
+    def on_history(
+        self,
+        candles: Candles,
+        windows: WindowsConfig,
+        until: int | None = None,
+        others: Sequence[Candles] = (),
+    ) -> Forecaster:
         """Bind the forecaster to a history on which it is fitted during the walk-forward; itself if it is not fitted.
 
         Parameters
@@ -273,6 +279,8 @@ class Forecaster(ABC):
             The range of the walk-forward.
         until : int, optional
             Origins after this one (ms UTC) use the fits that serve it; for the audit.
+        others : sequence of Candles
+            The histories of the other symbols of a panel, if it is fitted on all of them.
         """
         return self
 

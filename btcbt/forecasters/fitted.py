@@ -1,9 +1,10 @@
 """Cheap models that are refitted on months of candles during the walk-forward.
 
 A window of ten days is too short for a profile by hour and weekday or for the coefficients of a regression, so these
-are fitted on the candles before the origins served, and on nothing else. A fit takes milliseconds to seconds, so it is
-repeated when needed instead of being stored; the digest of its inputs (model, parameters, candles) is its key, which
-stored forecasts include.
+are fitted on the candles before the origins served, and on nothing else: those of the symbol, or, with ``pool: true``,
+those of all symbols of a panel in the same range. A fit takes milliseconds to seconds, so it is repeated when needed
+instead of being stored; the digest of its inputs (model, parameters, candles) is its key, which stored forecasts
+include.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -22,6 +23,7 @@ import numpy as np
 from btcbt.config import WindowsConfig, interval_ms, time_ms, time_text
 from btcbt.errors import CandleError, ConfigError
 from btcbt.forecasters.base import Forecaster, Part, origins_of
+from btcbt.forecasters.pooled import pooled
 from btcbt.randomness import uniforms
 from btcbt.records import Candles, DataRange, Float32Array, FloatArray, ForecastBatch, IntArray, PathKind, Window
 
@@ -118,12 +120,15 @@ class FitPeriod:
         Open times of the candles to fit on, [start, end); the end is `start` minus the embargo, or earlier.
     candles : Candles
         The candles of this range and no others.
+    others : tuple of Candles
+        Those of other symbols in the same range, if the fit is on all symbols of a panel.
     """
 
     start: int
     end: int
     train: tuple[int, int]
     candles: Candles
+    others: tuple[Candles, ...] = ()
 
 
 def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) -> tuple[FitPeriod, ...]:
@@ -147,11 +152,7 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
     periods = []
     for start in range(first, stop, every):
         train = (start - schedule.embargo - schedule.window, start - schedule.embargo)
-        # A candle that opens in the last interval before the end closes at it.
-        rows = slice(*np.searchsorted(candles.open_time, train).tolist())
-        open_time, values = candles.open_time[rows], candles.values[rows]
-        part = Candles(open_time, values, candles.interval_ms, candles.source, candles.sha256)
-        periods.append(FitPeriod(start, start + every, train, part))
+        periods.append(FitPeriod(start, start + every, train, _part(candles, train)))
     if periods and (not len(candles) or candles.open_time[0] > periods[0].train[0]):
         begins = time_text(int(candles.open_time[0])) if len(candles) else "later"
         raise CandleError(
@@ -159,6 +160,22 @@ def plan_fits(candles: Candles, first: int, stop: int, schedule: FitSchedule) ->
             f"{time_text(periods[0].train[0])} on, but they start {begins}; shorten fit.window, or move windows.start"
         )
     return tuple(periods)
+
+
+def with_others(periods: Sequence[FitPeriod], others: Sequence[Candles]) -> tuple[FitPeriod, ...]:
+    """The same periods with the candles of other symbols in the training range of each."""
+    observed = [other.observed for other in others]
+    return tuple(
+        replace(period, others=tuple(part for one in observed if len(part := _part(one, period.train))))
+        for period in periods
+    )
+
+
+def _part(candles: Candles, span: tuple[int, int]) -> Candles:
+    """The candles that open in [start, end); the last of them closes at the end or earlier."""
+    rows = slice(*np.searchsorted(candles.open_time, span).tolist())
+    open_time, values = candles.open_time[rows], candles.values[rows]
+    return Candles(open_time, values, candles.interval_ms, candles.source, candles.sha256)
 
 
 class Fitted(Forecaster, Generic[State]):
@@ -175,6 +192,8 @@ class Fitted(Forecaster, Generic[State]):
         The schedule of the periods.
     until : int, optional
         Origins after this one (ms UTC) use its fit, since later fits may use candles after it. For the audit.
+    pool : bool
+        Whether it is fitted on all symbols of a panel (`btcbt.forecasters.pooled`).
     context, horizon, n_paths, seed, batch_size
         As in `Baseline`.
 
@@ -196,6 +215,7 @@ class Fitted(Forecaster, Generic[State]):
         seed: int,
         batch_size: int | None = None,
         until: int | None = None,
+        pool: bool = False,
     ) -> None:
         super().__init__(context=context, horizon=horizon, n_paths=n_paths, seed=seed)
         if context < model.needed_context:
@@ -205,6 +225,7 @@ class Fitted(Forecaster, Generic[State]):
             )
         self.paths_are = model.paths_are
         self.model, self.periods, self.schedule, self.until = model, tuple(periods), schedule, until
+        self.pool = pool
         self._batch_size = batch_size or max(1, min(64, _PATH_STEPS_PER_BATCH // (n_paths * horizon)))
         self._keys: dict[int, str] = {}
         self._states: dict[int, State] = {}
@@ -227,21 +248,32 @@ class Fitted(Forecaster, Generic[State]):
             n_paths=config.n_paths,
             seed=seed,
             batch_size=None if config.batch_size == "auto" else config.batch_size,
+            pool=config.pool,
         )
 
-    def on_history(self, candles: Candles, windows: WindowsConfig, until: int | None = None) -> Fitted[State]:
+    def on_history(
+        self, candles: Candles, windows: WindowsConfig, until: int | None = None, others: Sequence[Candles] = ()
+    ) -> Fitted[State]:
         """The same model with the periods of a walk-forward over a history.
 
         Raises
         ------
         CandleError
             If the history starts after the first training range.
+        ConfigError
+            If it is fitted on all symbols of a panel, and there are no others.
         """
+        if self.pool and not others:
+            raise ConfigError(
+                f"forecaster of kind '{self.model.kind}': pool is true, expected an experiment on several symbols "
+                "(candles.symbols), on all of which it is fitted; remove 'pool'"
+            )
         step = windows.stride * candles.interval_ms
         first = -(-time_ms(windows.start) // step) * step
+        periods = plan_fits(candles, first, time_ms(windows.end), self.schedule)
         return type(self)(
             self.model,
-            plan_fits(candles, first, time_ms(windows.end), self.schedule),
+            with_others(periods, others) if self.pool else periods,
             self.schedule,
             context=self.context,
             horizon=self.horizon,
@@ -249,6 +281,7 @@ class Fitted(Forecaster, Generic[State]):
             seed=self.seed,
             batch_size=self._batch_size,
             until=until,
+            pool=self.pool,
         )
 
     def forecast(self, windows: Sequence[Window]) -> ForecastBatch:
@@ -294,6 +327,7 @@ class Fitted(Forecaster, Generic[State]):
             "n_paths": self.n_paths,
             "seed": self.seed,
             "fit": asdict(self.schedule),
+            **({"pool": True} if self.pool else {}),
             **self.model.parameters(),
         }
 
@@ -304,12 +338,18 @@ class Fitted(Forecaster, Generic[State]):
 
     def data_ranges(self) -> Sequence[DataRange] | None:
         """Training ranges of all fits; those of each period are in `parts`."""
-        return tuple(DataRange("fit", *period.train) for period in self.periods)
+        return tuple(dict.fromkeys(one for number in range(len(self.periods)) for one in self.ranges(number)))
 
     def parts(self, origins: IntArray) -> Iterator[Part]:
         """One for each fit that serves any of the origins, with its key."""
         for rows, number in self._groups(origins):
-            yield Part(rows, self.key(number), (DataRange("fit", *self.periods[number].train),))
+            yield Part(rows, self.key(number), self.ranges(number))
+
+    def ranges(self, number: int) -> tuple[DataRange, ...]:
+        """The training range of a period, and what it used of each other symbol."""
+        period = self.periods[number]
+        spans = [(int(one.open_time[0]), int(one.open_time[-1]) + one.interval_ms) for one in period.others]
+        return tuple(dict.fromkeys(DataRange("fit", *span) for span in (period.train, *spans)))
 
     def number(self, origin: int) -> int:
         """Number of the period that serves an origin (ms UTC).
@@ -328,18 +368,20 @@ class Fitted(Forecaster, Generic[State]):
     def key(self, number: int) -> str:
         """SHA-256 (hex) of the inputs of a period's fit: model, parameters and candles."""
         if number not in self._keys:
-            candles = self.periods[number].candles
+            period = self.periods[number]
             made_by = {"kind": self.model.kind, "version": self.model.version, **self.model.parameters()}
-            digest = hashlib.sha256(json.dumps([made_by, candles.interval_ms], sort_keys=True).encode())
-            for array in (candles.open_time, candles.values):
-                digest.update(np.ascontiguousarray(array).tobytes())
+            digest = hashlib.sha256(json.dumps([made_by, period.candles.interval_ms], sort_keys=True).encode())
+            for candles in (period.candles, *period.others):
+                for array in (candles.open_time, candles.values):
+                    digest.update(np.ascontiguousarray(array).tobytes())
             self._keys[number] = digest.hexdigest()
         return self._keys[number]
 
     def state(self, number: int) -> State:
         """The fitted state of a period; the last few are kept in memory."""
         if number not in self._states:
-            state = self.model.fit(self.periods[number].candles)
+            period = self.periods[number]
+            state = self.model.fit(pooled(period.candles, period.others, self.model.needed_context))
             if len(self._states) == _KEPT:
                 self._states.pop(next(iter(self._states)))
             self._states[number] = state

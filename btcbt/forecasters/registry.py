@@ -27,6 +27,7 @@ def create_forecaster(
     built: Mapping[str, Forecaster] | None = None,
     serving: Callable[[int], Refit] | None = None,
     candles: Candles | None = None,
+    others: Sequence[Candles] = (),
 ) -> Forecaster:
     """Build the forecaster of a configuration.
 
@@ -46,6 +47,8 @@ def create_forecaster(
         Origin (ms UTC) to the refit that serves it; required if it is refitted.
     candles : Candles, optional
         The history; required if it is fitted on it (`Forecaster.on_history`).
+    others : sequence of Candles, optional
+        The histories of the other symbols of a panel.
 
     Raises
     ------
@@ -61,12 +64,26 @@ def create_forecaster(
     cls: type[Forecaster] = getattr(import_module(module), name)
     forecaster = cls.from_config(config, windows, seed, base)
     if candles is not None:
-        forecaster = forecaster.on_history(candles, windows)
+        forecaster = on_history(config, forecaster, candles, windows, others)
     if config.schedule is None:
         return forecaster
     if serving is None:
         raise ValueError("a forecaster that is refitted needs its refits")
     return refitted(forecaster, config, windows, serving)
+
+
+def on_history(
+    config: ForecasterSection,
+    forecaster: Forecaster,
+    candles: Candles,
+    windows: WindowsConfig,
+    others: Sequence[Candles],
+    until: int | None = None,
+) -> Forecaster:
+    """`Forecaster.on_history`, with the histories of other symbols if it is fitted on all of a panel."""
+    if config.pooled:
+        return forecaster.on_history(candles, windows, until, others)
+    return forecaster.on_history(candles, windows, until)
 
 
 def refitted(

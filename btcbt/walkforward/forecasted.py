@@ -44,7 +44,7 @@ def load(config: RunConfig, candles: Candles, stages: Stages, clock: Clock) -> t
     """The forecasters of an experiment before any refit, and the origins that suit all of them."""
     with clock("load forecasters"):
         stages.windows(candles, config.windows)  # reports a wrong range before weights are loaded
-        loaded = load_forecasters(config, candles, stages.plan)
+        loaded = load_forecasters(config, candles, stages.plan, others=stages.others)
         for refitter in loaded.refitters.values():
             refitter.check()
         return loaded, stages.windows(candles, config.windows, loaded.context)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from btcbt.config import RANDOM_WALK, ForecasterConfig, RandomWalkConfig, RunConfig
 from btcbt.forecasters import Forecaster, create_forecaster
-from btcbt.forecasters.registry import check_forecaster
+from btcbt.forecasters.registry import check_forecaster, on_history
 from btcbt.records import Candles, Refit
 from btcbt.walkforward.refits import Refitter, make_refitter
 from btcbt.walkforward.stages import FORECAST, Plan, running
@@ -33,12 +33,15 @@ class Loaded:
         The same forecasters, bound to the history if they are fitted on it (`Forecaster.on_history`).
     refitters : mapping
         A `Refitter` for each refitted forecaster.
+    others : tuple of Candles
+        The histories of the other symbols of a panel, for forecasters that are fitted on all.
     """
 
     configs: Mapping[str, ForecasterConfig]
     frozen: Mapping[str, Forecaster]
     fitted: Mapping[str, Forecaster]
     refitters: Mapping[str, Refitter]
+    others: tuple[Candles, ...] = ()
 
     @property
     def depends_on_history(self) -> bool:
@@ -72,6 +75,7 @@ def load_forecasters(
     plan: Plan = plan_refits,
     known: Mapping[str, Forecaster] = MappingProxyType({}),
     until: int | None = None,
+    others: tuple[Candles, ...] = (),
 ) -> Loaded:
     """Load every forecaster with its starting weights, and make the refitters.
 
@@ -87,6 +91,8 @@ def load_forecasters(
         Forecasters by name that are loaded already for the same experiment.
     until : int, optional
         Origins after this one (ms UTC) use the fits that serve it; for the audit.
+    others : tuple of Candles, optional
+        The histories of the other symbols of a panel.
 
     Raises
     ------
@@ -105,11 +111,11 @@ def load_forecasters(
             frozen[name] = known.get(name) or create_forecaster(
                 one.without_refit(), config.windows, config.forecast_seed
             )
-            fitted[name] = frozen[name].on_history(candles, config.windows, until)
+            fitted[name] = on_history(one, frozen[name], candles, config.windows, others, until)
             refitter = make_refitter(one, config, candles, frozen[name], plan)
             if refitter is not None:
                 refitters[name] = refitter
-    return Loaded(configs, frozen, fitted, refitters)
+    return Loaded(configs, frozen, fitted, refitters, others)
 
 
 def build_forecasters(
@@ -138,7 +144,7 @@ def build_forecasters(
             elif name in serving:
                 build = partial(build, None, serving[name])
             elif loaded.fitted[name] is not loaded.frozen[name]:
-                build = partial(build, candles=candles)
+                build = partial(build, candles=candles, others=loaded.others if one.pooled else ())
             plain = name in loaded.fitted and name not in serving
             built[name] = loaded.fitted[name] if plain else build()
             builders[name] = build

@@ -103,6 +103,8 @@ class Stages:
         As `btcbt.windows.plan_refits`: the candles of each refit.
     funding : FundingRates, optional
         The series that accounts pay; `with_funding` reads the one of the configuration.
+    others : tuple of Candles
+        The histories of the other symbols of a panel, for forecasters that are fitted on all.
     """
 
     read: Read = read
@@ -114,6 +116,7 @@ class Stages:
     label: Label = contamination
     plan: Plan = plan_refits
     funding: FundingRates | None = None
+    others: tuple[Candles, ...] = ()
 
     def with_funding(self, config: PortfolioConfig, windows: Windows) -> Self:
         """These stages with the funding series of a configuration, if it names one.

@@ -89,12 +89,14 @@ class Outlook:
         return sum(one.seconds for one in self.forecasters if math.isfinite(one.seconds))
 
 
-def look_ahead(study: RunConfig, *, progress: Progress | None = None) -> Outlook:
+def look_ahead(study: RunConfig, *, stages: Stages | None = None, progress: Progress | None = None) -> Outlook:
     """Check an experiment as a run does, ask every forecaster for a few origins, and store nothing.
 
     Parameters
     ----------
     study : RunConfig
+    stages : Stages, optional
+        Those of a symbol of a panel.
     progress : Progress, optional
 
     Raises
@@ -102,7 +104,7 @@ def look_ahead(study: RunConfig, *, progress: Progress | None = None) -> Outlook
     BtcbtError
         As `btcbt.run`, before its first forecast.
     """
-    progress, stages, clock = progress or Progress(), Stages(), Clock()
+    progress, stages, clock = progress or Progress(), stages or Stages(), Clock()
     candles = stages.history(study.candles)
     config = until_now(study, candles)
     traders = make_traders(config)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from btcbt.config import PanelConfig, RunConfig, time_text
 from btcbt.errors import BtcbtError, CandleError
@@ -13,7 +17,7 @@ from btcbt.files import refusals_explained
 from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
-from btcbt.records import Candles
+from btcbt.records import Candles, IntArray
 from btcbt.storage import runs as store
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.panel_runs import PanelRun, load_panel_run
@@ -22,7 +26,8 @@ from btcbt.trees import tree_digest
 from btcbt.walkforward.forecasted import Clock
 from btcbt.walkforward.manifest import DIGEST_LENGTH, wall_seconds
 from btcbt.walkforward.panel.accounts import Books, decide_books, score_books
-from btcbt.walkforward.panel.scores import Rankings, score_panel
+from btcbt.walkforward.panel.finished import stored_panel
+from btcbt.walkforward.panel.scores import Rankings, milliseconds, score_panel
 from btcbt.walkforward.panel.traders import PanelTrader, make_panel_traders, on_one_symbol
 from btcbt.walkforward.provenance import code_version, git_commit, package_versions
 from btcbt.walkforward.runner import walk
@@ -34,7 +39,8 @@ def run_panel(config: PanelConfig, progress: Progress, *, force: bool = False) -
     """Run an experiment on several symbols, or resume it.
 
     Symbols are walked one after the other, so that memory does not grow with their number; each leaves a run of its
-    own, ``runs/<name>-<symbol>``, whose forecasts are those of an experiment on that symbol alone.
+    own, ``runs/<name>-<symbol>``, whose forecasts are those of an experiment on that symbol alone. A run that is
+    finished already, on the same runs of symbols and with the same decisions, is read and returned as it is.
 
     Parameters
     ----------
@@ -42,7 +48,7 @@ def run_panel(config: PanelConfig, progress: Progress, *, force: bool = False) -
     progress : Progress
         Receives the progress.
     force : bool
-        Whether finished runs of the symbols are scored again.
+        Whether finished runs are scored again, those of the symbols and that of the panel.
 
     Raises
     ------
@@ -55,19 +61,32 @@ def run_panel(config: PanelConfig, progress: Progress, *, force: bool = False) -
         with clock("read candles"):
             candles = read_panel(config, stages)
             parts = each_symbol(config, candles)
+            # Before the first forecast, with the context of the experiment; some forecasters need a longer one.
+            origins = {}
+            for symbol, part in parts.items():
+                with _named(symbol):
+                    origins[symbol] = stages.windows(candles[symbol], part.windows).origins
+            _require_common(origins)
         runs = {}
         for symbol, part in parts.items():
             progress.note(f"{symbol}: {list(parts).index(symbol) + 1} of {len(parts)} symbols")
             with clock(f"walk {symbol}"), _named(symbol):
-                runs[symbol] = walk(part, stages, progress, force=force)
-        _require_common(runs)
+                runs[symbol] = walk(part, beside(stages, symbol, candles), progress, force=force)
+        _require_common({symbol: milliseconds(one.origins().index) for symbol, one in runs.items()})
+        with clock("trade the panel"):
+            books = decide_books(config, runs, candles, traders, progress)
+        target = config.store.folder / config.name / panel_digest(config, runs, traders)
+        finished = None if force else stored_panel(target, runs, books)
+        if finished is not None:
+            progress.note(f"panel finished before ({finished.manifest['started'][:10]}): nothing is scored again")
+            store.point_latest(target)
+            return finished
         with clock("score the panel"):
             scores, rankings = score_panel(config, runs, progress)
         with clock("trade the panel"):
-            books = decide_books(config, runs, candles, traders, progress)
             simulation, accounts = score_books(config, books, candles, progress)
         numbers = Scores({**scores.headline, **accounts.headline}, (*scores.tables, *accounts.tables))
-        return _write(config, runs, traders, books, simulation, numbers, rankings, clock)
+        return _write(config, target, runs, traders, books, simulation, numbers, rankings, clock)
 
 
 def read_panel(config: PanelConfig, stages: Stages) -> dict[str, Candles]:
@@ -76,18 +95,34 @@ def read_panel(config: PanelConfig, stages: Stages) -> dict[str, Candles]:
     Raises
     ------
     CandleError
-        If one cannot be read, or two are the same.
+        If one cannot be read or has another interval, or two are the same.
     """
     found: dict[str, Candles] = {}
     for symbol in config.symbols:
         with _named(symbol):
             found[symbol] = stages.history(config.candles.of(symbol))
+            _require_interval(found[symbol], config.candles.interval)
     by_digest: dict[str, str] = {}
     for symbol, candles in found.items():
         other = by_digest.setdefault(candles.sha256, symbol)
         if other != symbol:
             raise CandleError(f"candles.symbols: '{other}' and '{symbol}' have the same candles; remove one")
     return found
+
+
+def _require_interval(candles: Candles, interval: str) -> None:
+    """Raise if most candles are further apart than the interval: a longer one lies on the grid, full of gaps."""
+    apart = int(np.median(np.diff(candles.open_time))) if len(candles) > 1 else candles.interval_ms
+    if apart > candles.interval_ms:
+        raise CandleError(
+            f"from {time_text(int(candles.open_time[0]))} on most candles are {apart / candles.interval_ms:g} "
+            f"intervals apart, expected {interval} as for all symbols; give a file of {interval} candles"
+        )
+
+
+def beside(stages: Stages, symbol: str, candles: Mapping[str, Candles]) -> Stages:
+    """The stages of one symbol, with the histories of the others."""
+    return replace(stages, others=tuple(other for name, other in candles.items() if name != symbol))
 
 
 def each_symbol(config: PanelConfig, candles: Mapping[str, Candles]) -> dict[str, RunConfig]:
@@ -113,12 +148,16 @@ def each_symbol(config: PanelConfig, candles: Mapping[str, Candles]) -> dict[str
     return found
 
 
-def _require_common(runs: Mapping[str, Run]) -> None:
+def _require_common(origins: Mapping[str, IntArray]) -> None:
     """Raise if no moment has two symbols."""
-    origins = [run.origins().index for run in runs.values()]
-    every = origins[0].append(origins[1:])
-    if not every.duplicated().any():
-        raise CandleError("candles.symbols: no two symbols have an eligible origin in common; choose another range")
+    every = np.concatenate(list(origins.values()))
+    if len(np.unique(every)) < len(every):
+        return
+    spans = [f"{symbol} {time_text(int(own[0]))} .. {time_text(int(own[-1]))}" for symbol, own in origins.items()]
+    raise CandleError(
+        f"candles.symbols: no two symbols have an origin in common; theirs are {'; '.join(spans)}; choose another "
+        "range or other symbols"
+    )
 
 
 @contextmanager
@@ -133,6 +172,7 @@ def _named(symbol: str) -> Iterator[None]:
 
 def _write(
     config: PanelConfig,
+    target: Path,
     runs: Mapping[str, Run],
     traders: list[PanelTrader],
     books: Books,
@@ -142,8 +182,6 @@ def _write(
     clock: Clock,
 ) -> PanelRun:
     """Write the run directory, completely or not at all."""
-    digest = panel_digest(config, runs, traders)
-    target = config.store.folder / config.name / digest
     with store.new_directory(target) as folder:
         columns = {
             f"{name}/{symbol}": books.targets[:, a, k]
@@ -158,7 +196,7 @@ def _write(
         simulation.orders.to_parquet(folder / "orders.parquet", index=False)
         store.write_json(folder / "metrics.json", scores.headline)
         store.write_scores(folder / "scores.parquet", scores.tables)
-        store.write_json(folder / "manifest.json", _manifest(config, digest, runs, traders, books, scores, clock))
+        store.write_json(folder / "manifest.json", _manifest(config, target.name, runs, traders, books, scores, clock))
     store.point_latest(target)
     return load_panel_run(target)
 
@@ -225,7 +263,7 @@ def _manifest(
 
 def _of_symbol(run: Run) -> dict[str, Any]:
     return {"name": run.config.name, "digest": run.manifest["digest"]} | {
-        key: run.manifest[key] for key in ("candles", "origins", "audit")
+        key: run.manifest[key] for key in ("started", "candles", "origins", "audit")
     }
 
 

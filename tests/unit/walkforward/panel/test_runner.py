@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,13 +11,16 @@ import pytest
 from rich.console import Console
 
 from btcbt.audit.panel import audit_panel
-from btcbt.config import PanelConfig, RunConfig
+from btcbt.candles import make_candles, write_candles
+from btcbt.config import PanelConfig, RunConfig, load_experiment
 from btcbt.errors import CandleError, ConfigError, StoreError
+from btcbt.forecasters import fitted
 from btcbt.progress import PlainProgress
 from btcbt.report.panel import panel_summary
 from btcbt.storage.panel_runs import load_panel_run
 from btcbt.strategies import PanelStrategy
-from btcbt.walkforward.panel.accounts import equal_weights
+from btcbt.walkforward.panel.accounts import Books, equal_weights
+from btcbt.walkforward.panel.finished import FILES, stored_panel
 from btcbt.walkforward.runner import run
 
 SYMBOLS = {"BTC": "bundled:BTCUSD_1h", "ETH": "bundled:ETHUSD_1h", "LTC": "bundled:LTCUSD_1h"}
@@ -109,10 +114,31 @@ def test_a_second_run_computes_no_forecast_and_changes_nothing(panel):
     said = io.StringIO()
     again = run(panel.config, progress=PlainProgress(Console(file=said, width=200)))
     assert again.directory == panel.directory
-    assert said.getvalue().count("nothing is scored again") == len(SYMBOLS)
+    assert said.getvalue().count("nothing is scored again") == len(SYMBOLS) + 1
+    assert "score the panel" not in said.getvalue()
+    assert again.manifest == panel.manifest
     forecasting = [line for line in said.getvalue().splitlines() if line.startswith("forecast ")]
     assert all(line.endswith("of 84 origins already stored") for line in forecasting)
     assert json.dumps(again.metrics) == json.dumps(panel.metrics)
+
+
+def test_a_finished_panel_is_scored_again_where_it_is_damaged_or_decides_otherwise(panel):
+    runs = {symbol: panel.of(symbol) for symbol in SYMBOLS}
+    names = list(dict.fromkeys(column.rpartition("/")[0] for column in panel.targets()))
+    targets = panel.targets().to_numpy().reshape(-1, len(names), len(SYMBOLS))
+    books = Books(np.arange(len(targets)), tuple(names), targets, {})
+    assert stored_panel(panel.directory, runs, books).directory == panel.directory
+    other = replace(books, targets=np.where(np.arange(len(targets))[:, None, None] == 5, 0.25, targets))
+    assert stored_panel(panel.directory, runs, other) is None
+    newer = replace(runs["ETH"], manifest={**runs["ETH"].manifest, "started": "2031-01-01T00:00:00+00:00"})
+    assert stored_panel(panel.directory, {**runs, "ETH": newer}, books) is None
+    for file in FILES:
+        copy = shutil.copytree(panel.directory, panel.directory.with_name("damaged"), dirs_exist_ok=True)
+        (copy / file).unlink()
+        assert stored_panel(copy, runs, books) is None
+    (copy / file).write_bytes(b"PAR1 cut off")
+    assert stored_panel(copy, runs, books) is None
+    shutil.rmtree(copy)
 
 
 def test_the_summary_has_a_verdict_and_fits_the_terminal(panel):
@@ -122,6 +148,55 @@ def test_the_summary_has_a_verdict_and_fits_the_terminal(panel):
     assert text.startswith("No edge")
     assert "over 3 symbols" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+POOLED = {"har": {"kind": "har", "n_paths": 5, "pool": True, "fit": {"every": "72h", "window": "1440h"}}}
+SHORT = {"start": "2019-06-01", "end": "2019-06-05", "context": 170, "horizon": 6, "stride": 12}
+
+
+def test_a_pooled_fit_is_made_on_all_symbols_and_kept_apart(tmp_path):
+    config = panel_config(tmp_path, forecasters=POOLED, windows=SHORT, strategies={})
+    together = run(config)
+    alone = run(
+        panel_config(tmp_path, forecasters={"har": {**POOLED["har"], "pool": False}}, windows=SHORT, strategies={})
+    )
+    for symbol in SYMBOLS:
+        one, other = together.of(symbol), alone.of(symbol)
+        assert one.manifest["forecasters"]["har"]["key"] != other.manifest["forecasters"]["har"]["key"]
+        assert one.manifest["forecasters"]["har"]["labels"] == {"clean": 8}
+        assert not np.array_equal(one.forecasts("har").paths(), other.forecasts("har").paths())
+    two = {symbol: SYMBOLS[symbol] for symbol in ("BTC", "ETH")}
+    fewer = run(panel_config(tmp_path, candles={"symbols": two}, forecasters=POOLED, windows=SHORT, strategies={}))
+    assert fewer.of("BTC").digests()["refit.har"].tolist() != together.of("BTC").digests()["refit.har"].tolist()
+
+
+def test_a_pooled_fit_is_refused_outside_of_a_panel(tmp_path):
+    tree = {**TREE, "candles": {"path": SYMBOLS["BTC"]}, "store": {"root": str(tmp_path)}, "windows": SHORT}
+    with pytest.raises(ConfigError, match="kind 'har': pool is true, expected an experiment on several symbols"):
+        run(RunConfig.model_validate({**tree, "strategies": {}, "forecasters": POOLED}))
+
+
+def test_a_fit_that_sees_the_future_of_another_symbol_is_caught(tmp_path, monkeypatch):
+    config = panel_config(
+        tmp_path,
+        candles={"symbols": {symbol: SYMBOLS[symbol] for symbol in ("BTC", "ETH")}},
+        forecasters=POOLED,
+        windows=SHORT,
+        strategies={"equal_weight": {"use": "equal_weight"}},
+    )
+    clean = audit_panel(config, sample=2, fresh_process=False)
+    assert clean.clean, clean.findings[:3]
+    assert clean.comparisons["forecast"] > 0
+
+    def late(periods, others):
+        moved = [replace(one, open_time=one.open_time - 48 * 3_600_000) for one in others]
+        return with_others(periods, moved)
+
+    with_others = fitted.with_others
+    monkeypatch.setattr(fitted, "with_others", late)
+    leaky = audit_panel(config, sample=2, fresh_process=False)
+    assert leaky.verdict == "looks ahead"
+    assert {one.component for one in leaky.findings if one.stage == "forecast"} == {"BTC: har", "ETH: har"}
 
 
 def test_the_audit_of_a_panel_is_clean_and_finds_a_leak_between_symbols(tmp_path):
@@ -168,6 +243,68 @@ def test_a_symbol_that_cannot_be_read_or_is_not_listed_is_named(tmp_path):
     with pytest.raises(CandleError, match=r"candles.symbols.BTC: history spans .*; remove the symbol"):
         run(panel_config(tmp_path, windows=late))
     assert not list(tmp_path.glob("panel*"))
+
+
+def saved(folder, name, candles, rows):
+    """Some rows of a history as a file."""
+    place = folder / f"{name}.parquet"
+    write_candles(make_candles(candles.open_time[rows], candles.values[rows], interval="1h", source=name), place)
+    return str(place)
+
+
+def test_symbols_of_different_intervals_are_refused(tmp_path, sample_candles):
+    slow = saved(tmp_path, "slow", sample_candles, slice(14_000, 14_400, 4))
+    candles = {"symbols": {"BTC": SYMBOLS["BTC"], "ETH": slow}}
+    text = (
+        r"candles.symbols.ETH: from 2019-05-\S+ on most candles are 4 intervals apart, expected 1h as for all symbols"
+    )
+    with pytest.raises(CandleError, match=text) as error:
+        run(panel_config(tmp_path, candles=candles))
+    assert "\n" not in str(error.value)
+    with pytest.raises(CandleError, match=r"candles.symbols.BTC: .*4h"):
+        run(panel_config(tmp_path, candles={**candles, "interval": "4h"}))
+
+
+def test_symbols_with_no_origin_in_common_are_refused_before_any_forecast(tmp_path, sample_candles):
+    start = int(np.searchsorted(sample_candles.open_time, 1_559_347_200_000))  # 2019-06-01
+    files = {
+        "ONE": saved(tmp_path, "one", sample_candles, slice(start - 100, start + 20)),
+        "TWO": saved(tmp_path, "two", sample_candles, slice(start + 20, start + 160)),
+    }
+    text = r"no two symbols have an origin in common; theirs are ONE 2019-06-01T00:00Z .. 2019-06-01T20:00Z; TWO 2019"
+    with pytest.raises(CandleError, match=text):
+        run(panel_config(tmp_path, candles={"symbols": files}))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_symbol_listed_twice_is_refused(tmp_path, sample_candles):
+    same = {name: saved(tmp_path, name, sample_candles, slice(14_000, 14_300)) for name in ("one", "two")}
+    with pytest.raises(CandleError, match="'one' and 'two' have the same candles; remove one"):
+        run(panel_config(tmp_path, candles={"symbols": same}))
+    file = tmp_path / "twice.yaml"
+    file.write_text("name: twice\ncandles:\n  symbols:\n    BTC: bundled:BTCUSD_1h\n    BTC: bundled:ETHUSD_1h\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml:5.*BTC"):
+        load_experiment(file)
+
+
+def test_a_pattern_names_symbols_by_their_files(tmp_path):
+    for name in ("b/ETH_1h", "a/BTC_1h", "a/ETH_1h"):
+        place = tmp_path / f"{name}.parquet"
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+    (tmp_path / "a" / "notes.txt").touch()
+    found = panel_config(tmp_path, candles={"symbols": f"{tmp_path}/a/*.parquet"})
+    assert found.symbols == ("BTC_1h", "ETH_1h")
+    assert found.candles.symbols["ETH_1h"] == f"{tmp_path}/a/ETH_1h.parquet"
+    with pytest.raises(ValueError, match=r"matches several files named \['ETH_1h'\]; give names with files instead"):
+        panel_config(tmp_path, candles={"symbols": f"{tmp_path}/*/*.parquet"})
+    with pytest.raises(ValueError, match="a panel has at least two"):
+        panel_config(tmp_path, candles={"symbols": f"{tmp_path}/b/*.parquet"})
+
+
+def test_a_series_of_funding_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"funding rates.parquet is the series of one symbol.*funding_bps_per_hour"):
+        panel_config(tmp_path, portfolio={"funding": "rates.parquet"})
 
 
 def test_a_panel_strategy_needs_a_panel(tmp_path):
