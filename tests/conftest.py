@@ -15,8 +15,13 @@ HOUR_MS = 3_600_000
 START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
 
 
-# Tables and texts of tests must not depend on the terminal of whoever runs them. Set before fixtures of any scope run.
-os.environ.pop("COLUMNS", None)
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands print does not depend on the terminal of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
