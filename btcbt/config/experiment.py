@@ -103,7 +103,7 @@ class WindowsConfig(Section):
     horizon: int = Field(ge=1, le=1024)
     """Candles that are forecast."""
     start: Time
-    """The first candle close at which a forecast may be made."""
+    """The first candle close at which a forecast may be made: 2019-06-01 or 2019-06-01T13:00:00Z, UTC."""
     end: Time
     """The end of the origins; it is not one of them."""
     stride: int = Field(1, ge=1, le=100_000)
