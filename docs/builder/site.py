@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,8 @@ def build_pages(config: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", CONFIG]
     done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise SiteError(f"zensical: {done.stdout}{done.stderr}".strip())
+        problems = re.sub(r"\x1b\[[\d;]*m", "", done.stderr).partition("Traceback")[0]  # its colours, and its own end
+        raise SiteError(f"zensical: {problems.strip() or done.stderr}")
     broken = broken_links(out / "site")
     if broken:
         raise SiteError("\n".join(broken))
