@@ -46,7 +46,7 @@ def render(source: Path, work: Path, pages: Path) -> list[NotebookNode]:
     notebooks = execute(files, source.parent)
     pages.mkdir(parents=True, exist_ok=True)
     for file, notebook in zip(files, notebooks, strict=True):
-        _write(notebook, file.stem, pages)
+        _write(notebook, file.stem, work, pages)
     return notebooks
 
 
@@ -75,8 +75,8 @@ def _executed(file: Path, kernel: KernelManager) -> NotebookNode:
     return notebook
 
 
-def _write(notebook: NotebookNode, name: str, pages: Path) -> None:
-    """One page; what is HTML in the outputs is kept, whole pages among it in a file of their own."""
+def _write(notebook: NotebookNode, name: str, work: Path, pages: Path) -> None:
+    """One page without the folder that it was executed in; whole pages in its outputs are files of their own."""
     for cell in notebook.cells:
         for number, output in enumerate(cell.get("outputs", ())):
             found = output.get("data", {}).get("text/html")
@@ -89,7 +89,8 @@ def _write(notebook: NotebookNode, name: str, pages: Path) -> None:
         target = pages / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    (pages / f"{name}.md").write_text(text.replace("](../docs/", "](../"), encoding="utf-8")
+    text = text.replace("](../docs/", "](../").replace(f"{work.resolve()}{os.sep}", "")
+    (pages / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def _shown(found: str, file: str, pages: Path) -> str:

@@ -54,10 +54,13 @@ def build(root: Path, out: Path) -> Path:
 def collect(source: Path, pages: Path) -> None:
     """Copy what people wrote."""
     for file in sorted(source.rglob("*")):
+        target = pages / file.relative_to(source)
         if file.suffix in COPIED:
-            target = pages / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
+        if file.suffix == ".md":  # a notebook is a page of the site
+            text = re.sub(r"\]\(\.\./(notebooks/\w+)\.ipynb\)", r"](\1.md)", file.read_text(encoding="utf-8"))
+            target.write_text(text, encoding="utf-8")
 
 
 def build_pages(config: Path, out: Path) -> Path:

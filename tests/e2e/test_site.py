@@ -54,6 +54,7 @@ def test_the_site_is_built_from_pages_code_and_notebooks_that_run(
         pictures = re.findall(r'<img [^>]*src="([^"]+_files/[^"]+\.png)"', page)
         assert pictures, file.stem
         assert "&lt;div" not in page, file.stem  # tables are tables
+        assert str(tmp_path) not in page, file.stem
 
 
 @pytest.fixture
