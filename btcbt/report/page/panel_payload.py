@@ -138,4 +138,4 @@ def _symbols(run: PanelRun, accounts: Accounts, decided: list[str], room: int) -
         size = sum(map(len, blobs.values()))
         if size <= room or len(next(iter(fans.values())).quantiles) <= thinner:
             return blobs, every * thinner, fine
-        thinner = max(thinner + 1, math.ceil(thinner * size / room))
+        thinner = max(thinner + 1, math.ceil(thinner * size / max(room, 1)))
