@@ -19,6 +19,10 @@ HOUR_MS = 3_600_000
 START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
 
 
+# Tables and texts of tests must not depend on the terminal of whoever runs them. Set before fixtures of any scope run.
+os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator that starts at the same point in every test."""
