@@ -69,7 +69,7 @@ class Reordered(Postprocessor):
             If windows and batches have different origins, or are not in order of time.
         """
         change = partial(_reorder, ErrorTemplate(self.horizon, self.errors))
-        note = {"paths": "Schaake shuffle of past errors"}
+        note = {self.kind: "Schaake shuffle of past errors"}
         yield from change_in_order(windows, batches, change, at_once=_CHUNK, verb="reorder", provenance=note)
 
     def identity(self) -> Mapping[str, object]:

@@ -178,7 +178,7 @@ def test_it_is_named_in_the_summary_in_the_manifest_and_in_the_identity(make_win
     config = ReorderedConfig(kind="reordered", base="fracast")
     assert config.remark == "the paths of fracast, the order of steps is that of its past errors (Schaake shuffle)"
     forecaster = Reordered(unordered(), errors=7)
-    assert forecaster.forecast(make_windows(2, CONTEXT)).provenance["paths"] == "Schaake shuffle of past errors"
+    assert forecaster.forecast(make_windows(2, CONTEXT)).provenance["reordered"] == "Schaake shuffle of past errors"
     assert forecaster.identity()["errors"] == 7
     assert forecaster.paths_are == "dependent"
 
