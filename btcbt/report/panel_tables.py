@@ -61,10 +61,9 @@ def effective_symbols(run: PanelRun, name: str, step: int) -> float:
 
 
 def of_row(table: pd.DataFrame, *row: object) -> Pooled:
-    """A row of `symbol_frame` or `pooled_frame`; NaN if it is absent."""
-    if row not in table.index:
-        return Pooled(*(math.nan,) * len(_KEYS))
-    return Pooled(*table.loc[[row], list(_KEYS)].to_numpy(dtype=np.float64)[0].tolist())
+    """A row of `symbol_frame`; NaN if it is absent."""
+    found = table.reindex(pd.MultiIndex.from_tuples([row]))[list(_KEYS)]
+    return Pooled(*found.to_numpy(dtype=np.float64)[0].tolist())
 
 
 def pooled_frame(run: PanelRun) -> pd.DataFrame:
