@@ -8,7 +8,7 @@ IMPORTED := arch, btcbt.forecasters.kronos, btcbt.report.figures, btcbt.walkforw
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-dev
 
-.PHONY: install run test coverage format bench proof clean
+.PHONY: install run test coverage format docs bench proof clean
 
 install: $(LIGHT)
 
@@ -46,6 +46,10 @@ format: $(FULL)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# build/site/index.html: the pages of docs/, references from the code, the notebooks as executed.
+docs: $(FULL)
+	$(BIN)/python -m docs.builder
+
 # The reference goes into a folder of its own: it is upstream's code, measured, never imported by the package.
 bench: install
 	test -d .bench/reference/model || $(BIN)/python -m pip install --quiet --no-deps --target .bench/reference kronos-model-arch==0.1.0 einops
@@ -56,4 +60,4 @@ proof: $(FULL)
 	$(BIN)/python -m pytest -m proof -s
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache .coverage*

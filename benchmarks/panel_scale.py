@@ -78,7 +78,7 @@ def panel(folder: Path, count: int, hours: int, forecasters: Mapping[str, Any]) 
     if "ewma" in forecasters:
         tree["strategies"]["top_k"] = {"use": "top_k", "forecasters": ["ewma"]}
     done = run(PanelConfig.model_validate(tree))
-    forecasting = sum(_forecasting(done.of(symbol).manifest["seconds"]) for symbol in files)
+    forecasting = sum(_forecasting(done.symbol(symbol).manifest["seconds"]) for symbol in files)
     return _used() | {"wall": float(done.manifest["seconds"]["total"]), "forecasting": forecasting}
 
 

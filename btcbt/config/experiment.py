@@ -41,22 +41,18 @@ BUY_AND_HOLD = "buy_and_hold"
 
 
 class CandlesConfig(Section):
-    """The candle history.
-
-    `path` is a Parquet file (relative to the working directory) or ``bundled:NAME``, a sample that is part of the
-    package.
-
-    `fill_gaps` is the length of the longest gaps that are filled, in candles: with flat candles of the last close and
-    no volume. They are context alone: nothing is scored, decided, traded or fitted on them. 0 fills none.
-
-    `symbol` names what is traded. It keys the random numbers of forecasts, so that those of different symbols are
-    independent; an experiment of one symbol shares stored forecasts with a panel if it names the symbol as the panel.
-    """
+    """The candle history."""
 
     path: Place
+    """A Parquet file, relative to the working directory, or ``bundled:NAME``, a sample that is part of the package."""
     interval: Interval = "1h"
+    """Length of a candle."""
     fill_gaps: int = Field(0, ge=0, le=24)
+    """Length of the longest gaps that are filled, in candles: with flat candles of the last close and no volume. They
+    are context alone: nothing is scored, decided, traded or fitted on them. 0 fills none."""
     symbol: Name | None = None
+    """What is traded. It keys the random numbers of forecasts, so that those of different symbols are independent; an
+    experiment of one symbol shares stored forecasts with a panel if it names the symbol as the panel."""
 
 
 def _matching_files(value: object) -> object:
@@ -74,15 +70,14 @@ def _matching_files(value: object) -> object:
 
 
 class PanelCandlesConfig(Section):
-    """The candle histories of several symbols, of one interval.
-
-    `symbols` gives each symbol's file as `CandlesConfig.path` does, or is a pattern of files, such as
-    ``data/*_1h.parquet``, whose names are the symbols.
-    """
+    """The candle histories of several symbols, of one interval."""
 
     symbols: Annotated[dict[Name, Place], BeforeValidator(_matching_files)]
+    """Each symbol's file, or a pattern of files, such as ``data/*_1h.parquet``, whose names are the symbols."""
     interval: Interval = "1h"
+    """Length of a candle."""
     fill_gaps: int = Field(0, ge=0, le=24)
+    """Length of the longest gaps that are filled, in candles; see `CandlesConfig`."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -104,10 +99,15 @@ class WindowsConfig(Section):
     """The forecast origins: one at every `stride`-th candle close in [start, end)."""
 
     context: int = Field(ge=2, le=100_000)
+    """Candles that a forecast may see."""
     horizon: int = Field(ge=1, le=1024)
+    """Candles that are forecast."""
     start: Time
+    """The first candle close at which a forecast may be made: 2019-06-01 or 2019-06-01T13:00:00Z, UTC."""
     end: Time
+    """The end of the origins; it is not one of them."""
     stride: int = Field(1, ge=1, le=100_000)
+    """Candles from one origin to the next."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -117,17 +117,15 @@ class WindowsConfig(Section):
 
 
 class StrategyConfig(Section):
-    """A strategy and its parameters.
-
-    `use` is the short name of a built-in strategy, such as ``threshold``, or a class of the user, ``module:Class`` or
-    ``path/to/file.py:Class``.
-
-    `forecasters` lists the forecasters that it trades on; all if left out.
-    """
+    """A strategy and its parameters."""
 
     use: Use
+    """The short name of a built-in strategy, such as ``threshold``, or a class of the user, ``module:Class`` or
+    ``path/to/file.py:Class``."""
     params: ParamValues = Field(default_factory=dict)
+    """Parameters of the strategy, by name."""
     forecasters: tuple[str, ...] | None = Field(None, strict=False)
+    """The forecasters that it trades on; all if left out."""
 
 
 class PortfolioConfig(Section):
@@ -136,7 +134,9 @@ class PortfolioConfig(Section):
     initial_cash: float = Field(10_000.0, ge=0.01, le=1e15)
     """Quote units. Bounded, since vectorbt treats amounts below about 1e-9 as zero and skips their orders."""
     fee_bps: float = Field(10.0, ge=0, lt=10_000)
+    """Fee of a fill, of the value traded; a round trip pays it twice."""
     slippage_bps: float = Field(2.0, ge=0, lt=10_000)
+    """By how much a fill is worse than the open."""
     funding_bps_per_hour: float = Field(0.0, gt=-10_000, lt=10_000)
     """Paid each hour by longs on the value held, earned by shorts (perpetual funding); < 0 reverses it."""
     funding: Place | None = None
@@ -146,7 +146,9 @@ class PortfolioConfig(Section):
     borrow_bps_per_hour: float = Field(0.0, ge=0, lt=10_000)
     """Paid each hour by shorts on the value held."""
     max_long: float = Field(1.0, ge=0, le=1)
+    """Largest weight, fraction of equity."""
     max_short: float = Field(0.0, ge=0, le=1)
+    """Largest short weight, fraction of equity; 0 allows no short positions."""
     on_gap: Literal["hold", "flat"] = "hold"
     """What an account does without a decision: `hold` keeps its position, `flat` closes it at the open of the first
     candle without one."""
@@ -180,20 +182,18 @@ class PanelPortfolioConfig(PortfolioConfig):
 
 
 class StoreConfig(Section):
-    """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit.
-
-    `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``.
-    A URL holds only forecasts, shared between machines; runs, the ledger of trials, and a copy of the forecasts in use
-    are in the folder `local`, ``runs`` if left out.
-
-    `ledger` is a further folder for the ledger of trials and their returns, which several roots or colleagues share:
-    a run writes to its own ledger and to that one, and counts the trials in both.
-    """
+    """Where runs and forecasts are kept."""
 
     root: Annotated[Place, AfterValidator(parse_root)] = "runs"
+    """A folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``. A URL
+    holds only forecasts, shared between machines."""
     local: Place | None = None
+    """With a URL: the folder of runs, of the ledger of trials and of a copy of the forecasts; ``runs`` if left out."""
     ledger: Annotated[Place, AfterValidator(parse_shared_folder)] | None = None
+    """A further folder for the ledger of trials and their returns, which several roots or colleagues share: a run
+    writes to its own ledger and to that one, and counts the trials in both."""
     shard_size: int = Field(168, ge=1, le=100_000)
+    """Origins that are written, resumed and shared as one unit."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -233,16 +233,15 @@ def store_root(place: str) -> str:
 
 
 class ExecutorConfig(Section):
-    """Where forecasts are computed; it affects only speed.
-
-    ``local`` is this process, with further processes for forecasters that run best on one core. The others distribute
-    shards: ``joblib`` over processes of this machine, ``dask`` and ``ray`` over the cluster at `address`, or a local
-    one that they start. `workers` is the number of local processes, one per core if left out.
-    """
+    """Where forecasts are computed; it affects only speed."""
 
     kind: Literal["local", "joblib", "dask", "ray"] = "local"
+    """``local`` is this process, with further processes for forecasters that run best on one core. The others
+    distribute shards: ``joblib`` over processes of this machine, ``dask`` and ``ray`` over a cluster."""
     workers: int | None = Field(None, ge=1, le=1024)
+    """Local processes; one per core if left out."""
     address: Place | None = None
+    """Address of a Dask or Ray cluster; without it a local one is started."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -257,21 +256,30 @@ class Experiment(Section):
     """What experiments on one symbol (`RunConfig`) and on several (`PanelConfig`) share."""
 
     name: Name
+    """Names the folder of its runs."""
     candles: CandlesConfig | PanelCandlesConfig
+    """The candle history."""
     windows: WindowsConfig
+    """When forecasts are made, what they see, and how far they reach."""
     forecasters: dict[Name, ForecasterConfig] = Field(default_factory=dict)
+    """Forecasters by name."""
     opponent: Name | None = None
     """The forecaster that all are compared with, the strongest simple one, chosen before any score is seen; the random
     walk if left out, which stays in the table in any case."""
     strategies: dict[Name, StrategyConfig] = Field(default_factory=dict)
+    """Strategies by name; each trades on each forecaster."""
     portfolio: PortfolioConfig = PortfolioConfig()
+    """Costs and limits of the accounts."""
     store: StoreConfig = StoreConfig()
+    """Where results are kept."""
     executor: ExecutorConfig = ExecutorConfig()
+    """Where forecasts are computed."""
     placebos: int = Field(0, ge=0, le=100_000)
     """Placebo runs of each strategy on each forecaster (see `btcbt.metrics.placebos`); at least 200, or 0 for none."""
     hypotheses: dict[Name, HypothesisConfig] = Field(default_factory=dict)
     """What the study claims; see ``btcbt register``. With hypotheses, `windows.end` may lie beyond the candles."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Keys all random numbers of the forecasts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -394,6 +402,7 @@ class RunConfig(Experiment):
     """
 
     candles: CandlesConfig
+    """The candle history."""
 
     @property
     def forecast_seed(self) -> int:
@@ -411,7 +420,9 @@ class PanelConfig(Experiment):
     """
 
     candles: PanelCandlesConfig
+    """The candle histories."""
     portfolio: PanelPortfolioConfig = PanelPortfolioConfig()
+    """Costs and limits of the accounts."""
 
     @property
     def symbols(self) -> tuple[str, ...]:

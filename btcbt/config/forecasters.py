@@ -26,32 +26,42 @@ USER = "user"
 class RefitConfig(Section):
     """Fine-tune a checkpoint inside the walk-forward, periodically, on candles before the origins that it serves.
 
-    The first fit serves origins from the first of the range on; the next one follows after `every`. Without `every`
-    there is a single fit. Each is trained on `train_window`, and the best weights are selected on the `select_window`
-    that follows; both end at least `embargo` before the first origin served, and are separated by `embargo`. An epoch
-    has as many batches as there are training windows over `batch_size`.
+    `train_window` and `select_window` end at least `embargo` before the first origin served, and are separated by
+    `embargo`.
     """
 
     every: Duration | None = None
+    """Time between refits; the first serves origins from the start on. Without it there is a single fit."""
     train_window: Duration = "8760h"
+    """Candles to fit on."""
     select_window: Duration = "720h"
+    """Candles after those, on which the best weights are selected."""
     embargo: Duration | None = None
     """Context plus horizon if left out."""
     cumulative: bool = False
     """Whether each fit starts from the weights of the previous one instead of the checkpoint."""
     steps: int | None = Field(None, ge=1, le=10_000_000)
+    """Optimizer steps; give these or `epochs`."""
     epochs: float | None = Field(None, gt=0, le=10_000)
+    """Passes over the training windows: as many batches each as there are windows over `batch_size`."""
     tokenizer_steps: int = Field(0, ge=0, le=10_000_000)
     """Training steps of the tokenizer before those of the model; 0 leaves it unchanged."""
     select_every: int | None = Field(None, ge=1)
     """Steps between evaluations on the selection range; an eighth of all steps if left out."""
     batch_size: int = Field(16, ge=1, le=MAX_BATCH)
+    """Windows of a step."""
     learning_rate: float = Field(1e-4, gt=0)
+    """Largest learning rate of AdamW."""
     weight_decay: float = Field(0.1, ge=0)
+    """Of matrices; norms, biases and embeddings do not decay."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout while fitting."""
     mirror: bool = False
+    """Whether half of the training windows are turned upside down, so that no drift is learned."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic while fitting."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Of batches, dropout and mirroring."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -113,6 +123,7 @@ class SamplerConfig(ForecasterSection):
     """Base of forecasters that sample paths."""
 
     n_paths: int = Field(30, ge=1, le=100_000)
+    """Sampled paths of each forecast."""
 
     def check_size(self, horizon: int) -> None:
         """See `ForecasterSection.check_size`."""
@@ -128,6 +139,7 @@ class PathForecasterConfig(SamplerConfig):
     """Base of built-in forecasters that sample paths."""
 
     batch_size: int | Literal["auto"] = "auto"
+    """Origins that are forecast at once; it affects only speed and memory."""
 
     @model_validator(mode="after")
     def _batch(self) -> Self:
@@ -137,30 +149,38 @@ class PathForecasterConfig(SamplerConfig):
 
 
 class KronosConfig(PathForecasterConfig):
-    """Kronos, a transformer that samples candles.
-
-    `checkpoint` is ``kronos-nano`` (part of the package), a folder with ``model/`` and ``tokenizer/``, or a hub id; in
-    the latter case `tokenizer` names the folder or hub id of the tokenizer, or of a pair that holds it.
-    """
+    """Kronos, a transformer that samples candles."""
 
     kind: Literal["kronos"] = "kronos"
     builds: ClassVar[str] = "btcbt.forecasters.kronos:KronosForecaster"
     checkpoint: Place = "kronos-nano"
+    """``kronos-nano`` (part of the package), a folder with ``model/`` and ``tokenizer/``, or a hub id."""
     tokenizer: Place | None = None
+    """Folder or hub id of the tokenizer, or of a pair that holds it, where it is not part of `checkpoint`."""
     temperature: float = Field(1.0, gt=0, le=100)
+    """Divides the logits: below 1 paths are more alike, above 1 less."""
     top_k: int = Field(0, ge=0)
+    """Sample from that many most likely tokens; 0 for all."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the most likely tokens that together have this probability; 1 for all. Less narrows the fan."""
     clip: float = Field(5.0, gt=0)
+    """Bound of the scaled context, in standard deviations."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """``auto`` is a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model; the tokenizer always uses float32."""
     sampling: Literal["independent", "systematic"] = "independent"
+    """``systematic`` spreads the paths of an origin evenly over each step's distribution; they are then dependent."""
     overflow: Literal["recompute", "refuse"] = "recompute"
+    """What happens where the context outgrows `max_context` while sampling: recompute without the oldest token, as
+    upstream, or refuse."""
     max_context: int | None = Field(None, ge=2, le=1 << 16)
     """Tokens that the model attends to; by default that of the published model of the same shape, 512 for others."""
     location: Location = "as_decoded"
     """Where the paths lie: as the decoder puts them, moved by the tokenizer's error on the last close so that they
     continue from the price, or so that their mean return is zero. ``learned`` is a forecaster of its own, `located`."""
     refit: RefitConfig | None = None
+    """Fine-tune inside the walk-forward; see `RefitConfig`."""
 
     @field_validator("location", mode="before")
     @classmethod
@@ -198,6 +218,7 @@ class AnchoredKronosConfig(KronosConfig):
     kind: Literal["kronos_anchored"]  # type: ignore[assignment]
     builds: ClassVar[str] = "btcbt.forecasters.kronos:AnchoredKronos"
     block: int = Field(24, ge=1, le=1024)
+    """Origins that share a scaling."""
 
     @property
     def remark(self) -> str:
@@ -211,6 +232,7 @@ class BaselineConfig(PathForecasterConfig):
     """Base of forecasters whose paths are cheap, so that there are many: their number blurs no comparison."""
 
     n_paths: int = Field(300, ge=1, le=100_000)
+    """Sampled paths of each forecast."""
 
 
 class RandomWalkConfig(BaselineConfig):
@@ -233,6 +255,7 @@ class EwmaVolatilityConfig(BaselineConfig):
     kind: Literal["ewma_volatility"]
     builds: ClassVar[str] = "btcbt.forecasters.ewma_volatility:EwmaVolatility"
     decay: float = Field(0.97, gt=0, lt=1)
+    """Weight of the past variance at each candle."""
 
 
 class GarchConfig(BaselineConfig):
@@ -245,13 +268,13 @@ class GarchConfig(BaselineConfig):
 class FitConfig(Section):
     """Fit a cheap model inside the walk-forward, periodically, on candles before the origins that it serves.
 
-    The first fit serves origins from the first of the range on; the next one follows after `every`. Without `every`
-    (null) there is a single fit. Each is fitted on the `window` of candles that ends `embargo` before the first origin
-    served.
+    Each is fitted on the `window` of candles that ends `embargo` before the first origin served.
     """
 
     every: Duration | None = "720h"
+    """Time between fits; null for a single one."""
     window: Duration = "8760h"
+    """Candles to fit on."""
     embargo: Duration | None = None
     """Zero by default, since no training outcome reaches beyond the window."""
 
@@ -260,6 +283,7 @@ class LongFitConfig(FitConfig):
     """The same on two years, for models with more parameters."""
 
     window: Duration = "17520h"
+    """Candles to fit on."""
 
 
 class FittedConfig(BaselineConfig):
@@ -269,6 +293,7 @@ class FittedConfig(BaselineConfig):
     model: ClassVar[str]
     """``module:Class`` of the model; the fields of subclasses are its parameters."""
     fit: FitConfig = FitConfig()
+    """When it is fitted, and on what."""
     pool: bool = False
     """Whether each fit is on all symbols of a panel, in the same range and scaled to the volatility of the symbol."""
 
@@ -290,6 +315,7 @@ class HarConfig(FittedConfig):
     kind: Literal["har"]
     model: ClassVar[str] = "btcbt.forecasters.har:Har"
     lags: tuple[Annotated[int, Field(ge=1, le=8760)], ...] = Field((1, 6, 24, 168), min_length=1, strict=False)
+    """Candles of the means of past variance that enter the regression."""
 
 
 class GjrGarchConfig(FittedConfig):
@@ -305,10 +331,15 @@ class BoostedQuantilesConfig(FittedConfig):
     kind: Literal["boosted_quantiles"]
     model: ClassVar[str] = "btcbt.forecasters.boosted_quantiles:BoostedQuantiles"
     fit: LongFitConfig = LongFitConfig()
+    """When it is fitted, and on what."""
     rounds: int = Field(60, ge=1, le=10_000)
+    """Trees of each quantile."""
     leaves: int = Field(4, ge=2, le=1024)
+    """Leaves of a tree."""
     learning_rate: float = Field(0.05, gt=0, le=1)
+    """Weight of a tree."""
     leaf_size: int = Field(500, ge=1)
+    """Fewest candles in a leaf."""
 
 
 class QuantileModelConfig(BaselineConfig):
@@ -326,43 +357,47 @@ class FracastConfig(QuantileModelConfig):
     kind: Literal["fracast"]
     builds: ClassVar[str] = "btcbt.forecasters.fracast:Fracast"
     weights: Literal["fp32", "w8"] = "fp32"
+    """Precision of the weights that its package holds."""
 
 
 class ChronosConfig(QuantileModelConfig):
-    """Chronos-2 or Chronos-Bolt, a folder or a hub id, turned into paths; needs the extra ``chronos``.
-
-    `channels`: the log close alone, or, for Chronos-2, together with the other prices and the volume.
-    """
+    """Chronos-2 or Chronos-Bolt, turned into paths; needs the extra ``chronos``."""
 
     kind: Literal["chronos"]
     builds: ClassVar[str] = "btcbt.forecasters.chronos:Chronos"
     checkpoint: Place = "amazon/chronos-2"
+    """A folder or a hub id."""
     channels: Literal["close", "ohlcv"] = "close"
+    """The log close alone, or, for Chronos-2, together with the other prices and the volume."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """``auto`` is a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model."""
 
 
 class TimesFmConfig(QuantileModelConfig):
-    """TimesFM 2.5 in the files of transformers, a folder or a hub id, turned into paths."""
+    """TimesFM 2.5 in the files of transformers, turned into paths."""
 
     kind: Literal["timesfm"]
     builds: ClassVar[str] = "btcbt.forecasters.timesfm:TimesFm"
     checkpoint: Place = "google/timesfm-2.5-200m-transformers"
+    """A folder or a hub id."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """``auto`` is a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model."""
 
 
 class CalibratedConfig(ForecasterSection):
-    """The forecaster `base`, with paths scaled and shifted online by the errors of its earlier forecasts.
-
-    `rates` are the least steps of a log scale for each independent outcome outside an interval; the weights of the
-    rates are learned online.
-    """
+    """The forecaster `base`, with paths scaled and shifted online by the errors of its earlier forecasts."""
 
     kind: Literal["calibrated"]
     builds: ClassVar[str] = "btcbt.forecasters.calibrated:Calibrated"
     base: Name
+    """The forecaster whose paths are corrected."""
     rates: tuple[Annotated[float, Field(ge=0, le=0.1)], ...] = Field((0.005, 0.01, 0.02), min_length=1, strict=False)
+    """Least steps of a log scale for each independent outcome outside an interval; the weights of the rates are learned
+    online."""
 
     @property
     def based_on(self) -> str | None:
@@ -371,16 +406,15 @@ class CalibratedConfig(ForecasterSection):
 
 
 class LocatedConfig(ForecasterSection):
-    """The paths of the Kronos forecaster `base`, moved: its stored forecasts are used again.
-
-    `location` is as of `KronosConfig`; ``learned`` moves paths by a regression, fitted on the outcomes of the earlier
-    forecasts, on the tokenizer's error on the last close and on the offset of the paths' median.
-    """
+    """The paths of the Kronos forecaster `base`, moved: its stored forecasts are used again."""
 
     kind: Literal["located"]
     builds: ClassVar[str] = "btcbt.forecasters.located:Located"
     base: Name
+    """The Kronos forecaster whose paths are moved."""
     location: Literal["reconstruction", "driftless", "learned"] = LEARNED
+    """As of `KronosConfig`; ``learned`` moves paths by a regression, fitted on the outcomes of the earlier forecasts,
+    on the tokenizer's error on the last close and on the offset of the paths' median."""
 
     @property
     def based_on(self) -> str | None:
@@ -401,13 +435,37 @@ class LocatedConfig(ForecasterSection):
         return ""
 
 
+class ReorderedConfig(ForecasterSection):
+    """The forecaster `base` with the closes of each step given to other paths: steps go together as past errors did.
+
+    A Schaake shuffle (Clark et al., 2004) by the newest `errors` of its own forecasts whose outcomes are known.
+    """
+
+    kind: Literal["reordered"]
+    builds: ClassVar[str] = "btcbt.forecasters.reordered:Reordered"
+    base: Name
+    errors: int = Field(2000, ge=1, le=100_000)
+
+    @property
+    def based_on(self) -> str | None:
+        """See `ForecasterSection.based_on`."""
+        return self.base
+
+    @property
+    def remark(self) -> str:
+        """See `ForecasterSection.remark`."""
+        return f"the paths of {self.base}, the order of steps is that of its past errors (Schaake shuffle)"
+
+
 class UserForecasterConfig(SamplerConfig):
-    """A user-defined forecaster: ``module:Class`` or ``path/to/file.py:Class``, and the values of its `Params`."""
+    """A user-defined forecaster."""
 
     kind: ClassVar[str] = USER
     builds: ClassVar[str] = ""  # given by `use`
     use: Use
+    """``module:Class`` or ``path/to/file.py:Class``."""
     params: ParamValues = Field(default_factory=dict)
+    """Values of its `Params`, by name."""
 
 
 class UserPostprocessorConfig(ForecasterSection):
@@ -416,8 +474,11 @@ class UserPostprocessorConfig(ForecasterSection):
     kind: ClassVar[str] = USER
     builds: ClassVar[str] = ""  # given by `use`
     use: Use
+    """``module:Class`` or ``path/to/file.py:Class``."""
     base: Name
+    """The forecaster whose forecasts it processes."""
     params: ParamValues = Field(default_factory=dict)
+    """Values of its `Params`, by name."""
 
     @property
     def based_on(self) -> str | None:
@@ -440,6 +501,7 @@ _BuiltIn = (
     | TimesFmConfig
     | CalibratedConfig
     | LocatedConfig
+    | ReorderedConfig
 )
 KINDS = tuple(str(get_args(one.model_fields["kind"].annotation)[0]) for one in get_args(_BuiltIn))
 """The built-in kinds of forecasters."""

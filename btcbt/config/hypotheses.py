@@ -16,31 +16,35 @@ from btcbt.config.types import Name, Section
 
 
 class ForecastHypothesis(Section):
-    """The expected loss of `forecaster` is below that of `opponent`, by more than `threshold_bps`.
-
-    `opponent` is that of the experiment if left out. `metric` is the CRPS of the close at `step`, the last one if left
-    out, or the energy score of the whole path, which has no step.
-    """
+    """The expected loss of `forecaster` is below that of `opponent`, by more than `threshold_bps`."""
 
     kind: Literal["forecast"]
+    """A claim on forecasts."""
     forecaster: Name
+    """The one that is claimed to be better."""
     opponent: Name | None = None
+    """That of the experiment if left out."""
     metric: Literal["crps_bps", "energy_bps"] = "crps_bps"
+    """The CRPS of the close at `step`, or the energy score of the whole path."""
     step: int | None = Field(None, ge=1, le=1024)
+    """The last one if left out; the energy score has none."""
     threshold_bps: float = Field(0.0, ge=0, le=10_000)
+    """By how much it is claimed to be better."""
 
 
 class AccountHypothesis(Section):
-    """The mean net return per candle of `strategy` on `forecaster` exceeds `benchmark`'s by more than `threshold_bps`.
-
-    `forecaster` is left out for a strategy that uses no forecast.
-    """
+    """The mean net return per candle of an account exceeds `benchmark`'s by more than `threshold_bps`."""
 
     kind: Literal["account"]
+    """A claim on an account."""
     strategy: Name
+    """The strategy of the account."""
     forecaster: Name | None = None
+    """The forecaster that it trades on; left out for a strategy that uses no forecast."""
     benchmark: Literal["flat", "buy_and_hold"] = "flat"
+    """What it is claimed to beat."""
     threshold_bps: float = Field(0.0, ge=0, le=10_000)
+    """By how much, per candle."""
 
     @property
     def account(self) -> str:

@@ -28,9 +28,13 @@ class RangeConfig(Section):
     """Evenly spaced numbers; evenly spaced logarithms if `log`. A random search draws from the whole range."""
 
     low: float = Field(alias="from")
+    """The smallest number."""
     high: float = Field(alias="to")
+    """The largest number."""
     steps: int = Field(2, ge=2, le=10_000)
+    """How many numbers a grid has."""
     log: bool = False
+    """Whether their logarithms are evenly spaced."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -64,16 +68,20 @@ class RandomConfig(Section):
     """A random search instead of the whole grid."""
 
     trials: int = Field(ge=1, le=MAX_CONFIGURATIONS)
+    """Configurations that are drawn; equal ones count once."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Of the draws."""
 
 
 class SelectionConfig(Section):
     """Nested walk-forward selection: the best of the past `train` trades the next `trade`, again and again."""
 
     by: Literal["sharpe", "total_return"] = "sharpe"
+    """What the best has most of."""
     train: Duration | None = None
     """All of the past if left out."""
     trade: Duration = "30d"
+    """Time for which a choice is traded."""
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -84,19 +92,22 @@ class SelectionConfig(Section):
 
 
 class SweepConfig(Section):
-    """Variations of one experiment: every combination of the values in `over`, or a random choice of them.
-
-    `strategies` and `forecasters` name those that take part: by default those with a key in `over`, or all of them if
-    none has one.
-    """
+    """Variations of one experiment: every combination of the values in `over`, or a random choice of them."""
 
     name: Name
+    """Names the folder of its results."""
     experiment: Place
+    """The experiment file, relative to the working directory."""
     over: dict[str, Choices] = Field(min_length=1)
+    """The keys that vary, and the values of each: a list or a range."""
     search: Literal["grid"] | RandomConfig = "grid"
+    """``grid`` for every combination, or a random choice."""
     strategies: tuple[str, ...] | None = Field(None, strict=False)
+    """Those that take part; those with a key in `over`, or all if none has one, if left out."""
     forecasters: tuple[str, ...] | None = Field(None, strict=False)
+    """Those that take part; those with a key in `over`, or all if none has one, if left out."""
     select: SelectionConfig = SelectionConfig()
+    """Nested walk-forward selection."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -191,7 +191,9 @@ def time_text(time: datetime | int) -> str:
 class Section(BaseModel):
     """Base of every section of an experiment: closed, frozen, finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="after")
     def _freeze(self) -> Self:

@@ -56,17 +56,24 @@ class Rule(Section):
     """Tolerance of the metrics that match a pattern, and the direction that is worse (the score table's by default)."""
 
     match: str = Field(min_length=1)
+    """A pattern of dotted keys, such as ``strategy.*.sharpe``."""
     absolute: float = Field(0.0, ge=0)
+    """Allowed change."""
     relative: float = Field(0.0, ge=0)
+    """Allowed change, as a share of the baseline's value."""
     worse: Literal["higher", "lower", "any", "none"] | None = None
+    """The direction that is worse; as in the score table if left out."""
 
 
 class Tolerances(Section):
     """The rules of a check: the first match applies, or else what is known of the metric."""
 
     keep: tuple[str, ...] = Field(("*",), strict=False)
+    """Patterns of the metrics that a baseline holds."""
     drop: tuple[str, ...] = Field((), strict=False)
+    """Patterns of metrics that it does not."""
     rules: tuple[Rule, ...] = Field((), strict=False)
+    """Allowed changes; the first rule that matches applies."""
 
     def rule(self, metric: str) -> Rule | None:
         """The first rule that matches a metric."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ Write = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = {"configuration.md", "metrics.md"}
+"""Pages that `docs.builder` writes; `test_site.py` follows the links to them."""
+EXAMPLES = [page for page in PAGES if "```python title=" in page.read_text(encoding="utf-8")]
 every_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 
 
@@ -61,7 +65,8 @@ def test_every_file_on_a_page_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = re.findall(r"(?<![\w/.])(?:btcbt|tests|docs|experiments|benchmarks|strategies)/[\w./-]*\w/?", text)
     missing = {path for path in paths if "NAME" not in path and not (ROOT / path).exists()}
-    missing |= {link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (page.parent / link).exists()}
+    links = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)) - GENERATED
+    missing |= {link for link in links if not (page.parent / link).exists()}
     assert not missing
 
 
@@ -109,6 +114,26 @@ def test_the_forecaster_in_the_readme_forecasts(make_windows: Callable[..., list
     assert batch.paths.shape == (4, 2, 3, 6)
     assert batch.origins.tolist() == [window.origin for window in windows]
     assert np.array_equal(batch.paths[1, 1, 2], windows[1].values[-1].astype(np.float32))
+
+
+@pytest.mark.parametrize("page", [*EXAMPLES, ROOT / "docs/from-kronos.md"], ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks with a title are files; blocks of Python without one are run beside them, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # user code is imported from the working directory
+    blocks = re.findall(
+        r'^```(python|yaml)(?: title="([^"]+)")?\n(.*?)^```', page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for _, title, code in blocks:
+        if title:
+            (tmp_path / title).write_text(code, encoding="utf-8")
+    programs = [code for language, title, code in blocks if language == "python" and not title]
+    assert programs
+    for code in programs:
+        execute(code)
+    for _, title, code in blocks:
+        if title.endswith(".py"):
+            execute(code)
 
 
 def test_the_citation_file_has_what_its_format_requires() -> None:

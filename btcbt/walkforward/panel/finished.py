@@ -15,7 +15,7 @@ from btcbt.walkforward.panel.accounts import Books
 
 FILES = (
     *("manifest.json", "metrics.json", "scores.parquet", "targets.parquet"),
-    *("rankings.parquet", "equity.parquet", "trades.parquet", "orders.parquet"),
+    *("rankings.parquet", "equity.parquet", "trades.parquet", "orders.parquet", "report.html"),
 )
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from btcbt.audit.panel import audit_panel
 from btcbt.candles import make_candles, write_candles
-from btcbt.config import PanelConfig, RunConfig, load_experiment
+from btcbt.config import RunConfig, load_experiment
 from btcbt.errors import CandleError, ConfigError, StoreError
 from btcbt.forecasters import fitted
 from btcbt.progress import PlainProgress
@@ -22,39 +22,14 @@ from btcbt.strategies import PanelStrategy
 from btcbt.walkforward.panel.accounts import Books, equal_weights
 from btcbt.walkforward.panel.finished import FILES, stored_panel
 from btcbt.walkforward.runner import run
-
-SYMBOLS = {"BTC": "bundled:BTCUSD_1h", "ETH": "bundled:ETHUSD_1h", "LTC": "bundled:LTCUSD_1h"}
-TREE = {
-    "name": "panel",
-    "candles": {"symbols": SYMBOLS, "interval": "1h"},
-    "windows": {"start": "2019-06-01", "end": "2019-06-08", "context": 48, "horizon": 6, "stride": 2},
-    "forecasters": {
-        "random_walk": {"kind": "random_walk", "n_paths": 20},
-        "ewma": {"kind": "ewma_volatility", "n_paths": 20},
-    },
-    "strategies": {
-        "threshold": {"use": "threshold", "forecasters": ["ewma"]},
-        "top_k": {"use": "top_k", "forecasters": ["ewma"]},
-        "equal_weight": {"use": "equal_weight"},
-    },
-    "seed": 3,
-}
-
-
-def panel_config(root, **changes):
-    return PanelConfig.model_validate({**TREE, "store": {"root": str(root)}, **changes})
-
-
-@pytest.fixture(scope="module")
-def panel(tmp_path_factory):
-    return run(panel_config(tmp_path_factory.mktemp("panel")))
+from tests.small_panel import SYMBOLS, TREE, panel_config
 
 
 def test_each_symbols_forecasts_are_those_of_its_single_run_bit_for_bit(panel, tmp_path):
     tree = {**TREE, "candles": {"path": SYMBOLS["ETH"], "symbol": "ETH"}, "store": {"root": str(tmp_path)}}
     del tree["strategies"]["top_k"], tree["strategies"]["equal_weight"]
     single = run(RunConfig.model_validate(tree))
-    own = panel.of("ETH")
+    own = panel.symbol("ETH")
     for name in ("random_walk", "ewma"):
         assert own.manifest["forecasters"][name]["key"] == single.manifest["forecasters"][name]["key"]
         np.testing.assert_array_equal(own.forecasts(name).paths(), single.forecasts(name).paths())
@@ -62,12 +37,12 @@ def test_each_symbols_forecasts_are_those_of_its_single_run_bit_for_bit(panel, t
 
 
 def test_symbols_have_random_numbers_of_their_own(panel):
-    keys = {panel.of(symbol).manifest["forecasters"]["ewma"]["key"] for symbol in SYMBOLS}
+    keys = {panel.symbol(symbol).manifest["forecasters"]["ewma"]["key"] for symbol in SYMBOLS}
     assert len(keys) == 3
 
 
 def test_pooled_numbers_are_those_of_the_symbols_losses(panel):
-    frames = {symbol: panel.of(symbol).losses() for symbol in SYMBOLS}
+    frames = {symbol: panel.symbol(symbol).losses() for symbol in SYMBOLS}
     column = "crps_bps.h6"
     ratios = [
         100 * (one[f"ewma.{column}"] - one[f"random_walk.{column}"]) / one[f"random_walk.{column}"].mean()
@@ -84,7 +59,7 @@ def test_rank_ic_is_that_of_pandas(panel):
     origin = panel.rankings().index[10]
     forecast, outcome = {}, {}
     for symbol in SYMBOLS:
-        own = panel.of(symbol)
+        own = panel.symbol(symbol)
         row = list(own.origins().index).index(origin)
         closes = own.candles()["close"]
         last = closes[origin - pd.Timedelta("1h")]
@@ -97,7 +72,7 @@ def test_rank_ic_is_that_of_pandas(panel):
 def test_a_book_holds_the_single_accounts_decisions_in_equal_parts(panel):
     targets = panel.targets()
     for symbol in SYMBOLS:
-        single = panel.of(symbol).targets()["threshold@ewma"].dropna()
+        single = panel.symbol(symbol).targets()["threshold@ewma"].dropna()
         np.testing.assert_allclose(targets.loc[single.index, f"threshold@ewma/{symbol}"], single / 3)
 
 
@@ -122,8 +97,8 @@ def test_a_second_run_computes_no_forecast_and_changes_nothing(panel):
     assert json.dumps(again.metrics) == json.dumps(panel.metrics)
 
 
-def test_a_finished_panel_is_scored_again_where_it_is_damaged_or_decides_otherwise(panel):
-    runs = {symbol: panel.of(symbol) for symbol in SYMBOLS}
+def test_a_finished_panel_is_scored_again_where_it_is_damaged_or_decides_otherwise(panel, tmp_path):
+    runs = {symbol: panel.symbol(symbol) for symbol in SYMBOLS}
     names = list(dict.fromkeys(column.rpartition("/")[0] for column in panel.targets()))
     targets = panel.targets().to_numpy().reshape(-1, len(names), len(SYMBOLS))
     books = Books(np.arange(len(targets)), tuple(names), targets, {})
@@ -133,12 +108,12 @@ def test_a_finished_panel_is_scored_again_where_it_is_damaged_or_decides_otherwi
     newer = replace(runs["ETH"], manifest={**runs["ETH"].manifest, "started": "2031-01-01T00:00:00+00:00"})
     assert stored_panel(panel.directory, {**runs, "ETH": newer}, books) is None
     for file in FILES:
-        copy = shutil.copytree(panel.directory, panel.directory.with_name("damaged"), dirs_exist_ok=True)
+        copy = shutil.copytree(panel.directory, tmp_path / "copy", dirs_exist_ok=True)
         (copy / file).unlink()
         assert stored_panel(copy, runs, books) is None
-    (copy / file).write_bytes(b"PAR1 cut off")
+    copy = shutil.copytree(panel.directory, copy, dirs_exist_ok=True)
+    (copy / "trades.parquet").write_bytes(b"PAR1 cut off")
     assert stored_panel(copy, runs, books) is None
-    shutil.rmtree(copy)
 
 
 def test_the_summary_has_a_verdict_and_fits_the_terminal(panel):
@@ -161,13 +136,13 @@ def test_a_pooled_fit_is_made_on_all_symbols_and_kept_apart(tmp_path):
         panel_config(tmp_path, forecasters={"har": {**POOLED["har"], "pool": False}}, windows=SHORT, strategies={})
     )
     for symbol in SYMBOLS:
-        one, other = together.of(symbol), alone.of(symbol)
+        one, other = together.symbol(symbol), alone.symbol(symbol)
         assert one.manifest["forecasters"]["har"]["key"] != other.manifest["forecasters"]["har"]["key"]
         assert one.manifest["forecasters"]["har"]["labels"] == {"clean": 8}
         assert not np.array_equal(one.forecasts("har").paths(), other.forecasts("har").paths())
     two = {symbol: SYMBOLS[symbol] for symbol in ("BTC", "ETH")}
     fewer = run(panel_config(tmp_path, candles={"symbols": two}, forecasters=POOLED, windows=SHORT, strategies={}))
-    assert fewer.of("BTC").digests()["refit.har"].tolist() != together.of("BTC").digests()["refit.har"].tolist()
+    assert fewer.symbol("BTC").digests()["refit.har"].tolist() != together.symbol("BTC").digests()["refit.har"].tolist()
 
 
 def test_a_pooled_fit_is_refused_outside_of_a_panel(tmp_path):
@@ -318,7 +293,7 @@ def test_a_damaged_panel_run_is_one_error(panel, tmp_path):
     with pytest.raises(StoreError, match="not a run"):
         load_panel_run(tmp_path)
     with pytest.raises(StoreError, match="no symbol 'XRP'; it has BTC, ETH, LTC"):
-        panel.of("XRP")
+        panel.symbol("XRP")
     manifest = json.loads((panel.directory / "manifest.json").read_text())
     manifest["symbols"]["BTC"]["name"] = "../../elsewhere"
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
