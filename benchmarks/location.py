@@ -58,7 +58,7 @@ def place(config: RunConfig, name: str) -> tuple[Placed, LocationRegression]:
     """Run the experiment, and place the decoded closes and the stored paths of a forecaster."""
     stored = run(config).forecasts(name)
     stages = Stages()
-    candles = stages.prepared(stages.raw(config.candles))
+    candles = stages.history(config.candles)
     forecaster = create_forecaster(config.forecasters[name], config.windows, config.seed)
     windows = stages.windows(candles, config.windows, forecaster.context).with_context(forecaster.context)
     if windows.origins.tolist() != stored.origins.tolist():

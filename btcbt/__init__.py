@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from btcbt.models.kronos.hf.quick import predict_btc
     from btcbt.report.run import Run, load_run
-    from btcbt.storage.panel_runs import PanelRun, load_panel_run
+    from btcbt.report.run.panel import PanelRun
     from btcbt.walkforward.runner import run
     from btcbt.workflows.compare import compare
 
-__all__ = ["PanelRun", "Run", "compare", "load_panel_run", "load_run", "predict_btc", "run"]
+__all__ = ["PanelRun", "Run", "compare", "load_run", "predict_btc", "run"]
 
 _HOMES = {
     "run": "btcbt.walkforward.runner",
     "load_run": "btcbt.report.run",
-    "load_panel_run": "btcbt.storage.panel_runs",
-    "PanelRun": "btcbt.storage.panel_runs",
+    "PanelRun": "btcbt.report.run.panel",
     "compare": "btcbt.workflows.compare",
     "Run": "btcbt.report.run",
     "predict_btc": "btcbt.models.kronos.hf.quick",

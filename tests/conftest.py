@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,9 +11,21 @@ import pytest
 from btcbt.candles import make_candles, read_candles
 from btcbt.records import Candles, FloatArray, Window
 
+if TYPE_CHECKING:
+    from btcbt.report.run.panel import PanelRun
+
 ROOT = Path(__file__).resolve().parents[1]
 HOUR_MS = 3_600_000
 START_MS = 1_546_300_800_000  # 2019-01-01T00:00Z
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands print does not depend on the terminal of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -83,3 +96,12 @@ def simulate_candles(rng: np.random.Generator, n: int, *, price: float, volatili
     volume = np.exp(5.0 + rng.standard_normal(n))
     amount = volume * (opening + high + low + close) / 4
     return np.stack((opening, high, low, close, volume, amount), axis=1)
+
+
+@pytest.fixture(scope="session")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> "PanelRun":
+    """A finished run on three coins."""
+    from btcbt.walkforward.runner import run  # only where it is used: it imports for seconds
+    from tests.small_panel import panel_config
+
+    return run(panel_config(tmp_path_factory.mktemp("panel")))

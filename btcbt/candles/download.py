@@ -120,6 +120,43 @@ class _Job:
     results: dict[ArchiveFile, FileResult] = field(default_factory=dict)
 
 
+def histories(symbol: str | None, symbols: str | None, interval: str, output: Path | None) -> dict[str, Path]:
+    """The symbols of ``--symbol`` or ``--symbols``, each with its history.
+
+    Parameters
+    ----------
+    symbol, symbols : str or None
+        One symbol, or several with commas between them.
+    interval : str
+        Such as ``1h``; part of the default names.
+    output : Path or None
+        The history of the one symbol, or the folder of those of several; in ``data`` by default.
+
+    Raises
+    ------
+    CandleError
+        If both or neither are given, or a symbol is invalid or given twice.
+    """
+    if (symbol is None) == (symbols is None):
+        got = "neither" if symbol is None else "both"
+        raise CandleError(f"candles: {got} of --symbol and --symbols given, expected one of them")
+    if symbol is not None:
+        name = check_symbol(symbol)
+        return {name: output or Path("data") / _file_name(name, interval)}
+    names = [check_symbol(name) for name in (symbols or "").split(",")]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise CandleError(f"candles: --symbols has {twice[0]} twice, expected each once")
+    folder = output or Path("data")
+    if folder.suffix == ".parquet":
+        raise CandleError(f"candles: --output {folder} is one file, expected the folder of the files of --symbols")
+    return {name: folder / _file_name(name, interval) for name in names}
+
+
+def _file_name(symbol: str, interval: str) -> str:
+    return f"{symbol}_{Path(interval).name}.parquet"
+
+
 def download_candles(
     symbol: str,
     interval: str,

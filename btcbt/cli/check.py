@@ -37,10 +37,10 @@ def check_command(
     with guarded(console(stderr=True), f"python -m btcbt check {run}", kept="nothing was changed"):
         from btcbt.metrics.regression import Tolerances, compare_metrics, read_tolerances, write_baseline
         from btcbt.report.check import OF_ACCOUNTS, about, check_table, numbers_of
-        from btcbt.storage.runs import load_run
+        from btcbt.storage.panel_runs import load_any_run
 
         rules = Tolerances() if tolerances is None else read_tolerances(tolerances)
-        found = load_run(run)
+        found = load_any_run(run)
         measured = about(found)
         before, differing = _baseline(baseline, measured, run, update=update)
         now = numbers_of(found, before)
@@ -70,12 +70,12 @@ def _baseline(baseline: Path, measured: Mapping[str, str], run: Path, *, update:
     from btcbt.errors import ConfigError
     from btcbt.metrics.regression import Baseline, incomparable, read_baseline
     from btcbt.report.check import about
-    from btcbt.storage.runs import load_run
+    from btcbt.storage.panel_runs import load_any_run
 
     if baseline.is_dir():
         if update:
             raise ConfigError(f"{baseline}: --update writes a JSON file, and this is a folder; name a file")
-        other = load_run(baseline)
+        other = load_any_run(baseline)
         numbers, of = Baseline(dict(other.metrics), about(other))
     else:
         try:

@@ -44,12 +44,17 @@ PlaceholdersOption = Annotated[
 
 @data_app.command("download", epilog="Example: btcbt data download --symbol BTCUSDT --start 2017-08")
 def download_command(
-    symbol: Annotated[str, typer.Option(help="Symbol, such as BTCUSDT.")],
     start: Annotated[str, typer.Option(help="First month or day: 2017-08 or 2017-08-17.")],
+    symbol: Annotated[str | None, typer.Option(help="Symbol, such as BTCUSDT.")] = None,
+    symbols: Annotated[str | None, typer.Option(help="Several, such as BTCUSDT,ETHUSDT: one file each.")] = None,
     interval: IntervalOption = "1h",
     end: Annotated[str | None, typer.Option(help="Last month or day; yesterday by default.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Parquet file to create or append to; data/SYMBOL_INTERVAL.parquet by default.")
+        Path | None,
+        typer.Option(
+            help="Parquet file to create or append to, with --symbols their folder; data/SYMBOL_INTERVAL.parquet by "
+            "default."
+        ),
     ] = None,
     archive: Annotated[
         Path | None, typer.Option(help="Folder that keeps the zips; 'archive' beside the output by default.")
@@ -66,30 +71,33 @@ def download_command(
 ) -> None:
     """Download verified candles from the Binance archive and append them; resumes if interrupted."""
     out, errors = console(), console(stderr=True)
-    again = f"python -m btcbt data download --symbol {symbol} --interval {interval} --start {start} ..."
+    asked = f"--symbol {symbol}" if symbols is None else f"--symbols {symbols}"
+    again = f"python -m btcbt data download {asked} --interval {interval} --start {start} ..."
+    clean = True
     with guarded(errors, again, "fetched files are kept"):
         from btcbt.candles.archive import BASE_URL
-        from btcbt.candles.download import download_candles
+        from btcbt.candles.download import download_candles, histories
         from btcbt.candles.transport import RetryPolicy
 
-        with _bar(errors) as progress:
-            done = download_candles(
-                symbol,
-                interval,
-                start,
-                end,
-                output=output or Path("data") / f"{Path(symbol).name}_{Path(interval).name}.parquet",
-                archive=archive,
-                base_url=base_url or BASE_URL,
-                jobs=jobs,
-                repair=repair,
-                drop_placeholders=drop_placeholders,
-                refresh=refresh,
-                keep_going=keep_going,
-                retry=RetryPolicy(attempts=attempts),
-                progress=progress,
-            )
-        clean = _show_download(out, done)
+        for name, place in histories(symbol, symbols, interval, output).items():
+            with _bar(errors) as progress:
+                done = download_candles(
+                    name,
+                    interval,
+                    start,
+                    end,
+                    output=place,
+                    archive=archive,
+                    base_url=base_url or BASE_URL,
+                    jobs=jobs,
+                    repair=repair,
+                    drop_placeholders=drop_placeholders,
+                    refresh=refresh,
+                    keep_going=keep_going,
+                    retry=RetryPolicy(attempts=attempts),
+                    progress=progress,
+                )
+            clean &= _show_download(out, done)
     if not clean:
         raise typer.Exit(PROBLEMS)
 

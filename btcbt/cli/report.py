@@ -19,7 +19,7 @@ def report_command(
     """Write a finished run's page, report.html, from what is stored."""
     with guarded(console(stderr=True), f"python -m btcbt report {run}", kept="nothing was changed"):
         from btcbt.report.page import write_page
-        from btcbt.storage.runs import load_run
+        from btcbt.storage.panel_runs import load_any_run
 
-        file = write_page(load_run(run))
+        file = write_page(load_any_run(run))
     console().print(f"page in {file}", markup=False, highlight=False, soft_wrap=True)

@@ -39,6 +39,7 @@ from btcbt.config.forecasters import (
     PathForecasterConfig,
     RandomWalkConfig,
     RefitConfig,
+    ReorderedConfig,
     UserForecasterConfig,
     UserPostprocessorConfig,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "PortfolioConfig",
     "RandomWalkConfig",
     "RefitConfig",
+    "ReorderedConfig",
     "RunConfig",
     "Section",
     "StoreConfig",

@@ -423,6 +423,28 @@ class LocatedConfig(ForecasterSection):
         return ""
 
 
+class ReorderedConfig(ForecasterSection):
+    """The forecaster `base` with the closes of each step given to other paths: steps go together as past errors did.
+
+    A Schaake shuffle (Clark et al., 2004) by the newest `errors` of its own forecasts whose outcomes are known.
+    """
+
+    kind: Literal["reordered"]
+    builds: ClassVar[str] = "btcbt.forecasters.reordered:Reordered"
+    base: Name
+    errors: int = Field(2000, ge=1, le=100_000)
+
+    @property
+    def based_on(self) -> str | None:
+        """See `ForecasterSection.based_on`."""
+        return self.base
+
+    @property
+    def remark(self) -> str:
+        """See `ForecasterSection.remark`."""
+        return f"the paths of {self.base}, the order of steps is that of its past errors (Schaake shuffle)"
+
+
 class UserForecasterConfig(SamplerConfig):
     """A user-defined forecaster."""
 
@@ -467,6 +489,7 @@ _BuiltIn = (
     | TimesFmConfig
     | CalibratedConfig
     | LocatedConfig
+    | ReorderedConfig
 )
 KINDS = tuple(str(get_args(one.model_fields["kind"].annotation)[0]) for one in get_args(_BuiltIn))
 """The built-in kinds of forecasters."""

@@ -20,6 +20,8 @@ _ENDS = (
     (re.compile(r"\.(coverage90|direction)\.close\.(h\d+|all)$"), r".\1_{}.\2"),
     # Differences: opponent. ... .difference_pct has low_pct, against. ... .difference has low.
     (re.compile(r"\.difference(_bps|_pct)?$"), r".{}\1"),
+    # Rankings: rank_ic.h24.mean has rank_ic.h24.low.
+    (re.compile(r"\.(ic|rank_ic|spread_bps|hit_rate)\.(h\d+)\.mean$"), r".\1.\2.{}"),
     # Accounts: sharpe has sharpe_low.
     (re.compile(r"\.(sharpe|total_return)$"), r".\1_{}"),
 )

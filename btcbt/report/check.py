@@ -20,7 +20,9 @@ from btcbt.metrics.score import Row
 from btcbt.metrics.table import every_key, find_score
 from btcbt.records import CHANNELS
 from btcbt.report.figures import milliseconds
+from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import Run
+from btcbt.trees import tree_digest
 
 SHOWN = 20
 """Rows of the table; the JUnit file has all."""
@@ -34,7 +36,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _STYLES = {"worse": "red", "vanished": "red", "better": "green"}
 
 
-def numbers_of(run: Run, baseline: Mapping[str, float]) -> Mapping[str, float]:
+def numbers_of(run: Run | PanelRun, baseline: Mapping[str, float]) -> Mapping[str, float]:
     """The headline numbers of a run, and other scores that a baseline names by their dotted keys.
 
     Raises
@@ -120,18 +122,31 @@ def _rest(changed: Sequence[Comparison]) -> list[str]:
     return [f"and {len(changed):,} more ({parts}); --junit FILE lists all"]
 
 
-def about(run: Run) -> dict[str, str]:
+def about(run: Run | PanelRun) -> dict[str, str]:
     """What the numbers of a run were measured on, for `btcbt.metrics.regression.incomparable`."""
+    if isinstance(run, PanelRun):
+        return _about_panel(run)
     origins, candles = run.manifest.get("origins"), run.manifest.get("candles")
     if not origins or not candles or not (run.directory / "candles.parquet").is_file():
         return {}
-    table, windows, portfolio = run.candles(), run.config.windows, run.config.portfolio
+    table = run.candles()
     traded = table.loc[table.index >= pd.Timestamp(origins["first"])]
     content = milliseconds(traded.index).tobytes() + traded[list(CHANNELS)].to_numpy(dtype="<f8").tobytes()
+    return _measured(run, hashlib.sha256(content).hexdigest()[:16])
+
+
+def _about_panel(run: PanelRun) -> dict[str, str]:
+    """The same of a run on several symbols: the candles are those of all of them."""
+    each = {symbol: about(run.symbol(symbol)).get("candles", "") for symbol in run.symbols}
+    return {"symbols": ", ".join(run.symbols)} | _measured(run, tree_digest(each)[:16])
+
+
+def _measured(run: Run | PanelRun, candles: str) -> dict[str, str]:
+    origins, windows, portfolio = run.manifest["origins"], run.config.windows, run.config.portfolio
     return {
         "origins": f"{origins['first']} .. {origins['last']}, {origins['scored']:,} scored",
-        "horizon": f"{windows.horizon} candles of {candles['interval']}",
-        "candles": hashlib.sha256(content).hexdigest()[:16],
+        "horizon": f"{windows.horizon} candles of {run.config.candles.interval}",
+        "candles": candles,
         "costs": f"{portfolio.fee_bps:g} + {portfolio.slippage_bps:g} bps",
     }
 

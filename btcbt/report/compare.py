@@ -17,6 +17,7 @@ from btcbt.metrics.score import POOLED
 from btcbt.records import FloatArray, IntArray
 from btcbt.report.cells import NONE, number, plain_table
 from btcbt.report.versus import SIZE
+from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -36,14 +37,19 @@ class RunComparison:
 
     Attributes
     ----------
-    runs : mapping of str to Run
-        By letter, A first.
+    runs : mapping of str to Run or PanelRun
+        By letter, A first; all on one symbol, or all on several.
     origins : int64 (B,)
         Origins that all runs have scored, ms UTC.
     differences : DataFrame
         One row a comparison: ``run``, ``forecaster``, ``against`` (run A's), ``step`` (0: the whole path's energy
         score), ``difference``, ``low``, ``high`` (95 % interval) and ``detectable`` (smallest detectable difference)
         each with ``_bps`` and ``_pct``, ``p_value``, ``adjusted_p``, ``origins``. Negative is better than A's.
+        Of runs on several symbols: pooled over those that all have, in percent alone, and ``effective_symbols``.
+    rankings : DataFrame
+        Of runs on several symbols, one row a forecaster and step: ``run``, ``forecaster``, ``against``, ``step``,
+        ``rank_ic`` and ``against_rank_ic`` on common origins, ``difference`` with ``low`` and ``high``, ``p_value``,
+        ``adjusted_p``. Positive is better than A's.
     adjustment : str
         How p-values were adjusted: ``romano-wolf`` or ``holm``.
     accounts : DataFrame
@@ -59,7 +65,7 @@ class RunComparison:
         What limits the comparison.
     """
 
-    runs: dict[str, Run]
+    runs: Mapping[str, Run | PanelRun]
     origins: IntArray
     differences: pd.DataFrame
     adjustment: str
@@ -67,6 +73,7 @@ class RunComparison:
     hours: IntArray
     returns: dict[tuple[str, str], FloatArray]
     settings: pd.DataFrame
+    rankings: pd.DataFrame
     notes: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
@@ -84,6 +91,8 @@ class RunComparison:
 def compare_summary(found: RunComparison) -> RenderableType:
     """All of a comparison: runs, verdict, differences, accounts and settings."""
     parts: list[RenderableType] = [*run_lines(found), Text(), *verdict(found), Text(), differences_table(found)]
+    if len(found.rankings):
+        parts += [Text(), rankings_table(found)]
     if len(found.accounts):
         parts += [Text(), accounts_table(found, MOST_ACCOUNTS)]
     if len(found.settings):
@@ -166,12 +175,37 @@ def differences_table(found: RunComparison, *, repeat: bool = False) -> Table:
         )
         before = who
     tested = int(found.differences["adjusted_p"].notna().sum())
+    several = any(isinstance(run, PanelRun) for run in found.runs.values())
+    what = "; all symbols pooled, dependence between them allowed for" if several else ""
     method = "Romano-Wolf" if found.adjustment == "romano-wolf" else "Holm"
     table.caption = (
         f"ahead: candles, or the energy score of the whole path of closes; p: two-sided, overlap allowed for; adj. p: "
         f"for all {tested} comparisons ({method}); min: smallest difference that these origins would have shown "
-        f"(80 % power at {SIZE:.0%})"
+        f"(80 % power at {SIZE:.0%}){what}"
     )
+    return table
+
+
+def rankings_table(found: RunComparison) -> Table:
+    """RankIC beside run A's on common origins."""
+    table = plain_table("RankIC beside run A's on common origins (positive: better than A's)")
+    for heading in ("run", "forecaster", "ahead"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("RankIC", "A's", "change", "95 % interval", "adj. p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.rankings.to_dict("records"):
+        same = row["difference"] == 0.0 and not math.isfinite(row["p_value"])
+        table.add_row(
+            row["run"],
+            row["forecaster"],
+            str(row["step"]),
+            number(row["rank_ic"], "+.3f"),
+            number(row["against_rank_ic"], "+.3f"),
+            SAME if same else number(row["difference"], "+.3f"),
+            NONE if same else interval_text(row["low"], row["high"], "+.2f"),
+            p_text(row["adjusted_p"]),
+        )
+    table.caption = "mean rank correlation of forecast and realised returns across symbols; overlap allowed for"
     return table
 
 
@@ -218,7 +252,7 @@ def settings_table(found: RunComparison, most: int | None = None) -> Table:
 
 def is_same(row: Mapping[Any, Any]) -> bool:
     """Whether the losses of a comparison are the same at every origin."""
-    return bool(row["difference_bps"] == 0.0) and not math.isfinite(row["p_value"])
+    return bool(row["difference_pct"] == 0.0) and not math.isfinite(row["p_value"])
 
 
 def interval_text(low: float, high: float, form: str) -> str:

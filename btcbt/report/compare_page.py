@@ -14,11 +14,21 @@ from btcbt.errors import ConfigError
 from btcbt.files import write_whole
 from btcbt.metrics.score import POOLED
 from btcbt.report.colours import cycle
-from btcbt.report.compare import RunComparison, accounts_table, differences_table, settings_table, verdict
+from btcbt.report.compare import (
+    RunComparison,
+    accounts_table,
+    differences_table,
+    rankings_table,
+    settings_table,
+    verdict,
+)
 from btcbt.report.figures import costs_of, heading_of
 from btcbt.report.page.blobs import pack, pack_json
 from btcbt.report.page.content import Table, as_table
 from btcbt.report.page.render import page_text
+from btcbt.report.panel_figures import panel_heading
+from btcbt.storage.panel_runs import PanelRun
+from btcbt.storage.runs import Run
 
 MOST_POINTS = 1500
 """Points of a curve."""
@@ -48,7 +58,7 @@ def _content(found: RunComparison) -> dict[str, Any]:
     about = {
         letter: [
             run.config.name,
-            heading_of(run).partition(": ")[2].strip(),
+            _heading(run).partition(": ")[2].strip(),
             ", ".join(run.manifest["forecasters"]),
             costs_of(run),
             str(run.directory),
@@ -65,10 +75,15 @@ def _content(found: RunComparison) -> dict[str, Any]:
         "notes": found.notes,
         "runs": runs,
         "differences": as_table(differences_table(found, repeat=True)),
+        "rankings": as_table(rankings_table(found)) if len(found.rankings) else None,
         "accounts": as_table(accounts_table(found, repeat=True)) if len(found.accounts) else None,
         "settings": as_table(settings_table(found)) if len(found.settings) else None,
         "command": "btcbt compare " + " ".join(str(run.directory) for run in found.runs.values()),
     }
+
+
+def _heading(run: Run | PanelRun) -> str:
+    return panel_heading(run) if isinstance(run, PanelRun) else heading_of(run)
 
 
 def _blobs(found: RunComparison) -> dict[str, str]:

@@ -20,6 +20,7 @@ from btcbt.config import BUY_AND_HOLD, interval_ms, time_text
 from btcbt.metrics.distribution import sample_quantiles
 from btcbt.records import CHANNELS, CLOSE, VOLUME, Float32Array, FloatArray, IntArray, Window
 from btcbt.report.colours import COLOURS, colours_of
+from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def symbol_of(run: Run) -> str:
     return path.rpartition(":")[2].rpartition("/")[2].removesuffix(".parquet")
 
 
-def costs_of(run: Run) -> str:
+def costs_of(run: Run | PanelRun) -> str:
     """What the accounts of a run pay, in words."""
     portfolio = run.config.portfolio
     return f"after {portfolio.fee_bps:g} bps fees and {portfolio.slippage_bps:g} bps slippage a side, and funding"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,86 +11,47 @@ from rich.text import Text
 
 from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics.cross_section_scores import CROSS_SECTION
-from btcbt.metrics.pooled_versus import SYMBOL, SYMBOLS
 from btcbt.metrics.score import comparison_steps
 from btcbt.report.cells import NONE, number, plain_table
-from btcbt.report.figures import BASELINES
-from btcbt.report.versus import SIZE
+from btcbt.report.panel_tables import (
+    Pooled,
+    effective_symbols,
+    main_forecaster,
+    of_row,
+    pooled,
+    symbol_frame,
+)
 from btcbt.storage.panel_runs import PanelRun
-
-
-class Pooled(NamedTuple):
-    """The difference of one forecaster from the opponent over all symbols, or on one, in percent."""
-
-    difference: float
-    low: float
-    high: float
-    detectable: float
-    adjusted_p: float
-
-    @property
-    def better(self) -> bool:
-        """Whether it is better at `SIZE`, all comparisons together."""
-        return self.adjusted_p <= SIZE and self.difference < 0.0
-
-    @property
-    def worse(self) -> bool:
-        """Whether its own 95 % interval lies above zero."""
-        return self.low > 0.0
 
 
 def panel_summary(run: PanelRun) -> RenderableType:
     """Summary of a stored run on several symbols, for a rich console."""
-    parts: list[RenderableType] = [_verdict(run), "", _head(run)]
+    parts: list[RenderableType] = [verdict(run), "", head(run)]
     if run.metrics.get("origins.scored"):
-        parts += ["", _pooled_table(run), "", _symbol_table(run), "", _ranking_table(run)]
-    parts += [_labels(run), "", _account_table(run), _foot(run)]
+        parts += ["", pooled_table(run), "", symbol_table(run), "", ranking_table(run)]
+    parts += [labels(run), "", account_table(run), _foot(run)]
     return Group(*parts)
 
 
-def main_forecaster(run: PanelRun) -> str:
-    """The first forecaster that is neither the opponent nor, if there is one, a simple one."""
-    names = [name for name in run.manifest["forecasters"] if name != run.manifest["opponent"]]
-    simple = {name: run.manifest["forecasters"][name]["kind"] in BASELINES for name in names}
-    order = [name for name in run.config.forecasters if name in simple] + names
-    return min(order, key=lambda name: simple[name], default=str(run.manifest["opponent"]))
-
-
-def pooled(run: PanelRun, name: str, step: int, symbol: str | None = None) -> Pooled:
-    """The difference of the close's CRPS at a step; NaN where it is not known."""
-    where = f"crps_bps.close.h{step}"
-    if symbol is None:
-        prefix = f"forecast.{name}.{SYMBOLS}.{where}"
-        return Pooled(*(run.metrics.get(f"{prefix}.{key}", math.nan) for key in _KEYS))
-    frame = run.scores()
-    group = f"{SYMBOLS}={run.manifest['opponent']}{SYMBOL}{symbol}"
-    own = frame[(frame["forecaster"] == name) & (frame["group"] == group) & (frame["step"] == step)]
-    values = dict(zip(own["metric"], own["value"], strict=True))
-    return Pooled(*(values.get(f"crps_bps.{key}", math.nan) for key in _KEYS))
-
-
-_KEYS = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p")
-
-
-def _verdict(run: PanelRun) -> Text:
+def verdict(run: PanelRun) -> Text:
+    """One sentence on the main forecaster at the last step, over all symbols."""
     name, opponent, step = main_forecaster(run), run.manifest["opponent"], run.config.windows.horizon
-    one = pooled(run, name, step)
+    one, worth = pooled(run, name, step), number(effective_symbols(run, name, step), ".1f")
     where = f"at step {step} over {len(run.symbols)} symbols"
     if not math.isfinite(one.low):
         return Text(f"No verdict {where}: too few origins, or nothing to compare with {opponent}.", style="bold")
+    edge = "An edge" if one.better else f"No edge larger than {-one.low:.1f} %" if one.low < 0 else "No edge"
     by = f"{abs(one.difference):.1f} % {'below' if one.difference < 0 else 'above'} that of {opponent}"
-    interval = f"95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted p {_p(one.adjusted_p)}"
-    if one.better:
-        return Text(f"An edge {where}: the CRPS of {name} is {by} ({interval}).", style="bold")
-    edge = f"No edge larger than {-one.low:.1f} % {where}" if one.low < 0 else f"No edge {where}"
     return Text(
-        f"{edge}: the CRPS of {name} is {by} ({interval}); one of {one.detectable:.1f} % would have shown (80 % "
-        "power).",
+        f"{edge} {where}: the CRPS of {name} is {by} (95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted p "
+        f"{_p(one.adjusted_p)}); {one.detectable:.1f} % would have shown (80 % power), and the symbols are worth "
+        f"{worth} independent ones.",
         style="bold",
     )
 
 
-def _head(run: PanelRun) -> Text:
+def head(run: PanelRun) -> Text:
+    """What was run: symbols, origins and windows."""
     origins, windows = run.manifest["origins"], run.config.windows
     return Text(
         f"{run.config.name}: {', '.join(run.symbols)} at {run.config.candles.interval}, {origins['first']} .. "
@@ -100,7 +60,8 @@ def _head(run: PanelRun) -> Text:
     )
 
 
-def _pooled_table(run: PanelRun) -> Table:
+def pooled_table(run: PanelRun) -> Table:
+    """Every forecaster beside the opponent over all symbols."""
     steps, opponent = comparison_steps(run.config.windows.horizon), run.manifest["opponent"]
     table = plain_table(f"CRPS beside {opponent} over all symbols, {', '.join(map(str, steps))} candles ahead")
     table.add_column("forecaster", no_wrap=True)
@@ -115,8 +76,7 @@ def _pooled_table(run: PanelRun) -> Table:
         for step in steps:
             one = pooled(run, name, step)
             cells += [_coloured(one), _p(one.adjusted_p), number(one.detectable, ".1f")]
-        at = f"forecast.{name}.{SYMBOLS}.crps_bps.close.h{steps[-1]}.effective_symbols"
-        table.add_row(name, *cells, number(run.metrics.get(at, math.nan), ".1f"), style=_style(run, name))
+        table.add_row(name, *cells, number(effective_symbols(run, name, steps[-1]), ".1f"), style=_style(run, name))
     table.caption = (
         "%: loss relative to the opponent's on each symbol, mean of the symbols at each origin; p: two-sided, allows "
         "for overlap and for dependence between symbols, adjusted for all comparisons; min: smallest difference that "
@@ -125,13 +85,14 @@ def _pooled_table(run: PanelRun) -> Table:
     return table
 
 
-def _symbol_table(run: PanelRun) -> Table:
-    name, step = main_forecaster(run), run.config.windows.horizon
+def symbol_table(run: PanelRun) -> Table:
+    """The main forecaster beside the opponent at the last step, on each symbol and on all."""
+    name, step, each = main_forecaster(run), run.config.windows.horizon, symbol_frame(run)
     table = plain_table(f"{name} beside {run.manifest['opponent']} on each symbol, {step} candles ahead")
     for heading in ("symbol", "%", "95% interval", "p", "min"):
         table.add_column(heading, justify="left" if heading == "symbol" else "right", no_wrap=True)
     for symbol in (*run.symbols, None):
-        one = pooled(run, name, step, symbol)
+        one = pooled(run, name, step) if symbol is None else of_row(each, name, step, symbol)
         cells = (_coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", _p(one.adjusted_p))
         shown = "all" if symbol is None else symbol
         table.add_row(shown, *cells, number(one.detectable, ".1f"), style="bold" if symbol is None else "")
@@ -139,7 +100,8 @@ def _symbol_table(run: PanelRun) -> Table:
     return table
 
 
-def _ranking_table(run: PanelRun) -> Table:
+def ranking_table(run: PanelRun) -> Table:
+    """How every forecaster ranks the symbols."""
     steps = comparison_steps(run.config.windows.horizon)
     table = plain_table(f"Ranking of the symbols, {', '.join(map(str, steps))} candles ahead")
     table.add_column("forecaster", no_wrap=True)
@@ -167,7 +129,8 @@ def _ranking_table(run: PanelRun) -> Table:
     return table
 
 
-def _labels(run: PanelRun) -> Text:
+def labels(run: PanelRun) -> Text:
+    """Forecasts that are no evidence on new data, counted."""
     text = Text()
     for name, entry in run.manifest["forecasters"].items():
         unclean = {label: count for label, count in entry["labels"].items() if label != "clean"}
@@ -178,13 +141,14 @@ def _labels(run: PanelRun) -> Text:
     return text if text.plain else Text("Every forecast is out-of-sample.")
 
 
-def _account_table(run: PanelRun) -> Table:
+def account_table(run: PanelRun, *, every: bool = False) -> Table:
+    """Accounts with shared cash: those on the main forecaster or on none, or `every` one."""
     main, costs = main_forecaster(run), run.config.portfolio.fee_bps + run.config.portfolio.slippage_bps
     table = plain_table(f"Net results in one account over all symbols, {costs:g} bps a side")
     table.add_column("account", no_wrap=True)
     for heading in ("return", "Sharpe", "95% interval", "max DD", "turnover/yr", "deflated"):
         table.add_column(heading, justify="right", no_wrap=True)
-    names = [name for name in run.manifest["strategies"] if name.partition("@")[2] in ("", main)]
+    names = [name for name in run.manifest["strategies"] if every or name.partition("@")[2] in ("", main)]
     for name in sorted(names, key=lambda name: name == BUY_AND_HOLD):
         get = _getter(run.metrics, f"strategy.{name}")
         low, high = (number(get(key), "+.1f") for key in ("sharpe_low", "sharpe_high"))

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from btcbt.config import PanelConfig
 from btcbt.errors import StoreError
 from btcbt.files import read_file
-from btcbt.storage.runs import Run, latest, load_run, read_frame
+from btcbt.storage.runs import Run, latest, load_run, read_frame, require
 from btcbt.storage.verdicts import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PanelRun:
     """A finished run on several symbols.
 
@@ -42,12 +42,16 @@ class PanelRun:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        what = f"{', '.join(self.symbols)}, {self.manifest['origins']['eligible']:,} origins"
+        return f"<{type(self).__name__} {self.config.name}: {what}; {self.directory}>"
+
     @property
     def symbols(self) -> tuple[str, ...]:
         """Names of the symbols."""
         return tuple(self.manifest["symbols"])
 
-    def of(self, symbol: str) -> Run:
+    def symbol(self, symbol: str) -> Run:
         """The run of one symbol.
 
         Raises
@@ -56,9 +60,7 @@ class PanelRun:
             If there is no such symbol, or its run is not beside this one.
         """
         known: Mapping[str, Any] = self.manifest["symbols"]
-        if symbol not in known:
-            raise StoreError(f"{self.directory}: no symbol '{symbol}'; it has {', '.join(known)}")
-        entry = known[symbol]
+        entry = known[require(symbol, known, "symbol", self.directory)]
         return load_run(self.directory.parent.parent / entry["name"] / entry["digest"])
 
     def scores(self) -> pd.DataFrame:
@@ -84,6 +86,29 @@ class PanelRun:
     def rankings(self) -> pd.DataFrame:
         """RankIC of each forecaster at each origin (UTC): columns ``NAME.h24``; NaN where nothing is ranked."""
         return read_frame(self.directory, "rankings", index="origin")
+
+
+def is_panel(directory: str | Path) -> bool:
+    """Whether a folder, ``runs/<name>/<digest>`` or ``runs/<name>``, holds a run on several symbols."""
+    folder = Path(directory)
+    if not (folder / "manifest.json").is_file():
+        folder = latest(folder) or folder
+    try:
+        manifest = json.loads(read_file(folder / "manifest.json", MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and "symbols" in manifest
+
+
+def load_any_run(directory: str | Path) -> Run | PanelRun:
+    """Open a finished run on one symbol or on several.
+
+    Raises
+    ------
+    StoreError
+        If there is no whole run.
+    """
+    return load_panel_run(directory) if is_panel(directory) else load_run(directory)
 
 
 def load_panel_run(directory: str | Path) -> PanelRun:

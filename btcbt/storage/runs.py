@@ -302,7 +302,9 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
     try:
         manifest = json.loads(read_file(folder / "manifest.json", MAX_JSON_BYTES))
         if "symbols" in manifest:
-            raise StoreError(f"{folder}: a run on several symbols; open it by btcbt.load_panel_run")
+            raise StoreError(
+                f"{folder}: a run on several symbols; name the run of one of them, such as {_single(folder, manifest)}"
+            )
         if metrics is None:
             read = json.loads(read_file(folder / "metrics.json", MAX_JSON_BYTES))
             metrics = {key: math.nan if value is None else float(value) for key, value in read.items()}
@@ -313,6 +315,12 @@ def load_run(directory: str | Path, *, metrics: dict[str, Any] | None = None) ->
         problem = " ".join(str(error).split())[:200]
         raise StoreError(f"{folder}: the run is damaged or of another version ({problem}); run it again") from None
     return Run(folder, config, manifest, metrics)
+
+
+def _single(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    """The run of the first symbol of a run on several."""
+    entry = next(iter(manifest["symbols"].values()))
+    return folder.parent.parent / str(entry["name"]) / str(entry["digest"])
 
 
 def require(name: str, known: Iterable[str], noun: str, where: object = "") -> str:

@@ -1,12 +1,14 @@
 """Scale the position to a target volatility."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from btcbt.records import YEAR_MS, Forecast, Holding
+from btcbt.records import CLOSE, YEAR_MS, FloatArray, Forecast, Forecasts, Holding
 from btcbt.strategies.base import Params, Strategy
+from btcbt.strategies.thresholds import column
 
 
 class VolatilityTargetParams(Params):
@@ -51,9 +53,37 @@ class VolatilityTarget(Strategy):
         small = abs(weight - holding.weight) < self.params.band
         return holding.weight if small and np.sign(weight) == np.sign(holding.weight) else weight
 
+    @classmethod
+    def decide_many(cls, forecasts: Forecasts, weights: FloatArray, params: Sequence[Any]) -> FloatArray:
+        """As `decide`, for several parameters at consecutive origins."""
+        returns = forecasts.returns()
+        mean, deviation = returns.mean(axis=1), returns.std(axis=1)
+        sign = np.sign(mean)
+        strength = np.clip(np.divide(mean, deviation, out=sign.copy(), where=deviation > 0), -1, 1)
+        expected = np.array([one.signal == "expected" for one in params])
+        signal = np.where(expected, strength[:, None], sign[:, None])
+        signal = np.where((signal < 0) & ~np.array([one.allow_short for one in params]), 0.0, signal)
+        target, most, band = (column(params, name) for name in ("target", "max_weight", "band"))
+        volatility = annual_volatilities(forecasts)[:, None]
+        with np.errstate(divide="ignore"):
+            scale = np.where(volatility * most <= target, most, target / volatility)
+        wanted, held = signal * scale, weights
+        targets = np.empty_like(wanted)
+        for row, weight in enumerate(wanted):
+            small = (np.abs(weight - held) < band) & (np.sign(weight) == np.sign(held))
+            targets[row] = held = np.where(small, held, weight)
+        return targets
+
 
 def annual_volatility(forecast: Forecast) -> float:
     """Root mean square of the paths' steps, relative to the last known close, scaled to a year."""
-    close = forecast.close_paths.astype(np.float64)
-    steps = np.diff(close, axis=1, prepend=forecast.last_close) / forecast.last_close
-    return float(np.sqrt(np.mean(steps**2) * YEAR_MS / forecast.window.interval_ms))
+    return float(annual_volatilities(Forecasts([forecast.window], forecast.paths[None]))[0])
+
+
+def annual_volatilities(forecasts: Forecasts) -> FloatArray:
+    """The same at B origins, (B,)."""
+    close, last = forecasts.paths[..., CLOSE].astype(np.float64), forecasts.last_close[:, None, None]
+    steps = np.diff(close, axis=2, prepend=np.broadcast_to(last, (*close.shape[:2], 1))) / last
+    # One row for each origin, so that the sums do not depend on how many origins there are.
+    mean = np.mean(np.reshape(steps**2, (len(steps), -1)), axis=1)
+    return np.asarray(np.sqrt(mean * YEAR_MS / forecasts.windows[0].interval_ms))

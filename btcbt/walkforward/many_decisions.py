@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def decide_parameters(
     stream : Stream
         M origins, with the forecasts that it trades on.
     closed : int64 (M,), or None
-        As of `btcbt.walkforward.decisions.decide_all`; decisions are then made at one origin at a time.
+        As of `btcbt.walkforward.decisions.decide_all`.
     workers : int
         Processes for a strategy that decides at one origin at a time only.
     advance : callable
@@ -113,7 +114,7 @@ def decide_parameters(
         If a strategy fails, or its `decide_many` decides otherwise than its `decide`.
     """
     strategies = [load_strategy(use, one) for one in parameters]
-    targets = decide_in_columns(strategies, stream, use) if closed is None else None
+    targets = decide_in_columns(strategies, stream, use, closed)
     if targets is not None:
         advance(len(parameters))
         return targets
@@ -125,8 +126,21 @@ def decide_parameters(
     return np.column_stack(columns)
 
 
-def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str) -> FloatArray | None:
+def decide_in_columns(
+    strategies: Sequence[Strategy], stream: Stream, name: str, closed: IntArray | None = None
+) -> FloatArray | None:
     """Decisions of one strategy with K parameters by `decide_many`, compared with `decide` at some origins.
+
+    Parameters
+    ----------
+    strategies : sequence of Strategy (K,)
+        One strategy with each of its parameters.
+    stream : Stream
+        M origins, with the forecasts that it trades on.
+    name : str
+        Its name in messages.
+    closed : int64 (M,), optional
+        As of `btcbt.walkforward.decisions.decide_all`.
 
     Returns
     -------
@@ -139,9 +153,13 @@ def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str)
         If it fails, or decides otherwise than `decide`.
     """
     params = [strategy.params for strategy in strategies]
-    checked = {int(row) for row in np.linspace(0, len(stream.windows) - 1, CHECKED_ORIGINS)}
+    closed = np.zeros(len(stream.windows), dtype=np.int64) if closed is None else closed
+    checked = {int(row) for row in np.linspace(0, len(closed) - 1, CHECKED_ORIGINS)}
+    checked.update(np.flatnonzero(closed)[:CHECKED_ORIGINS].tolist())
     weights, parts, seen, at = np.zeros(len(params)), [], dict[int, Forecast](), 0
-    for forecasts in stream:
+    for forecasts in _between(stream, closed):
+        if closed[at]:
+            weights = np.zeros(len(params))
         with user_code(lambda problem: StrategyError(f"strategy '{name}': decide_many failed: {problem}")):
             targets = type(strategies[0]).decide_many(forecasts, weights, params)
         if targets is None:
@@ -158,18 +176,33 @@ def decide_in_columns(strategies: Sequence[Strategy], stream: Stream, name: str)
         parts.append(targets)
         weights = targets[-1]
     found = np.concatenate(parts)
-    _compare(strategies, found, seen, stream.windows, name)
+    _compare(strategies, found, seen, stream.windows, closed, name)
     return found
 
 
+def _between(stream: Stream, closed: IntArray) -> Iterator[Forecasts]:
+    """The batches of a stream, cut before each origin at which the position was closed."""
+    at = 0
+    for forecasts in stream:
+        cuts = np.flatnonzero(closed[at + 1 : at + len(forecasts)]) + 1
+        for first, end in pairwise([0, *cuts, len(forecasts)]):
+            yield Forecasts(forecasts.windows[first:end], forecasts.paths[first:end])
+        at += len(forecasts)
+
+
 def _compare(
-    strategies: Sequence[Strategy], targets: FloatArray, seen: Mapping[int, Forecast], windows: Windows, name: str
+    strategies: Sequence[Strategy],
+    targets: FloatArray,
+    seen: Mapping[int, Forecast],
+    windows: Windows,
+    closed: IntArray,
+    name: str,
 ) -> None:
     """Compare with `decide` at some rows, for parameters spread over all of them."""
     columns = sorted({int(column) for column in np.linspace(0, len(strategies) - 1, CHECKED_COLUMNS)})
     for row, forecast in sorted(seen.items()):
         for column in columns:
-            holding = holding_before(targets[:, column], row, windows)
+            holding = holding_before(targets[:, column], row, windows, closed)
             expected = decide_from(strategies[column], [forecast], [holding], name)[0]
             if targets[row, column] != expected:
                 raise StrategyError(
@@ -178,14 +211,18 @@ def _compare(
                 )
 
 
-def holding_before(targets: FloatArray, row: int, windows: Windows) -> Holding:
-    """The holding with which a strategy decided at a row of its targets (M,)."""
-    if row == 0:
-        return Holding()
-    changed = np.flatnonzero(np.diff(np.sign(targets[:row]), prepend=0.0))
-    since = int(changed[-1]) if len(changed) else 0
-    held = (windows.origins[row] - windows.origins[since]) // windows.candles.interval_ms
-    return Holding(weight=float(targets[row - 1]), candles_held=int(held))
+def holding_before(targets: FloatArray, row: int, windows: Windows, closed: IntArray) -> Holding:
+    """The holding with which a strategy decided at a row of its targets (M,); `closed` (M,) as of `decide_all`."""
+    origins, ended = windows.origins[: row + 1], closed[: row + 1] > 0
+    after = np.sign(targets[:row])
+    before = np.concatenate([[0.0], after])
+    closings = closed[: row + 1][ended & (before != 0)]
+    before[ended] = 0.0
+    # The position began where its sign changed last: at a decision, or when it was closed.
+    began = max([origins[0], *origins[:-1][after != before[:-1]], *closings])
+    held = (origins[row] - began) // windows.candles.interval_ms
+    weight = 0.0 if row == 0 or ended[row] else float(targets[row - 1])
+    return Holding(weight=weight, candles_held=int(held))
 
 
 def _decide_alone(use: str, stream: Stream, closed: IntArray | None, parameters: Parameters) -> FloatArray:

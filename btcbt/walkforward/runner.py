@@ -23,8 +23,8 @@ from btcbt.records import FloatArray, FundingRates
 from btcbt.report.figures import draw_figures
 from btcbt.report.page import write_page
 from btcbt.report.run import Run
+from btcbt.report.run.panel import PanelRun
 from btcbt.storage import runs
-from btcbt.storage.panel_runs import PanelRun
 from btcbt.storage.runs import load_run
 from btcbt.walkforward.accounts import score_accounts
 from btcbt.walkforward.experiments import Source, read_experiment

@@ -59,7 +59,7 @@ def decide_targets(
             stream = Stream.of(asked, member)
             rows = np.searchsorted(decided.origins, asked.origins)
             closed = closed_before(decided.candles, decided.origins, asked.origins, portfolio)
-            found = decide_in_columns([trader.strategy], stream, trader.name) if closed is None else None
+            found = decide_in_columns([trader.strategy], stream, trader.name, closed)
             if found is None:
                 forecasts = counted(stream.singly(), advance)
                 targets[rows, column] = decide_all(trader.strategy, forecasts, name=trader.name, closed=closed)

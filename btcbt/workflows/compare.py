@@ -16,22 +16,25 @@ import pandas as pd
 from btcbt.config import interval_ms, time_text
 from btcbt.errors import ConfigError, StoreError
 from btcbt.metrics.returns import drawdown, equity_returns, share_of_equity
-from btcbt.metrics.score import POOLED, comparison_steps
+from btcbt.metrics.score import POOLED
 from btcbt.metrics.sharpe import compound, sharpe_difference_interval, sharpe_ratio
 from btcbt.metrics.versus import paired_differences
 from btcbt.records import YEAR_MS, FloatArray, IntArray
 from btcbt.report.cells import NONE
 from btcbt.report.compare import RunComparison
 from btcbt.report.figures import milliseconds, primary
-from btcbt.storage.runs import Run, load_run
+from btcbt.report.panel_tables import main_forecaster
+from btcbt.storage.panel_runs import PanelRun, load_any_run
+from btcbt.storage.runs import Run
 from btcbt.trees import leaves
+from btcbt.workflows.compare_panels import panel_notes, places, pooled_differences, ranking_differences
 
 SHOWN_OF_MANIFEST = ("code", "packages")
 """Parts of the manifest whose differences are listed after those of the experiments."""
 _NAN = float("nan")
 
 
-def compare(*runs: Run | str | Path, against: str | None = None) -> RunComparison:
+def compare(*runs: Run | PanelRun | str | Path, against: str | None = None) -> RunComparison:
     """Compare finished runs on common origins and common hours; the first is the one that all others are compared with.
 
     Every forecaster is compared with the one of its name in the first run, or with the first run's main forecaster if
@@ -40,8 +43,8 @@ def compare(*runs: Run | str | Path, against: str | None = None) -> RunCompariso
 
     Parameters
     ----------
-    runs : Run or path
-        Two or more, of the same candles.
+    runs : Run, PanelRun or path
+        Two or more, of the same candles; all on one symbol, or all on several.
     against : str, optional
         A forecaster of the first run that all others, of the first run too, are compared with.
 
@@ -61,7 +64,13 @@ def compare(*runs: Run | str | Path, against: str | None = None) -> RunCompariso
     --------
     >>> print(compare("runs/walkforward", "runs/refit"))  # doctest: +SKIP
     """
-    opened = _lettered([one if isinstance(one, Run) else load_run(one) for one in runs])
+    opened = _lettered([one if isinstance(one, Run | PanelRun) else load_any_run(one) for one in runs])
+    if any(isinstance(run, PanelRun) for run in opened.values()):
+        return _compare_panels(_panels(opened), against)
+    return _compare_singles({letter: run for letter, run in opened.items() if isinstance(run, Run)}, against)
+
+
+def _compare_singles(opened: Mapping[str, Run], against: str | None) -> RunComparison:
     losses = {letter: _losses(run) for letter, run in opened.items()}
     _require_same_candles(list(opened.values()))
     origins = _common([milliseconds(frame.index) for frame in losses.values()])
@@ -80,11 +89,50 @@ def compare(*runs: Run | str | Path, against: str | None = None) -> RunCompariso
         hours,
         returns,
         _settings(opened),
+        pd.DataFrame(),
         tuple(_notes(opened, origins, hours)),
     )
 
 
-def _lettered(runs: Sequence[Run]) -> dict[str, Run]:
+def _compare_panels(opened: Mapping[str, PanelRun], against: str | None) -> RunComparison:
+    """Runs on several symbols: losses pooled over the symbols that all have, and rankings."""
+    symbols = [name for name in opened["A"].symbols if all(name in run.symbols for run in opened.values())]
+    each = {symbol: {letter: run.symbol(symbol) for letter, run in opened.items()} for symbol in symbols}
+    losses = {symbol: {letter: _losses(run) for letter, run in runs.items()} for symbol, runs in each.items()}
+    for runs in each.values():
+        _require_same_candles(list(runs.values()))
+    common = {
+        symbol: _common([milliseconds(frame.index) for frame in frames.values()]) for symbol, frames in losses.items()
+    }
+    origins = np.unique(np.concatenate([np.empty(0, np.int64), *common.values()]))
+    if not len(origins):
+        spans = "; ".join(f"{run.directory}: {', '.join(run.symbols)}" for run in opened.values())
+        raise ConfigError(f"the runs have no symbol with a common origin ({spans}); compare runs of the same hours")
+    rivals = _rivals(opened, against)
+    table, method = pooled_differences(opened, losses, common, origins, rivals)
+    hours, accounts, returns = _accounts(opened)
+    same = all(run.symbols == opened["A"].symbols for run in opened.values())
+    rankings = ranking_differences(opened, origins, rivals) if same else pd.DataFrame()
+    notes = [*_common_notes(opened, hours), *panel_notes(opened, symbols)]
+    settings = _settings(opened)
+    return RunComparison(opened, origins, table, method, accounts, hours, returns, settings, rankings, tuple(notes))
+
+
+def _panels(opened: Mapping[str, Run | PanelRun]) -> dict[str, PanelRun]:
+    """The runs, if all are on several symbols."""
+    found = {letter: run for letter, run in opened.items() if isinstance(run, PanelRun)}
+    for run in opened.values():
+        if not isinstance(run, PanelRun):
+            panel = next(iter(found.values()))
+            single = panel.symbol(panel.symbols[0]).directory
+            raise ConfigError(
+                f"{run.directory}: a run on one symbol, and {panel.directory} is on several; compare runs of one kind, "
+                f"such as that of one of its symbols, {single}"
+            )
+    return found
+
+
+def _lettered(runs: Sequence[Run | PanelRun]) -> dict[str, Run | PanelRun]:
     if not 2 <= len(runs) <= len(ascii_uppercase):
         raise ConfigError(f"{len(runs)} runs to compare; expected 2 to {len(ascii_uppercase)}, such as runs/a runs/b")
     folders = [run.directory.resolve() for run in runs]
@@ -92,7 +140,8 @@ def _lettered(runs: Sequence[Run]) -> dict[str, Run]:
         if folder in folders[:k]:
             raise ConfigError(f"{runs[k].directory}: given twice; compare a run with another one")
     for run in runs:
-        absent = [key for key in ("forecasters", "strategies", "origins", "candles", "code") if key not in run.manifest]
+        of = "symbols" if isinstance(run, PanelRun) else "candles"
+        absent = [key for key in ("forecasters", "strategies", "origins", of, "code") if key not in run.manifest]
         if absent:
             raise StoreError(
                 f"{run.directory}: its manifest has no '{absent[0]}', the run is of an older version; run it again"
@@ -112,18 +161,11 @@ def _losses(run: Run) -> pd.DataFrame:
         raise StoreError(f"{run.directory / 'losses.parquet'}: damaged ({problem}); run the experiment again") from None
     if np.any(np.diff(times) <= 0):
         raise StoreError(f"{run.directory / 'losses.parquet'}: origins are not in order; run the experiment again")
-    wanted = [column for name in run.manifest["forecasters"] for _, column in _places(run, name)]
+    wanted = [column for name in run.manifest["forecasters"] for _, column in places(run, name)]
     absent = [column for column in wanted if column not in frame.columns]
     if absent:
         raise StoreError(f"{run.directory / 'losses.parquet'}: no column '{absent[0]}'; run the experiment again")
     return frame
-
-
-def _places(run: Run, name: str) -> Iterator[tuple[int, str]]:
-    """Steps of a forecaster's losses, `POOLED` for the whole path, and their columns."""
-    for step in comparison_steps(run.config.windows.horizon):
-        yield step, f"{name}.crps_bps.h{step}"
-    yield POOLED, f"{name}.energy_bps"
 
 
 def _require_same_candles(runs: Sequence[Run]) -> None:
@@ -156,7 +198,7 @@ def _span(losses: pd.DataFrame) -> str:
     return f"{time_text(int(times[0]))} .. {time_text(int(times[-1]))}" if len(times) else "none"
 
 
-def _rivals(runs: Mapping[str, Run], against: str | None) -> list[tuple[str, str, str]]:
+def _rivals(runs: Mapping[str, Run] | Mapping[str, PanelRun], against: str | None) -> list[tuple[str, str, str]]:
     """Run, forecaster, and the forecaster of the first run that it is compared with, main forecasters first."""
     first, *others = runs
     known = list(runs[first].manifest["forecasters"])
@@ -164,13 +206,17 @@ def _rivals(runs: Mapping[str, Run], against: str | None) -> list[tuple[str, str
         raise ConfigError(f"{runs[first].directory}: no forecaster '{against}'; it has {', '.join(known)}")
     found = []
     for letter in ([first] if against is not None else []) + others:
-        main = primary(runs[letter])
+        main = _main(runs[letter])
         names = sorted(runs[letter].manifest["forecasters"], key=lambda name: name != main)
         for name in names:
-            other = against or (name if name in known else primary(runs[first]))
+            other = against or (name if name in known else _main(runs[first]))
             if (letter, name) != (first, against):
                 found.append((letter, name, other))
     return found
+
+
+def _main(run: Run | PanelRun) -> str:
+    return main_forecaster(run) if isinstance(run, PanelRun) else primary(run)
 
 
 def _differences(
@@ -185,8 +231,8 @@ def _differences(
     rows: list[dict[str, Any]] = []
     pairs: list[tuple[FloatArray, FloatArray]] = []
     for letter, name, other in rivals:
-        theirs = dict(_places(runs[first], other))
-        for step, column in _places(runs[letter], name):
+        theirs = dict(places(runs[first], other))
+        for step, column in places(runs[letter], name):
             # Paths of other lengths have energy scores of other scales.
             if step not in theirs or (step == POOLED and horizons[letter] != horizons[first]):
                 continue
@@ -204,7 +250,9 @@ def _differences(
     return pd.DataFrame(rows), method
 
 
-def _accounts(runs: Mapping[str, Run]) -> tuple[IntArray, pd.DataFrame, dict[tuple[str, str], FloatArray]]:
+def _accounts(
+    runs: Mapping[str, Run] | Mapping[str, PanelRun],
+) -> tuple[IntArray, pd.DataFrame, dict[tuple[str, str], FloatArray]]:
     """Common hours, the table of `RunComparison.accounts`, and returns in these hours by run and account."""
     trading = {letter: run for letter, run in runs.items() if run.manifest["strategies"]}
     columns = [
@@ -242,7 +290,7 @@ def _accounts(runs: Mapping[str, Run]) -> tuple[IntArray, pd.DataFrame, dict[tup
     return hours, pd.DataFrame(rows, columns=columns), returns
 
 
-def _traded(run: Run, account: str, times: IntArray) -> FloatArray:
+def _traded(run: Run | PanelRun, account: str, times: IntArray) -> FloatArray:
     """Value traded by candle, quote units."""
     orders = run.orders()
     orders = orders[orders["strategy"] == account]
@@ -252,7 +300,7 @@ def _traded(run: Run, account: str, times: IntArray) -> FloatArray:
     return total
 
 
-def _performance(returns: FloatArray, traded: FloatArray, run: Run) -> dict[str, float]:
+def _performance(returns: FloatArray, traded: FloatArray, run: Run | PanelRun) -> dict[str, float]:
     a_year = YEAR_MS / interval_ms(run.config.candles.interval)
     return {
         "total_return": compound(returns),
@@ -263,7 +311,10 @@ def _performance(returns: FloatArray, traded: FloatArray, run: Run) -> dict[str,
 
 
 def _beside(
-    row: Mapping[str, Any], returns: Mapping[tuple[str, str], FloatArray], base: str, runs: Mapping[str, Run]
+    row: Mapping[str, Any],
+    returns: Mapping[tuple[str, str], FloatArray],
+    base: str,
+    runs: Mapping[str, Run | PanelRun],
 ) -> dict[str, float]:
     """Difference of an account's Sharpe ratio to that of its namesake in the first run, with its interval."""
     ours, theirs = returns[row["run"], row["account"]], returns.get((base, row["account"]))
@@ -276,7 +327,7 @@ def _beside(
     return {"sharpe_difference": annual * difference, "low": annual * low, "high": annual * high}
 
 
-def _settings(runs: Mapping[str, Run]) -> pd.DataFrame:
+def _settings(runs: Mapping[str, Run] | Mapping[str, PanelRun]) -> pd.DataFrame:
     """Keys of the experiments that differ, then those of code and packages."""
     trees = {}
     for letter, run in runs.items():
@@ -296,10 +347,6 @@ def _settings(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 def _notes(runs: Mapping[str, Run], origins: IntArray, hours: IntArray) -> Iterator[str]:
     """What a reader has to know of the comparison."""
-    horizons = {letter: run.config.windows.horizon for letter, run in runs.items()}
-    if len(set(horizons.values())) > 1:
-        each = ", ".join(f"{letter} {horizon}" for letter, horizon in horizons.items())
-        yield f"horizons differ ({each} candles): compared at the steps that are stored in both, and not over the path"
     for letter, run in runs.items():
         table = run.origins()
         at = np.isin(milliseconds(table.index), origins)
@@ -308,6 +355,14 @@ def _notes(runs: Mapping[str, Run], origins: IntArray, hours: IntArray) -> Itera
             unclean = ", ".join(f"{count:,} {label}" for label, count in counts.items() if label != "clean" and count)
             if unclean:
                 yield f"{letter}'s {name}: {unclean} of {len(origins):,} origins; not evidence on new data"
+    yield from _common_notes(runs, hours)
+
+
+def _common_notes(runs: Mapping[str, Run] | Mapping[str, PanelRun], hours: IntArray) -> Iterator[str]:
+    horizons = {letter: run.config.windows.horizon for letter, run in runs.items()}
+    if len(set(horizons.values())) > 1:
+        each = ", ".join(f"{letter} {horizon}" for letter, horizon in horizons.items())
+        yield f"horizons differ ({each} candles): compared at the steps that are stored in both, and not over the path"
     for letter, run in runs.items():
         entries = run.manifest["forecasters"].items()
         plain = [name for name, entry in entries if entry.get("paths_are") == "dependent"]

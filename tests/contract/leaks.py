@@ -15,6 +15,7 @@ from pydantic import Field
 from btcbt.candles import make_candles, read_candles
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.random_walk import RandomWalk
+from btcbt.forecasters.reordered import Reordered
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch, Window
 from btcbt.strategies import Params, Strategy
@@ -346,8 +347,8 @@ class SeesOutcome(Corrects):
         return 1 + 0.01 * (self.candles.values[row, CLOSE] / window.last_close - 1)
 
 
-class LearnsTooEarly(Calibrated):
-    """The project's own calibrator, wired to candles from after the origin."""
+class TooEarly:
+    """The project's own postprocessors, wired to candles from after the origin."""
 
     def __init__(self, candles):
         super().__init__(RandomWalk(**walk()))
@@ -360,6 +361,14 @@ class LearnsTooEarly(Calibrated):
         row = int(np.searchsorted(self.candles.open_time, window.open_time[-1]))
         rows = np.minimum(np.arange(row - CONTEXT + 1, row + 1) + HORIZON, len(self.candles) - 1)
         return Window(window.open_time, self.candles.values[rows], window.interval_ms)
+
+
+class LearnsTooEarly(TooEarly, Calibrated):
+    """A calibrator."""
+
+
+class OrdersTooEarly(TooEarly, Reordered):
+    """A template of errors."""
 
 
 class CorrectsTheWholeWalk(Corrects):

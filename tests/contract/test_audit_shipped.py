@@ -26,6 +26,7 @@ SPECIAL = {
     "kronos_anchored": {"device": "cpu", "block": 4},
     "calibrated": {"base": "drift"},
     "located": {"base": "kronos"},
+    "reordered": {"base": "drift"},
 }
 
 

@@ -140,6 +140,7 @@ CASES = {
     ),
     "timesfm": Case({"kind": "timesfm", "device": "cpu"}, rtol=1e-4, tiny="timesfm"),
     "calibrated": Case({"kind": "calibrated", "base": "base"}, learns=True),
+    "reordered": Case({"kind": "reordered", "base": "base"}, learns=True),
     "located": Case(
         {"kind": "located", "base": "base"},
         rtol=1e-4,

@@ -40,4 +40,4 @@ def test_a_notebook_is_short_and_fits_the_page(file: Path) -> None:
 
 def test_there_is_a_notebook_for_each_thing_that_people_do() -> None:
     names = ["01_equity_curves", "02_forecast_quality", "03_write_a_strategy", "04_bring_your_own_forecaster"]
-    assert [file.stem for file in NOTEBOOKS] == [*names, "05_finetune_and_refit"]
+    assert [file.stem for file in NOTEBOOKS] == [*names, "05_finetune_and_refit", "06_panel"]

@@ -70,7 +70,7 @@ def test_a_copy_of_all_runs_with_links_resolved_is_used_by_the_next_run(
     result = invoke(file)
     assert result.exit_code == 0, result.output
     again = btcbt.load_run(folder.with_name("copied") / "small")
-    assert sum(member["computed"] for member in again.manifest["forecasters"].values()) == 0
+    assert "nothing is scored again" in result.output
     for name in ("metrics.json", "scores.parquet", "equity.parquet"):
         assert (again.directory / name).read_bytes() == (first.directory / name).read_bytes(), name
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from btcbt.report.compare_page import write_comparison
 from btcbt.report.page import write_page
+from btcbt.report.run.panel import PanelRun
+from btcbt.storage.panel_runs import load_panel_run
 from btcbt.storage.runs import load_run
 from btcbt.workflows.compare import compare
 
@@ -127,6 +131,48 @@ def test_the_page_works_asks_for_nothing_and_keeps_hostile_names_as_text(browser
     assert page.evaluate(pixels, "coverage") != whole["coverage"]
     page.click("#key label:last-of-type input")
     assert page.evaluate(pixels, "hours") != whole["hours"]
+    assert opened.fits_a_phone_in_the_dark()
+    assert not opened.problems
+    assert opened.requests == [file.resolve().as_uri()]
+
+
+def test_the_page_of_a_panel_switches_symbols_and_keeps_hostile_names_as_text(browser: Any, panel: PanelRun) -> None:
+    folder = panel.directory.parent.parent / "hostile" / "run"
+    shutil.copytree(panel.directory, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["symbols"] = {HOSTILE if name == "ETH" else name: one for name, one in manifest["symbols"].items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for name, column in (("orders", "symbol"), ("trades", "symbol"), ("scores", "group")):
+        table = pd.read_parquet(folder / f"{name}.parquet")
+        table[column] = table[column].astype(str).str.replace("symbol=ETH", f"symbol={HOSTILE}").replace("ETH", HOSTILE)
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    targets = pd.read_parquet(folder / "targets.parquet")
+    targets.columns = targets.columns.str.replace("/ETH", f"/{HOSTILE}")
+    targets.to_parquet(folder / "targets.parquet")
+    file = write_page(load_panel_run(folder))
+    opened = Opened(browser, file)
+    page = opened.page
+
+    pixels = "id => document.getElementById(id).toDataURL()"
+    before, said = page.evaluate(pixels, "fan"), page.inner_text("#shown")
+    assert "Origin 43 of 84" in said
+    page.keyboard.press("ArrowRight")
+    page.select_option("#symbol", label=HOSTILE)
+    page.wait_for_function("old => document.getElementById('fan').toDataURL() !== old", arg=before)
+    assert "Origin 44 of 84" in page.inner_text("#shown")
+    page.select_option("#second", "1")
+    page.select_option("#symbol", "2")
+    for name in ("first", "worst", "best", "move"):
+        page.select_option("#first", "1") if name == "first" else page.click(f"#{name}")
+    page.locator("#shown", has_text="ewma median").wait_for()
+    for canvas in ("forest", "rankic", "fan", "equity", "drawdown", "weights"):
+        assert page.evaluate(COLOURS_OF, canvas) > 8, canvas
+    for select, chosen, canvas in (("ahead", "1", "forest"), ("rankband", "", "rankic"), ("held", "-1", "weights")):
+        drawn = page.evaluate(pixels, canvas)
+        page.select_option(f"#{select}", chosen)
+        assert page.evaluate(pixels, canvas) != drawn or not page.is_visible(f"#{canvas}"), canvas
+    assert HOSTILE in page.inner_text("#provenance")
+    assert page.locator("img").count() == 0
     assert opened.fits_a_phone_in_the_dark()
     assert not opened.problems
     assert opened.requests == [file.resolve().as_uri()]

@@ -57,13 +57,13 @@ def page_content(run: Run) -> dict[str, Any]:
         "forecast_sentences": sentences[1:],
         "forecast_tables": [*tables, *_quality_tables(run.scores())] if forecasts else [],
         "account_sentences": said,
-        "account_tables": [*account_tables, *_account_tables(run)] if accounts else [],
-        "heat": _months(run.scores()) if accounts else None,
-        "manifest": _manifest(run),
+        "account_tables": [*account_tables, *account_tables_of(run.scores(), run.metrics)] if accounts else [],
+        "heat": months_table(run.scores()) if accounts else None,
+        "manifest": manifest_rows(run.manifest),
         "labels": _labels(run),
         "command": f"btcbt run {run.config.name}.yaml",
         "config": json.dumps(run.manifest["config"], indent=1),
-        "glossary": _glossary(run),
+        "glossary": glossary(_forecast_keys(run.metrics) + account_keys(run.metrics)),
     }
 
 
@@ -96,27 +96,26 @@ def _quality_tables(scores: pd.DataFrame) -> list[Table]:
         rows = close[close["group"].str.startswith(f"{kind}=") & (close["metric"] == "crps_bps")]
         if len(rows):
             table = rows.pivot_table(index="group", columns="forecaster", values="value", sort=False)
-            found.append(_pivot(f"CRPS of the close by {kind}, all steps pooled (bps, lower is better)", table, kind))
+            found.append(pivoted(f"CRPS of the close by {kind}, all steps pooled (bps, lower is better)", table, kind))
     pit = close[(close["group"] == "all") & close["metric"].str.startswith("pit")]
     if len(pit):
         table = pit.pivot_table(index="metric", columns="forecaster", values="value", sort=False)
-        found.append(_pivot("Probability integral transform of the close", table, ""))
+        found.append(pivoted("Probability integral transform of the close", table, ""))
     return found
 
 
-def _account_tables(run: Run) -> list[Table]:
+def account_tables_of(scores: pd.DataFrame, metrics: Mapping[str, float]) -> list[Table]:
     """Returns at other costs and with a delay; hurdles and limits of every account."""
-    scores = run.scores()
     made = scores[scores["metric"] == "total_return"]
     changed = made[made["group"].str.startswith((COST, DELAY))]
     found = []
     if len(changed):
         table = 100 * changed.pivot_table(index="forecaster", columns="group", values="value", sort=False)
         table.columns = pd.Index([_changed(str(group)) for group in table.columns])
-        found.append(_pivot("Net return at other costs, and filled later (%)", table, "", "+.1f"))
+        found.append(pivoted("Net return at other costs, and filled later (%)", table, "", "+.1f"))
     rows = []
     for name in dict.fromkeys(made["forecaster"]):
-        values = [run.metrics.get(f"strategy.{name}.{key}", math.nan) for key in NUMBERS]
+        values = [metrics.get(f"strategy.{name}.{key}", math.nan) for key in NUMBERS]
         rows.append([str(name), *(_number(value) for value in values)])
     heads = [key.replace("_", " ") for key in NUMBERS]
     return [*found, Table("Luck and limits", ["account", *heads], rows, "What each means is in the glossary.")]
@@ -127,14 +126,14 @@ def _changed(group: str) -> str:
     return f"{group.removeprefix(DELAY)} candle later" if late else f"{group.removeprefix(COST)} bps a side"
 
 
-def _months(scores: pd.DataFrame) -> Table | None:
+def months_table(scores: pd.DataFrame) -> Table | None:
     """Monthly net returns, a row an account."""
     rows = scores[(scores["metric"] == "total_return") & scores["group"].str.startswith("month=")]
     if not len(rows):
         return None
     table = 100 * rows.pivot_table(index="forecaster", columns="group", values="value", sort=True)
     table.columns = pd.Index([str(group).removeprefix("month=") for group in table.columns])
-    plain = _pivot("Net return by month (%)", table, "", "+.1f")
+    plain = pivoted("Net return by month (%)", table, "", "+.1f")
     most = max(float(np.nanmax(np.abs(table.to_numpy()))), 1e-9)
     shades = [[_shade(value / most) for value in row] for row in table.to_numpy()]
     return Table(plain.title, plain.head, plain.rows, "Blue is a gain and orange a loss, as the sign says.", shades)
@@ -146,7 +145,8 @@ def _shade(share: float) -> str:
     return f"{'gain' if share > 0 else 'loss'}{min(3, 1 + int(3 * abs(share)))}"
 
 
-def _pivot(title: str, table: pd.DataFrame, kind: str, form: str = ".1f") -> Table:
+def pivoted(title: str, table: pd.DataFrame, kind: str, form: str = ".1f") -> Table:
+    """A table of numbers in one format; `kind` is cut from the names of its rows and heads them."""
     rows = [
         [str(index).removeprefix(f"{kind}="), *(number(value, form) for value in row)]
         for index, row in zip(table.index, table.to_numpy(dtype=float), strict=True)
@@ -181,17 +181,24 @@ def _labels(run: Run) -> list[Mapping[str, Any]]:
     return found
 
 
-def _manifest(run: Run) -> Iterable[tuple[str, str]]:
+def manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The manifest without the experiment, which is shown whole."""
-    tree = {key: value for key, value in run.manifest.items() if key != "config"}
+    tree = {key: value for key, value in manifest.items() if key != "config"}
     return [(key, NONE if value in (None, {}) else str(value)) for key, value in leaves(tree)]
 
 
-def _glossary(run: Run) -> list[Mapping[str, str]]:
-    """Definitions of the scores in the page, from the score table."""
-    keys = [key for key in run.metrics if key.startswith("strategy.") and key.rpartition(".")[2] in NUMBERS]
-    keys += [key for key in run.metrics if any(f".{name}." in key for name in FORECAST_NUMBERS)]
-    keys += [key for key in run.metrics if key.startswith(("strategy.", "placebo.", "selection."))]
+def _forecast_keys(metrics: Mapping[str, float]) -> list[str]:
+    return [key for key in metrics if any(f".{name}." in key for name in FORECAST_NUMBERS)]
+
+
+def account_keys(metrics: Mapping[str, float]) -> list[str]:
+    """Keys of the scores of accounts that the page shows."""
+    keys = [key for key in metrics if key.startswith("strategy.") and key.rpartition(".")[2] in NUMBERS]
+    return keys + [key for key in metrics if key.startswith(("strategy.", "placebo.", "selection."))]
+
+
+def glossary(keys: Iterable[str]) -> list[Mapping[str, str]]:
+    """Definitions of the scores of some dotted keys, from the score table."""
     found = {}
     for key in keys:
         one = find_score(key)

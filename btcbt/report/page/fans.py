@@ -99,7 +99,7 @@ def read_fans(run: Run, name: str, closes: Closes, *, fine: bool) -> Fans:
     for batch in run.forecasts(name).batches():
         part = slice(done, done + len(batch.paths))
         samples = np.sort(batch.paths[..., CLOSE], axis=1).transpose(0, 2, 1)
-        gains[part] = IN_BPS * (sample_quantiles(samples, LEVELS) / closes.last[part, None, None] - 1.0)
+        gains[part] = _gains(samples, closes.last[part])
         outcomes = np.stack([closes.after(part, step) for step in range(1, horizon + 1)], axis=1)
         for k, level in enumerate(COVERED):
             inside[k, :, part] = interval_coverage(samples, outcomes, level).T
@@ -109,14 +109,36 @@ def read_fans(run: Run, name: str, closes: Closes, *, fine: bool) -> Fans:
                     samples[:, step - 1], outcomes[:, step - 1], np.float64(end)
                 )
         done = part.stop
-    units = np.ones(horizon) if fine else _units(gains)
     overlap = math.ceil(horizon / run.config.windows.stride)
     return Fans(
-        np.clip(np.rint(np.nan_to_num(gains / units[:, None])), -32767, 32767).astype(np.int16),
-        units,
+        *_in_units(gains, fine=fine),
         {str(step): pit_shares(*pit[:, k].T) for k, step in enumerate(steps)},
         [{"level": level} | _shares(inside[k], overlap) for k, level in enumerate(COVERED)],
     )
+
+
+def read_quantiles(
+    run: Run, name: str, closes: Closes, every: int, *, fine: bool
+) -> tuple[NDArray[np.int16], FloatArray]:
+    """The quantiles and units of `Fans` at every n-th origin."""
+    gains, done = [], 0
+    for batch in run.forecasts(name).batches():
+        rows = np.arange(-done % every, len(batch.paths), every)
+        samples = np.sort(batch.paths[rows][..., CLOSE], axis=1).transpose(0, 2, 1)
+        gains.append(_gains(samples, closes.last[done + rows]).astype(np.float32))
+        done += len(batch.paths)
+    return _in_units(np.concatenate(gains), fine=fine)
+
+
+def _gains(samples: NDArray[Any], last: FloatArray) -> FloatArray:
+    """Quantiles (b, H, 7) of sorted closes (b, H, S) against the last close, bps."""
+    return np.asarray(IN_BPS * (sample_quantiles(samples, LEVELS) / last[:, None, None] - 1.0))
+
+
+def _in_units(gains: NDArray[np.float32], *, fine: bool) -> tuple[NDArray[np.int16], FloatArray]:
+    """Quantiles in units, and the units by step."""
+    units = np.ones(gains.shape[1]) if fine else _units(gains)
+    return np.clip(np.rint(np.nan_to_num(gains / units[:, None])), -32767, 32767).astype(np.int16), units
 
 
 def _units(gains: NDArray[np.float32]) -> FloatArray:
@@ -127,9 +149,9 @@ def _units(gains: NDArray[np.float32]) -> FloatArray:
     )
 
 
-def pack_fans(fans: Fans, steps: Sequence[int]) -> str:
-    """The quantiles at some steps, for the script."""
-    return pack(quantile_steps(fans.quantiles[:, np.array(steps) - 1]))
+def pack_fans(quantiles: NDArray[np.int16], steps: Sequence[int]) -> str:
+    """Quantiles (M, H, 7) in units at some steps, for the script."""
+    return pack(quantile_steps(quantiles[:, np.array(steps) - 1]))
 
 
 def fewer_steps(horizon: int) -> list[int]:

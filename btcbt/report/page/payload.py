@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from btcbt.config import interval_ms
-from btcbt.report.figures import milliseconds, notable, primary, run_colours
+from btcbt.report.figures import milliseconds, primary, run_colours
 from btcbt.report.page.blobs import pack, pack_json
+from btcbt.report.page.books import page_accounts, page_fills
 from btcbt.report.page.fans import LEVELS, PRECISION, Closes, Fans, fewer_steps, pack_fans, read_fans
-from btcbt.report.page.series import equity_bands, losses_over_time, placebo_ranges
+from btcbt.report.page.series import losses_over_time, placebo_ranges
 from btcbt.report.versus import opponent_of
 from btcbt.storage.runs import Run
 
@@ -23,15 +23,13 @@ MANY = 4_000_000
 """Quantiles that are kept to 1 bps; more, those of a long run, are rounded to what a chart can show."""
 MOST_FORECASTERS = 6
 """Forecasters that charts show before a reader asks for others."""
-MOST_ACCOUNTS, MOST_POINTS = 40, 400_000
-"""Accounts in the charts, and points of their equity."""
 SHOWN = ("open", "high", "low", "close", "volume")
 
 
 def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
     """Blobs by name, and sentences on what is left out; ``meta`` is JSON, the others are little-endian arrays."""
     names, closes, limits = list(run.manifest["forecasters"]), Closes.of(run), []
-    order, colours = by_interest(run), run_colours(run)
+    order = by_interest(run)
     count = len(names) * len(closes.origins) * run.config.windows.horizon * len(LEVELS)
     fans = {name: read_fans(run, name, closes, fine=count <= MANY) for name in names}
     scored = bool(run.manifest["origins"]["scored"])
@@ -41,6 +39,7 @@ def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
         "horizon": run.config.windows.horizon,
         "levels": LEVELS,
         "main": names.index(order[0]),
+        "forecasters": page_forecasters(names, order, run_colours(run)),
         "times": closes.times.tolist(),
         "origins": closes.origins.tolist(),
         "accounts": [],
@@ -50,25 +49,31 @@ def page_payload(run: Run) -> tuple[dict[str, str], list[str]]:
         **losses_over_time(run),
     }
     if run.manifest["strategies"]:
-        accounts, arrays, left_out = _accounts(run)
-        meta |= accounts | {"bands": equity_bands(run), "placebos": placebo_ranges(run)}
-        blobs, limits = blobs | arrays, left_out
+        accounts = page_accounts(run.equity(), run.config.portfolio.initial_cash, order[0], meta["horizon"])
+        targets = run.targets()
+        decided = [name for name in map(str, targets.columns) if name in accounts.names]
+        meta |= {
+            **accounts.meta,
+            "decided": {"names": decided, "times": milliseconds(targets.index).tolist()},
+            "fills": page_fills(run.orders(), accounts.names),
+            "placebos": placebo_ranges(run),
+        }
+        blobs |= {"equity": accounts.equity, "targets": pack(targets[decided].to_numpy(dtype="<f4").T)}
+        limits = accounts.limits
     room = MOST_CHARACTERS - sum(map(len, blobs.values())) - len(pack_json(meta))
     steps, packed = _fitted({name: fans[name] for name in order}, run.config.windows.horizon, room)
     blobs |= {f"quantiles{names.index(name)}": text for name, text in packed.items()}
-    meta["forecasters"] = [
-        {
-            "name": name,
-            "colour": colours[name],
-            "order": order.index(name),
-            "shown": name in order[:MOST_FORECASTERS],
-            "steps": steps[name],
-            "units": fans[name].units.tolist(),
-        }
-        for name in names
-    ]
+    meta["fans"] = [{"steps": steps[name], "units": fans[name].units.tolist()} for name in names]
     blobs["meta"] = pack_json(meta)
     return blobs, [*_fan_limits(steps, run.config.windows.horizon, fine=count <= MANY), *limits]
+
+
+def page_forecasters(names: Sequence[str], order: Sequence[str], colours: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Forecasters as the script knows them; `order` is by interest."""
+    return [
+        {"name": name, "colour": colours[name], "order": order.index(name), "shown": name in order[:MOST_FORECASTERS]}
+        for name in names
+    ]
 
 
 def by_interest(run: Run) -> list[str]:
@@ -87,7 +92,7 @@ def _fitted(fans: Mapping[str, Fans], horizon: int, room: int) -> tuple[dict[str
     whole, fewer = list(range(1, horizon + 1)), fewer_steps(horizon)
     names = list(fans)
     steps = dict.fromkeys(names, whole)
-    packed = {name: pack_fans(fans[name], whole) for name in names}
+    packed = {name: pack_fans(fans[name].quantiles, whole) for name in names}
     for shorter in (fewer, []):
         for name in names[:0:-1]:
             if sum(map(len, packed.values())) <= room:
@@ -95,7 +100,7 @@ def _fitted(fans: Mapping[str, Fans], horizon: int, room: int) -> tuple[dict[str
             steps[name] = shorter
             packed.pop(name)
             if shorter:
-                packed[name] = pack_fans(fans[name], shorter)
+                packed[name] = pack_fans(fans[name].quantiles, shorter)
     return steps, packed
 
 
@@ -109,42 +114,6 @@ def _fan_limits(steps: Mapping[str, Sequence[int]], horizon: int, *, fine: bool)
     if absent:
         said.append(f"Fans are left out for the size of the page, scores are not: {', '.join(absent)}.")
     return said
-
-
-def _accounts(run: Run) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """Names, fills and times of the accounts; the equity (K, N') and the decided weights (K', M); what is left out."""
-    equity, targets, orders = run.equity(), run.targets(), run.orders()
-    named = notable(equity, primary(run))
-    final = equity.iloc[-1].sort_values(ascending=False, kind="stable")
-    chosen = set(list(dict.fromkeys([*named, *map(str, final.index)]))[:MOST_ACCOUNTS])
-    names = [name for name in map(str, equity.columns) if name in chosen]
-    decided = [name for name in map(str, targets.columns) if name in chosen]
-    every = math.ceil(len(names) * len(equity) / MOST_POINTS)
-    # The last hour is always there.
-    at = np.arange(len(equity) - 1, -1, -every)[::-1]
-    fills = orders[orders["strategy"].isin(names)]
-    meta = {
-        "accounts": [{"name": name, "shown": name in named} for name in names],
-        "equityTimes": milliseconds(equity.index)[at].tolist(),
-        "cash": float(run.config.portfolio.initial_cash),
-        "fills": {
-            "account": [names.index(name) for name in fills["strategy"]],
-            "time": milliseconds(pd.DatetimeIndex(fills["time"])).tolist(),
-            "side": fills["side"].tolist(),
-            **{key: [_short(value) for value in fills[key]] for key in ("size", "price", "fee")},
-        },
-        "decided": {"names": decided, "times": milliseconds(targets.index).tolist()},
-    }
-    arrays = {
-        "equity": pack(equity[names].to_numpy(dtype="<f4")[at].T),
-        "targets": pack(targets[decided].to_numpy(dtype="<f4").T),
-    }
-    limits = [f"Curves show every {every} candles."] if every > 1 else []
-    if len(names) < len(equity.columns):
-        limits += [
-            f"Charts hold {len(names)} of {len(equity.columns)} accounts, the best and those on the main forecaster."
-        ]
-    return meta, arrays, limits
 
 
 def _skill(run: Run) -> list[Mapping[str, Any]]:
@@ -176,7 +145,3 @@ def _ratios(run: Run) -> list[Mapping[str, Any]]:
         {"forecaster": name, "metric": "ratio", "step": one.index.tolist(), "value": one.tolist()}
         for name, one in ((str(name), ratios[name].dropna()) for name in ratios.columns)
     ]
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -10,6 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+SCRIPTS = {
+    "page": ("charts", "browser", "accounts", "page"),
+    "panel": ("charts", "browser", "accounts", "panel"),
+    "compare": ("charts", "compare"),
+}
+"""Files that make the script of each page, in order."""
+
 
 def page_text(name: str, content: Mapping[str, Any], blobs: Mapping[str, str]) -> str:
     """HTML of one page that loads nothing.
@@ -17,14 +24,14 @@ def page_text(name: str, content: Mapping[str, Any], blobs: Mapping[str, str]) -
     Parameters
     ----------
     name : str
-        Of the template and of the script: ``page`` or ``compare``.
+        Of the template and of its `SCRIPTS`: ``page``, ``panel`` or ``compare``.
     content : mapping
         Variables of the template; every text is escaped.
     blobs : mapping of str to str
         What the script unpacks, by name.
     """
     css = asset("page.css")
-    script = f'"use strict";\n(async () => {{\n{asset("charts.js")}\n{asset(f"{name}.js")}\n}})();'
+    script = "\n".join(['"use strict";', "(async () => {", *(asset(f"{one}.js") for one in SCRIPTS[name]), "})();"])
     # Style and script are this package's own, named by digest in the policy.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(asset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from btcbt.metrics.bands import equity_band
 from btcbt.metrics.conditional import fluctuation
 from btcbt.metrics.returns import equity_returns
 from btcbt.records import FloatArray
-from btcbt.report.figures import milliseconds, notable, primary
+from btcbt.report.figures import milliseconds
 from btcbt.report.versus import opponent_of
 from btcbt.storage.runs import Run
 
@@ -48,7 +48,7 @@ def _fluctuation(run: Run, losses: Mapping[str, pd.Series[float]]) -> Iterator[M
         found = fluctuation(difference.to_numpy(dtype=np.float64), overlap)
         if name == opponent or not len(found.path):
             continue
-        at = _spread(len(found.path))
+        at = spread(len(found.path))
         times = milliseconds(difference.index)[found.window - 1 :]
         yield {
             "forecaster": name,
@@ -59,14 +59,13 @@ def _fluctuation(run: Run, losses: Mapping[str, pd.Series[float]]) -> Iterator[M
         }
 
 
-def equity_bands(run: Run) -> dict[str, Any]:
-    """Bootstrap bands of the accounts that are shown first: ``times`` (ms UTC) and by account its low and high."""
-    equity, cash = run.equity(), run.config.portfolio.initial_cash
-    at = _spread(len(equity))
+def equity_bands(equity: pd.DataFrame, cash: float, names: Iterable[str], horizon: int) -> dict[str, Any]:
+    """Bootstrap bands of some accounts: ``times`` (ms UTC) and by account its low and high."""
+    at = spread(len(equity))
     bands: dict[str, Any] = {}
-    for name in notable(equity, primary(run)):
+    for name in names:
         returns = equity_returns(equity[name].to_numpy(dtype=np.float64), cash)
-        band = equity_band(returns, run.config.windows.horizon, at)
+        band = equity_band(returns, horizon, at)
         if np.all(np.isfinite(band)):
             bands[name] = np.round(band, 5).tolist()
     return {"times": milliseconds(equity.index)[at].tolist(), "of": bands}
@@ -84,7 +83,7 @@ def placebo_ranges(run: Run) -> list[Mapping[str, Any]]:
     return found
 
 
-def _spread(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def spread(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """At most `POINTS` rows of so many, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))
 

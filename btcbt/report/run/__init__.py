@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from btcbt.report.run.forecasts import Forecasts
 from btcbt.storage import runs as stored
+from btcbt.storage.panel_runs import load_any_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from btcbt.report.run.exports import FevTask
+    from btcbt.report.run.panel import PanelRun
     from btcbt.report.run.plots import Plots
 
 __all__ = ["Forecasts", "Run", "load_run"]
@@ -172,8 +174,8 @@ class Run(stored.Run):
         return fev_task(self, Path(folder), levels)
 
 
-def load_run(directory: str | Path) -> Run:
-    """Open a finished run.
+def load_run(directory: str | Path) -> Run | PanelRun:
+    """Open a finished run, on one symbol or on several.
 
     Parameters
     ----------
@@ -185,4 +187,7 @@ def load_run(directory: str | Path) -> Run:
     StoreError
         If there is no whole run.
     """
-    return Run.of(stored.load_run(directory))
+    from btcbt.report.run.panel import panel_run
+
+    found = load_any_run(directory)
+    return Run.of(found) if isinstance(found, stored.Run) else panel_run(found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,12 +74,12 @@ class Plots:
         named = notable(equity, primary(self.run)) if accounts is None else list(accounts)
         for name in named:
             require(name, equity.columns, "account", self.run.directory)
-        axes = _axes(ax)
+        axes = new_axes(ax)
         shown = equity if accounts is None else equity[named]
         colours = run_colours(self.run)
         draw_growth(axes, shown, self.run.config.portfolio.initial_cash, named, colours)
         date_axis(axes)
-        _head(axes, heading_of(self.run) + f"Net return {costs_of(self.run)}")
+        head_axes(axes, heading_of(self.run) + f"Net return {costs_of(self.run)}")
         return axes
 
     def fan(
@@ -112,13 +113,13 @@ class Plots:
         forecasts = self.run.forecasts(name)
         row = self._row(origin)
         window, outcome = around(self.run, int(forecasts.origins[row]))
-        axes = _axes(ax)
+        axes = new_axes(ax)
         colour = run_colours(self.run)[name]
         draw_forecast(axes, window, forecasts.paths(row, row + 1)[0], outcome, colour, column)
         style_axes(axes, CLOSE_LABEL if column == CLOSE else channel.capitalize())
         date_axis(axes)
         axes.legend(fontsize=8, frameon=False)
-        _head(axes, f"{titles_of(self.run)[name]}: forecast made at {time_text(window.origin)}")
+        head_axes(axes, f"{titles_of(self.run)[name]}: forecast made at {time_text(window.origin)}")
         return axes
 
     def skill(self, *, ax: Axes | None = None) -> Axes:
@@ -136,9 +137,9 @@ class Plots:
         """
         if not self.run.manifest["origins"]["scored"]:
             raise StoreError(f"{self.run.directory}: no origin has a known outcome, so no forecast is scored")
-        axes = _axes(ax)
+        axes = new_axes(ax)
         draw_skill(axes, self.run.scores(), titles_of(self.run), opponent_of(self.run), run_colours(self.run))
-        _head(axes, heading_of(self.run) + "Forecast error by horizon: below zero is better")
+        head_axes(axes, heading_of(self.run) + "Forecast error by horizon: below zero is better")
         return axes
 
     def browse(self, height: int = 900) -> Page:
@@ -160,11 +161,7 @@ class Plots:
         StoreError
             If the run has no page.
         """
-        file = self.run.directory / NAME
-        try:
-            return Page(read_file(file, MAX_PAGE_BYTES).decode("utf-8"), height)
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"{file}: cannot be read ({error}); write it: btcbt report {self.run.directory}") from None
+        return stored_page(self.run.directory, height)
 
     def _row(self, origin: str | datetime | int) -> int:
         """The row of an origin."""
@@ -199,6 +196,21 @@ class Page:
         )
 
 
+def stored_page(directory: Path, height: int) -> Page:
+    """The page in the folder of a run.
+
+    Raises
+    ------
+    StoreError
+        If it has none.
+    """
+    file = directory / NAME
+    try:
+        return Page(read_file(file, MAX_PAGE_BYTES).decode("utf-8"), height)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file}: cannot be read ({error}); write it: btcbt report {directory}") from None
+
+
 def _time(origin: str | datetime) -> pd.Timestamp:
     import pandas as pd
 
@@ -210,10 +222,11 @@ def _time(origin: str | datetime) -> pd.Timestamp:
         raise StoreError(f"origin {short(origin)}: not a time ({problem}); write 2019-06-01T13:00") from None
 
 
-def _axes(ax: Axes | None) -> Axes:
+def new_axes(ax: Axes | None) -> Axes:
     """The axes given, or those of a new figure, which a notebook shows by itself."""
     return plt.subplots(figsize=SIZE, layout="constrained")[1] if ax is None else ax
 
 
-def _head(axes: Axes, text: str) -> None:
+def head_axes(axes: Axes, text: str) -> None:
+    """Title of axes that a notebook shows."""
     axes.set_title(text, loc="left", fontsize=10)

@@ -14,9 +14,12 @@ from btcbt.loading import source_sha256
 from btcbt.portfolio import Simulation
 from btcbt.progress import Progress
 from btcbt.records import Candles
+from btcbt.report.page import write_page
+from btcbt.report.panel_figures import draw_panel_figures
+from btcbt.report.run.panel import PanelRun, panel_run
 from btcbt.storage import runs as store
 from btcbt.storage.forecasts import NUMERICAL_VERSION
-from btcbt.storage.panel_runs import PanelRun, load_panel_run
+from btcbt.storage.panel_runs import load_panel_run
 from btcbt.storage.runs import Run
 from btcbt.trees import tree_digest
 from btcbt.walkforward.forecasted import Clock
@@ -158,9 +161,17 @@ def _write(
         simulation.orders.to_parquet(folder / "orders.parquet", index=False)
         store.write_json(folder / "metrics.json", scores.headline)
         store.write_scores(folder / "scores.parquet", scores.tables)
-        store.write_json(folder / "manifest.json", _manifest(config, digest, runs, traders, books, scores, clock))
+        manifest = _manifest(config, digest, runs, traders, books, scores, clock)
+        store.write_json(folder / "manifest.json", manifest)
+        with clock("draw"):
+            written = load_panel_run(folder)
+            draw_panel_figures(written)
+            write_page(written)
+        # Again, with the time of the figures.
+        manifest["seconds"] = wall_seconds(clock.seconds, clock.started)
+        store.write_json(folder / "manifest.json", manifest)
     store.point_latest(target)
-    return load_panel_run(target)
+    return panel_run(load_panel_run(target))
 
 
 def panel_digest(config: PanelConfig, runs: Mapping[str, Run], traders: list[PanelTrader]) -> str:

@@ -43,9 +43,9 @@ def midnight_ms(day: date) -> int:
     return (day - date(1970, 1, 1)).days * 86_400_000
 
 
-def month(year: int, number: int) -> ArchiveFile:
-    """The archive's file of that month of BTCUSDT hours."""
-    return ArchiveFile("BTCUSDT", "1h", date(year, number, 1), date(year + number // 12, number % 12 + 1, 1))
+def month(year: int, number: int, symbol: str = "BTCUSDT") -> ArchiveFile:
+    """The archive's file of that month of hours."""
+    return ArchiveFile(symbol, "1h", date(year, number, 1), date(year + number // 12, number % 12 + 1, 1))
 
 
 def zipped(name: str, content: str | bytes) -> bytes:

@@ -157,6 +157,40 @@ def test_a_download_prints_what_it_did_and_where(btcbt, published, archive_serve
     assert done.stdout.splitlines() == ["files: 2 stored", "data/BTCUSDT_1h.parquet: nothing new"]
 
 
+def test_a_download_of_several_symbols_makes_one_file_for_each(btcbt, published, archive_server, rng):
+    ether = month(2024, 12, symbol="ETHUSDT")
+    archive_server.publish(ether, kline_csv(walk(rng, 31 * 24), ether.span_ms[0]))
+    command = ["download", "--symbols", "BTCUSDT,ETHUSDT", "--start", "2024-12", "--end", "2024-12"]
+    command += ["--base-url", archive_server.url]
+    done = btcbt(*command)
+    assert done.exit_code == 0, done.output
+    ours = [line for line in done.stdout.splitlines() if line.startswith("data/")]
+    assert [line.partition(":")[0] for line in ours] == ["data/BTCUSDT_1h.parquet", "data/ETHUSDT_1h.parquet"]
+    assert btcbt("download", "--symbol", "ETHUSDT", *command[3:], "--output", "alone.parquet").exit_code == 0
+    both = [read_candles(file) for file in ("data/ETHUSDT_1h.parquet", "alone.parquet")]
+    assert both[0].sha256 == both[1].sha256 != read_candles("data/BTCUSDT_1h.parquet").sha256
+    assert btcbt(*command, "--output", "other").exit_code == 0
+    assert read_candles("other/ETHUSDT_1h.parquet").sha256 == both[0].sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--symbol", "BTCUSDT", "--symbols", "BTCUSDT,ETHUSDT"], "both of --symbol and --symbols given, expected one"),
+        ([], "neither of --symbol and --symbols given"),
+        (["--symbols", "BTCUSDT,../ETH"], "invalid symbol '../ETH'"),
+        (["--symbols", "BTCUSDT,"], "invalid symbol ''"),
+        (["--symbols", "BTCUSDT,ETHUSDT,BTCUSDT"], "--symbols has BTCUSDT twice"),
+        (["--symbols", "BTCUSDT,ETHUSDT", "--output", "a.parquet"], "--output a.parquet is one file, expected"),
+    ],
+)
+def test_wrong_symbols_are_refused_before_anything_is_fetched(btcbt, archive_server, tmp_path, options, says):
+    done = btcbt("download", *options, "--start", "2024-12", "--base-url", archive_server.url)
+    assert says in error(done)
+    assert archive_server.requests == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_download_with_failed_files_exits_with_2_or_goes_on_with_1(btcbt, published, archive_server):
     archive_server.faults[published[0].name] = [status(403), status(403)]
     command = ["download", "--symbol", "BTCUSDT", "--start", "2024-12", "--end", "2025-01"]

@@ -18,7 +18,7 @@ import pytest
 
 from btcbt.config import RunConfig
 from btcbt.metrics.distribution import sample_quantiles
-from btcbt.report.page import payload, write_page
+from btcbt.report.page import books, payload, write_page
 from btcbt.report.page.fans import LEVELS, MEDIAN, Closes, fewer_steps, quantile_steps, read_fans
 from btcbt.report.page.render import asset
 from btcbt.report.page.series import losses_over_time, pit_shares
@@ -121,7 +121,8 @@ def test_fans_that_do_not_fit_lose_every_second_step_and_then_are_left_out(
     size = sum(map(len, whole.values()))
     monkeypatch.setattr(payload, "MOST_CHARACTERS", size - 200)
     thin, said = payload.page_payload(traded)
-    steps = {one["name"]: one["steps"] for one in meta_of(thin)["forecasters"]}
+    meta = meta_of(thin)
+    steps = {one["name"]: fan["steps"] for one, fan in zip(meta["forecasters"], meta["fans"], strict=True)}
     assert steps == {"random_walk": [1, 2, 3], "drift": [1, 3]}
     assert said == ["Every second step is interpolated, for the size of the page: drift."]
     kept = unpacked(np.frombuffer(gzip.decompress(base64.b64decode(thin["quantiles1"])), np.uint8), (24, 2, 7))
@@ -168,7 +169,7 @@ def test_charts_hold_few_accounts_of_many_and_say_so(traded: Run, tmp_path: Path
         frame.assign(**more).to_parquet(copy / f"{table}.parquet", index=False)
     blobs, said = payload.page_payload(load_run(copy))
     names = [one["name"] for one in meta_of(blobs)["accounts"]]
-    assert len(names) == payload.MOST_ACCOUNTS
+    assert len(names) == books.MOST_ACCOUNTS
     assert {"momentum", "buy_and_hold", "s59@drift"} <= set(names)
     assert said == ["Charts hold 40 of 62 accounts, the best and those on the main forecaster."]
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +8,6 @@ from btcbt.cli.main import app
 from btcbt.config.sweep import SelectionConfig
 from btcbt.errors import StrategyError
 from btcbt.metrics.sharpe import sharpe_ratio
-from btcbt.walkforward.many_decisions import holding_before
 from btcbt.walkforward.runner import run
 from btcbt.workflows.sweep import choose, run_sweep
 
@@ -150,12 +147,3 @@ def test_the_chosen_account_is_one_of_the_configurations_while_the_choice_stays(
     assert sum(kept.values()) == done.numbers["nested.candles"]
     assert set(kept) <= set(done.table["name"])
     assert -1 < done.numbers["nested.total_return"] <= done.numbers["hindsight.total_return"] + 0.05
-
-
-def test_a_holding_is_rebuilt_from_the_targets_before():
-    history = SimpleNamespace(interval_ms=HOUR)
-    walk = SimpleNamespace(origins=HOUR * np.array([0, 1, 2, 4, 5]), candles=history)
-    targets = np.array([0.0, 1.0, 0.5, -0.5, -0.5])
-    found = [holding_before(targets, row, walk) for row in range(5)]
-    assert [one.weight for one in found] == [0.0, 0.0, 1.0, 0.5, -0.5]
-    assert [one.candles_held for one in found] == [0, 1, 1, 3, 1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from btcbt.models.kronos.inference.cache import AppendStep, ScoreBuffers, SharedPrefixCache, rms
+from btcbt.models.kronos.inference.cache import AppendStep, SharedPrefixCache
 from btcbt.models.kronos.inference.engines import PREFILL_TOKENS, ModelEngine, PrefixLayout
 from btcbt.models.kronos.inference.sampling import Draw, Filter
-from btcbt.models.kronos.shapes import DEPENDENCY_HEADS
+from btcbt.models.kronos.inference.stack import rms
 
 
 def sample_cached(
@@ -88,9 +88,6 @@ class CachedPaths:
         hidden, keys_values = self._prefill(ids, calendar)
         self.caches = [SharedPrefixCache(k, v, rows, capacity, mask) for k, v in keys_values[:-1]]
         self.dependency = SharedPrefixCache(*keys_values[-1], rows, capacity, mask)
-        heads = engine.stack.blocks[0].n_heads
-        self.buffers = ScoreBuffers.new(groups * heads, rows, length + capacity, hidden)
-        self.dep_buffers = ScoreBuffers.new(groups * DEPENDENCY_HEADS, rows, length + capacity, hidden)
         self.length, self.capacity = 0, capacity
         self.step: AppendStep | None = None
         self.last = hidden[:, layout.ends - 1].repeat_interleave(layout.n_paths, dim=1)
@@ -112,15 +109,10 @@ class CachedPaths:
         """Append L tokens (G, R, L) with calendar vectors (G, R, L, D) to the rows."""
         engine, length = self.engine, s1.shape[-1]
         positions = self.layout.row_ends[:, None] + torch.arange(self.length, self.length + length, device=s1.device)
-        buffers = self.buffers
-        if length > 1:
-            groups, _, keys = buffers.scores.shape
-            buffers = ScoreBuffers.new(groups, self.shape[1] * length, keys, self.last)
         step = AppendStep.new(self.length, length, self.capacity, self.last)
-        x = engine.stack.extend(engine.embed(s1, s2, calendar), self.caches, positions, buffers, step)
+        x = engine.stack.extend(engine.embed(s1, s2, calendar), self.caches, positions, step)
         hidden = engine.hidden(x)
-        k, v = engine.dependency_keys_values(hidden)
-        self.dependency.append(k.permute(0, 3, 1, 2, 4), v.permute(0, 3, 1, 2, 4), step)
+        self.dependency.append(*engine.dependency_keys_values(hidden), step)
         self.length += length
         # The next query of the dependency layer is a single token that attends to all of the path.
         self.step = AppendStep.new(self.length - 1, 1, self.capacity, self.last)
@@ -135,8 +127,7 @@ class CachedPaths:
 
     def fine_logits(self, s1: Tensor) -> Tensor:
         """Logits (G, R, V2) of the next fine id given the coarse one (G, R)."""
-        query = self.engine.queries[s1].unsqueeze(2).permute(0, 3, 1, 2, 4)
-        mixed = self.dependency.attend(query, self.dep_buffers, self.step).squeeze(2)
+        mixed = self.dependency.attend(self.engine.queries[s1].unsqueeze(2), self.step).squeeze(2)
         return self.engine.head_s2(rms(self.engine.dep_out(mixed, other=self.last)))
 
     def sample(self, step: int, draw: Draw, keep: Filter) -> tuple[Tensor, Tensor]:

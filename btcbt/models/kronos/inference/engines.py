@@ -7,24 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from btcbt.models.kronos.inference.cache import (
-    AppendStep,
-    CachedStack,
-    ScoreBuffers,
-    SharedPrefixCache,
-    fold_norm,
-    rms,
-)
+from btcbt.models.kronos.inference.cache import AppendStep, SharedPrefixCache
 from btcbt.models.kronos.inference.linear import Linear
+from btcbt.models.kronos.inference.stack import CachedStack, fold_norm, rms
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.shapes import DEPENDENCY_HEADS
 from btcbt.records import CLOSE
 
 PREFILL_TOKENS = 4096
-"""Context tokens that go through a network at once; more only cost memory."""
-DECODE_SCORES = 1 << 22
-"""Attention scores held at once when paths are decoded, in numbers."""
+"""Tokens of contexts, or of paths to decode, that go through a network at once; more only cost memory."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +70,7 @@ class TokenizerEngine:
     def decode(self, context: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], layout: PrefixLayout) -> Tensor:
         """Scaled candles (G, R, H, 6) of generated ids (G, R, H) after context ids (G, T)."""
         rows, horizon = new[0].shape[1:]
-        scores = rows * horizon * (context[0].shape[1] + horizon) * self.decoder.blocks[0].n_heads
-        size = max(1, DECODE_SCORES // scores)
+        size = max(1, PREFILL_TOKENS // (rows * horizon))
         parts = zip(*(ids.split(size) for ids in (*context, *new)), strict=True)
         return torch.cat([self._decode((c1, c2), (n1, n2), layout) for c1, c2, n1, n2 in parts])
 
@@ -88,12 +79,9 @@ class TokenizerEngine:
         _, keys_values = self.decoder.prefill(self._embed(*context))
         hidden = layout.hidden_keys(length)
         caches = [SharedPrefixCache(k, v, rows, horizon, hidden) for k, v in keys_values]
-        groups = context[0].shape[0] * self.decoder.blocks[0].n_heads
-        like = keys_values[0][0]
-        buffers = ScoreBuffers.new(groups, rows * horizon, length + horizon, like)
         positions = layout.row_ends[:, None] + torch.arange(horizon, device=new[0].device)
-        step = AppendStep.new(0, horizon, horizon, like)
-        return self.tokenizer.head(self.decoder.extend(self._embed(*new), caches, positions, buffers, step))
+        step = AppendStep.new(0, horizon, horizon, keys_values[0][0])
+        return self.tokenizer.head(self.decoder.extend(self._embed(*new), caches, positions, step))
 
     def reconstruct(self, ids: tuple[Tensor, Tensor]) -> Tensor:
         """Scaled candles (G, T, 6) of context ids (G, T), as the decoder gives them back."""

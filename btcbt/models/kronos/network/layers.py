@@ -1,7 +1,7 @@
 """The blocks that tokenizer and decoder share, in plain torch: norm, rotary positions, attention, feed-forward.
 
 Two modules compute the same functions faster: `btcbt.models.kronos.training.kernels` for training, and
-`btcbt.models.kronos.inference.cache` for sampling. The tests compare both with this file.
+`btcbt.models.kronos.inference.stack` for sampling. The tests compare both with this file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from btcbt.audit.panel import audit_panel
-from btcbt.config import PanelConfig, RunConfig
+from btcbt.config import RunConfig
 from btcbt.errors import CandleError, ConfigError, StoreError
 from btcbt.progress import PlainProgress
 from btcbt.report.panel import panel_summary
@@ -17,39 +17,14 @@ from btcbt.storage.panel_runs import load_panel_run
 from btcbt.strategies import PanelStrategy
 from btcbt.walkforward.panel.accounts import equal_weights
 from btcbt.walkforward.runner import run
-
-SYMBOLS = {"BTC": "bundled:BTCUSD_1h", "ETH": "bundled:ETHUSD_1h", "LTC": "bundled:LTCUSD_1h"}
-TREE = {
-    "name": "panel",
-    "candles": {"symbols": SYMBOLS, "interval": "1h"},
-    "windows": {"start": "2019-06-01", "end": "2019-06-08", "context": 48, "horizon": 6, "stride": 2},
-    "forecasters": {
-        "random_walk": {"kind": "random_walk", "n_paths": 20},
-        "ewma": {"kind": "ewma_volatility", "n_paths": 20},
-    },
-    "strategies": {
-        "threshold": {"use": "threshold", "forecasters": ["ewma"]},
-        "top_k": {"use": "top_k", "forecasters": ["ewma"]},
-        "equal_weight": {"use": "equal_weight"},
-    },
-    "seed": 3,
-}
-
-
-def panel_config(root, **changes):
-    return PanelConfig.model_validate({**TREE, "store": {"root": str(root)}, **changes})
-
-
-@pytest.fixture(scope="module")
-def panel(tmp_path_factory):
-    return run(panel_config(tmp_path_factory.mktemp("panel")))
+from tests.small_panel import SYMBOLS, TREE, panel_config
 
 
 def test_each_symbols_forecasts_are_those_of_its_single_run_bit_for_bit(panel, tmp_path):
     tree = {**TREE, "candles": {"path": SYMBOLS["ETH"], "symbol": "ETH"}, "store": {"root": str(tmp_path)}}
     del tree["strategies"]["top_k"], tree["strategies"]["equal_weight"]
     single = run(RunConfig.model_validate(tree))
-    own = panel.of("ETH")
+    own = panel.symbol("ETH")
     for name in ("random_walk", "ewma"):
         assert own.manifest["forecasters"][name]["key"] == single.manifest["forecasters"][name]["key"]
         np.testing.assert_array_equal(own.forecasts(name).paths(), single.forecasts(name).paths())
@@ -57,12 +32,12 @@ def test_each_symbols_forecasts_are_those_of_its_single_run_bit_for_bit(panel, t
 
 
 def test_symbols_have_random_numbers_of_their_own(panel):
-    keys = {panel.of(symbol).manifest["forecasters"]["ewma"]["key"] for symbol in SYMBOLS}
+    keys = {panel.symbol(symbol).manifest["forecasters"]["ewma"]["key"] for symbol in SYMBOLS}
     assert len(keys) == 3
 
 
 def test_pooled_numbers_are_those_of_the_symbols_losses(panel):
-    frames = {symbol: panel.of(symbol).losses() for symbol in SYMBOLS}
+    frames = {symbol: panel.symbol(symbol).losses() for symbol in SYMBOLS}
     column = "crps_bps.h6"
     ratios = [
         100 * (one[f"ewma.{column}"] - one[f"random_walk.{column}"]) / one[f"random_walk.{column}"].mean()
@@ -79,7 +54,7 @@ def test_rank_ic_is_that_of_pandas(panel):
     origin = panel.rankings().index[10]
     forecast, outcome = {}, {}
     for symbol in SYMBOLS:
-        own = panel.of(symbol)
+        own = panel.symbol(symbol)
         row = list(own.origins().index).index(origin)
         closes = own.candles()["close"]
         last = closes[origin - pd.Timedelta("1h")]
@@ -92,7 +67,7 @@ def test_rank_ic_is_that_of_pandas(panel):
 def test_a_book_holds_the_single_accounts_decisions_in_equal_parts(panel):
     targets = panel.targets()
     for symbol in SYMBOLS:
-        single = panel.of(symbol).targets()["threshold@ewma"].dropna()
+        single = panel.symbol(symbol).targets()["threshold@ewma"].dropna()
         np.testing.assert_allclose(targets.loc[single.index, f"threshold@ewma/{symbol}"], single / 3)
 
 
@@ -181,7 +156,7 @@ def test_a_damaged_panel_run_is_one_error(panel, tmp_path):
     with pytest.raises(StoreError, match="not a run"):
         load_panel_run(tmp_path)
     with pytest.raises(StoreError, match="no symbol 'XRP'; it has BTC, ETH, LTC"):
-        panel.of("XRP")
+        panel.symbol("XRP")
     manifest = json.loads((panel.directory / "manifest.json").read_text())
     manifest["symbols"]["BTC"]["name"] = "../../elsewhere"
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from btcbt.errors import ConfigError
 from btcbt.models.kronos import Kronos, KronosTokenizer
-from btcbt.models.kronos.inference.cache import AppendStep, ScoreBuffers, SharedPrefixCache
+from btcbt.models.kronos.inference.cache import AppendStep, SharedPrefixCache, attention, plain_attention
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PATH_BYTES, PathGenerator
 from btcbt.models.kronos.inference.linear import Linear
@@ -134,7 +134,6 @@ def test_a_longer_context_than_the_engine_takes_at_once_is_split_without_a_trace
     whole = engine(tokenizer, model).generate(scaled, stamp, **task)
     monkeypatch.setattr("btcbt.models.kronos.inference.engines.PREFILL_TOKENS", 45)
     monkeypatch.setattr("btcbt.models.kronos.inference.cached_paths.PREFILL_TOKENS", 45)
-    monkeypatch.setattr("btcbt.models.kronos.inference.engines.DECODE_SCORES", 1)
     torch.testing.assert_close(engine(tokenizer, model).generate(scaled, stamp, **task), whole, rtol=1e-5, atol=1e-5)
 
 
@@ -201,12 +200,32 @@ def test_static_steps_sample_the_same_paths(tokenizer, model, monkeypatch, max_c
     scaled, stamp, numbers = problem(3, 20, 6, 4)
     task = {"horizon": 6, "n_paths": 4, "draw": KeyedDraw(numbers), "keep": Filter(top_p=0.9)}
     dynamic = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
-    monkeypatch.setattr(AppendStep, "new", AppendStep.static)
+    monkeypatch.setattr("btcbt.models.kronos.inference.cache.fixed_shapes", lambda device: True)
     static = engine(tokenizer, model, max_context).generate(scaled, stamp, **task)
     torch.testing.assert_close(static, dynamic, rtol=1e-5, atol=1e-5)
 
 
-def test_one_compiled_graph_serves_every_static_step(tokenizer, model):
+@pytest.mark.parametrize("masked", [True, False])
+def test_fused_attention_equals_the_plain_one(masked):
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (torch.randn(2, 3, length, 8, generator=generator) for length in (5, 11, 11))
+    hidden = torch.arange(11) > torch.tensor([[0], [4], [10], [7], [2]])
+    mask = torch.zeros(5, 11).masked_fill_(hidden, -torch.inf) if masked else None
+    fused, plain = (form(query, keys, values, mask) for form in (attention, plain_attention))
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_what_memory_held_before_does_not_reach_a_path(tokenizer, model, monkeypatch):
+    scaled, stamp, numbers = problem(2, 20, 5, 3)
+    task = {"horizon": 5, "n_paths": 3, "draw": KeyedDraw(numbers), "keep": Filter()}
+    expected = engine(tokenizer, model).generate(scaled, stamp, **task)
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *sizes, **kw: new_empty(*sizes, **kw).fill_(torch.nan))
+    assert torch.equal(engine(tokenizer, model).generate(scaled, stamp, **task), expected)
+
+
+def test_one_compiled_graph_serves_every_static_step(tokenizer, model, monkeypatch):
+    monkeypatch.setattr("btcbt.models.kronos.inference.cache.fixed_shapes", lambda device: True)
     stack = engine(tokenizer, model, packed=False).model.stack
     x = torch.randn(2, 7, model.config.d_model)
     paths, capacity = 3, 4
@@ -214,10 +233,9 @@ def test_one_compiled_graph_serves_every_static_step(tokenizer, model):
 
     def decode(caches, extend, step_of):
         out = []
-        buffers = ScoreBuffers.new(2 * stack.blocks[0].n_heads, paths, 7 + capacity, x)
         for i in range(capacity):
             new = torch.linspace(-1, 1, 2 * paths * x.shape[-1]).view(2, paths, 1, -1) * (i + 1)
-            out.append(extend(new, caches, torch.tensor([7 + i]), buffers, step_of(i, 1, capacity, x)))
+            out.append(extend(new, caches, torch.tensor([7 + i]), step_of(i, 1, capacity, x)))
         return torch.stack(out)
 
     with torch.inference_mode():

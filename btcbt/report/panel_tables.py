@@ -1,0 +1,102 @@
+"""What a run on several symbols found, as tables: differences over all symbols and on each, rankings, accounts."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from btcbt.metrics.cross_section_scores import CROSS_SECTION
+from btcbt.metrics.pooled_versus import SYMBOL, SYMBOLS
+from btcbt.report.figures import BASELINES
+from btcbt.report.versus import SIZE
+from btcbt.storage.panel_runs import PanelRun
+
+LOSS, PATH = "crps_bps", "energy_bps"
+"""The losses that are compared: of the close at a step, and of the whole path, which has step 0."""
+
+
+class Pooled(NamedTuple):
+    """The difference of one forecaster from the opponent over all symbols, or on one, in percent."""
+
+    difference: float
+    low: float
+    high: float
+    detectable: float
+    adjusted_p: float
+
+    @property
+    def better(self) -> bool:
+        """Whether it is better at `SIZE`, all comparisons together."""
+        return self.adjusted_p <= SIZE and self.difference < 0.0
+
+    @property
+    def worse(self) -> bool:
+        """Whether its own 95 % interval lies above zero."""
+        return self.low > 0.0
+
+
+_KEYS = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p")
+
+
+def main_forecaster(run: PanelRun) -> str:
+    """The first forecaster that is neither the opponent nor, if there is one, a simple one."""
+    names = [name for name in run.manifest["forecasters"] if name != run.manifest["opponent"]]
+    simple = {name: run.manifest["forecasters"][name]["kind"] in BASELINES for name in names}
+    order = [name for name in run.config.forecasters if name in simple] + names
+    return min(order, key=lambda name: simple[name], default=str(run.manifest["opponent"]))
+
+
+def pooled(run: PanelRun, name: str, step: int) -> Pooled:
+    """The difference of the close's CRPS at a step over all symbols; NaN where it is not known."""
+    prefix = f"forecast.{name}.{SYMBOLS}.{LOSS}.close.h{step}"
+    return Pooled(*(run.metrics.get(f"{prefix}.{key}", math.nan) for key in _KEYS))
+
+
+def effective_symbols(run: PanelRun, name: str, step: int) -> float:
+    """Independent symbols that would know the difference as well; NaN where it is not known."""
+    return run.metrics.get(f"forecast.{name}.{SYMBOLS}.{LOSS}.close.h{step}.effective_symbols", math.nan)
+
+
+def of_row(table: pd.DataFrame, *row: object) -> Pooled:
+    """A row of `symbol_frame` or `pooled_frame`; NaN if it is absent."""
+    if row not in table.index:
+        return Pooled(*(math.nan,) * len(_KEYS))
+    return Pooled(*table.loc[[row], list(_KEYS)].to_numpy(dtype=np.float64)[0].tolist())
+
+
+def pooled_frame(run: PanelRun) -> pd.DataFrame:
+    """Differences over all symbols by forecaster and step (0: the whole path); see `btcbt.metrics.pooled_versus`."""
+    frame = run.scores()
+    return _by_step(frame[frame["group"] == f"{SYMBOLS}={run.manifest['opponent']}"], ["forecaster", "step"])
+
+
+def symbol_frame(run: PanelRun) -> pd.DataFrame:
+    """Differences by forecaster, step (0: the whole path) and symbol; p is adjusted for the number of symbols."""
+    frame, before = run.scores(), f"{SYMBOLS}={run.manifest['opponent']}{SYMBOL}"
+    frame = frame[frame["group"].str.startswith(before)]
+    frame = frame.assign(symbol=frame["group"].str.slice(len(before)))
+    return _by_step(frame, ["forecaster", "step", "symbol"])
+
+
+def cross_section_frame(run: PanelRun) -> pd.DataFrame:
+    """How symbols are ranked, by forecaster, step and measure; see `btcbt.metrics.cross_section`."""
+    frame = run.scores()
+    frame = frame[frame["group"] == CROSS_SECTION]
+    parts = frame["metric"].str.rsplit(".", n=1, expand=True).reindex(columns=[0, 1])
+    frame = frame.assign(measure=parts[0], metric=parts[1])
+    return _wide(frame[frame["measure"] != "ranked"], ["forecaster", "step", "measure"])
+
+
+def _by_step(frame: pd.DataFrame, index: list[str]) -> pd.DataFrame:
+    """Rows of the losses, a column a statistic."""
+    frame = frame[frame["metric"].str.startswith((f"{LOSS}.", f"{PATH}."))]
+    return _wide(frame.assign(metric=frame["metric"].str.partition(".")[2]), index)
+
+
+def _wide(frame: pd.DataFrame, index: list[str]) -> pd.DataFrame:
+    columns = list(dict.fromkeys(frame["metric"]))
+    wide = frame.set_index([*index, "metric"])["value"].unstack("metric", sort=False)
+    return wide.reindex(columns=columns).rename_axis(columns=None)
