@@ -173,7 +173,7 @@ class PanelPortfolioConfig(PortfolioConfig):
 class StoreConfig(Section):
     """Where runs and forecasts are kept; `shard_size` origins are written, resumed and shared as one unit.
 
-    `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``.
+    `root` is a folder, or the URL of one: ``s3://BUCKET/PREFIX`` or ``gs://BUCKET/PREFIX``.
     A URL holds only forecasts, shared between machines; runs, the ledger of trials, and a copy of the forecasts in use
     are in the folder `local`, ``runs`` if left out.
 
