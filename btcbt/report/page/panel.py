@@ -60,12 +60,11 @@ def panel_content(run: PanelRun) -> dict[str, Any]:
 
 def _every_symbol(run: PanelRun) -> Table:
     """Every forecaster at every step on each symbol."""
-    each = symbol_frame(run)
     rows = [
         [
-            str(symbol),
-            str(name),
-            "path" if step == 0 else str(step),
+            str(one["symbol"]),
+            str(one["forecaster"]),
+            "path" if one["step"] == 0 else str(one["step"]),
             number(one["difference_pct"], "+.1f"),
             _interval(one["low_pct"], one["high_pct"], "+.1f"),
             number(one["p_value"], ".3f"),
@@ -73,7 +72,7 @@ def _every_symbol(run: PanelRun) -> Table:
             number(one["detectable_pct"], ".1f"),
             number(one["origins"], ",.0f"),
         ]
-        for (name, step, symbol), one in each.iterrows()
+        for one in symbol_frame(run).reset_index().to_dict("records")
     ]
     heads = ["symbol", "forecaster", "ahead", "%", "95 % interval", "p", "adj. p", "min", "origins"]
     caption = (

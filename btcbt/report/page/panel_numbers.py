@@ -77,17 +77,16 @@ def _forest(run: PanelRun) -> list[dict[str, Any]]:
     """Rows of the forest plot: symbol, or null for all of them, forecaster, step (0: the path), difference and ends."""
     if not run.metrics.get("origins.scored"):
         return []
-    rows = [((name, step, None), one) for (name, step), one in pooled_frame(run).iterrows()]
-    rows += [((name, step, symbol), one) for (name, step, symbol), one in symbol_frame(run).iterrows()]
+    rows = [*pooled_frame(run).reset_index().to_dict("records"), *symbol_frame(run).reset_index().to_dict("records")]
     return [
         {
-            "forecaster": name,
-            "step": int(step),
-            "symbol": symbol,
+            "forecaster": one["forecaster"],
+            "step": int(one["step"]),
+            "symbol": one.get("symbol"),
             **{key: round(float(one[f"{key}_pct"]), 4) for key in ("difference", "low", "high")},
             "p": round(float(one["adjusted_p"]), 4),
         }
-        for (name, step, symbol), one in rows
+        for one in rows
         if np.isfinite([one["low_pct"], one["high_pct"], one["adjusted_p"]]).all()
     ]
 
@@ -97,7 +96,8 @@ def _weights(run: PanelRun, accounts: Accounts) -> tuple[list[str], list[int], N
     targets, orders = run.targets(), run.orders()
     shown = [one["name"] for one in accounts.meta["accounts"] if one["shown"]]
     room = max(1, MOST_WEIGHTS // max(1, len(targets) * len(run.symbols)))
-    kept, fills = [], 0
+    kept: list[str] = []
+    fills = 0
     for name in dict.fromkeys([*shown, *accounts.names]):
         fills += int((orders["strategy"] == name).sum())
         if f"{name}/{run.symbols[0]}" in targets.columns and len(kept) < room and (fills <= MOST_FILLS or not kept):
