@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -84,18 +84,19 @@ def _every_symbol(run: PanelRun) -> Table:
 
 def _rankings(run: PanelRun) -> Iterator[Table]:
     """Measures of the ranking against placebos, a table a step, the last step first."""
-    found = cross_section_frame(run)
+    rows_of = cross_section_frame(run).reset_index().to_dict("records")
+    found = {(one["forecaster"], one["step"], one["measure"]): one for one in rows_of}
     heads = ["forecaster", "measure", "mean", "95 % interval", "chance", "p", "adj. p", "placebo p", "placebos"]
     for step in reversed(comparison_steps(run.config.windows.horizon)):
         rows = []
         for name in run.manifest["forecasters"]:
             for measure in MEASURES:
-                if (name, step, measure) in found.index:
-                    rows.append([name, *_ranked(measure, found.loc[(name, step, measure)])])
+                if (name, step, measure) in found:
+                    rows.append([name, *_ranked(measure, found[name, step, measure])])
         yield Table(f"Ranking of the symbols, {step} candles ahead", heads, rows, left=[0, 1])
 
 
-def _ranked(measure: str, one: pd.Series[float]) -> list[str]:
+def _ranked(measure: str, one: Mapping[Any, Any]) -> list[str]:
     scale, form = {"spread_bps": (1.0, "+.1f"), "hit_rate": (100.0, ".1f")}.get(measure, (1.0, "+.3f"))
     mean, low, high, chance, least, most = (
         scale * float(one[key]) for key in ("mean", "low", "high", "chance", "placebo_low", "placebo_high")
