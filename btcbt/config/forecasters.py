@@ -444,7 +444,9 @@ class ReorderedConfig(ForecasterSection):
     kind: Literal["reordered"]
     builds: ClassVar[str] = "btcbt.forecasters.reordered:Reordered"
     base: Name
+    """The forecaster whose paths are reordered."""
     errors: int = Field(2000, ge=1, le=100_000)
+    """Newest errors that the order of steps is taken from."""
 
     @property
     def based_on(self) -> str | None:

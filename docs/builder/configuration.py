@@ -199,7 +199,7 @@ def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
             return f"list of {_type(items, definitions)}"
         case "object":
             inner = schema.get("additionalProperties")
-            return "name: section" if isinstance(inner, dict) and inner.get("type") is None else "mapping"
+            return "sections by name" if isinstance(inner, dict) and inner.get("type") is None else "mapping"
         case "boolean":
             return "true or false"
         case "string":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_a_sweep_is_valid_and_so_is_the_experiment_of_each_of_its_configurations
     sweep, experiments = load_sweep(file)
     assert sweep.name == file.stem
     assert len(experiments) > 1
+
+
+def test_every_experiment_is_in_the_documentation_and_says_what_it_asks_or_makes() -> None:
+    page = (FOLDER.parent / "docs/experiments.md").read_text(encoding="utf-8")
+    for file in FILES:
+        assert file.name in page or (file.parent.name == "sizes" and "experiments/sizes" in page)
+    for file in EXPERIMENTS:
+        header = "".join(re.findall(r"^#(.*)$", file.read_text(encoding="utf-8").partition("\nname:")[0], re.MULTILINE))
+        assert "?" in header or file.parent.name == "sizes", file.name
 
 
 def test_the_main_experiment_is_the_one_that_the_makefile_runs() -> None:
