@@ -44,6 +44,7 @@ def test_the_site_is_built_from_pages_code_and_notebooks_that_run(
         "replay",
         "refits",
         "tiny",
+        "coins",
     }
     for notebook in shown:
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
