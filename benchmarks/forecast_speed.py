@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from btcbt.candles import read_candles
-from btcbt.models.kronos import Kronos, KronosTokenizer
+from btcbt.models.kronos import Kronos, KronosPredictor, KronosTokenizer
 from btcbt.models.kronos.inference.calendar import stamps
 from btcbt.models.kronos.inference.generate import PathGenerator
 from btcbt.models.kronos.inference.linear import Linear
@@ -32,11 +33,11 @@ from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, Mult
 from btcbt.models.kronos.inference.scaling import Scaling
 from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS, TOKENIZERS, ModelConfig, TokenizerConfig
 from btcbt.randomness import uniforms
-from btcbt.records import FloatArray
+from btcbt.records import CHANNELS, FloatArray
 
 REFERENCE = Path(__file__).resolve().parent.parent / ".bench" / "reference"
 TABLE = ("mini:360:24:30", "mini:488:24:5", "small:360:24:30", "small:488:24:5", "small:400:1:1")
-MODES = ("fp32, reference's stream", "fp32", "bf16 model", "anchored fp32")
+MODES = ("fp32, reference's stream", "fp32", "bf16 model", "anchored fp32", "predict_batch", "predict")
 TOKENIZER_OF = {"nano": "nano", "mini": "2k"}
 BLOCK = 24
 
@@ -130,6 +131,8 @@ def difference(case: Case, networks: Networks, x: Any, stamp: Any, reference: Ca
 
 def engine_run(case: Case, networks: Networks, mode: str, batch: int, history: Any, device: str) -> tuple[Any, int]:
     """The engine in a mode: what to call, and how many origins a call forecasts."""
+    if mode.startswith("predict"):
+        return predictor_run(case, networks, batch if mode == "predict_batch" else 1, history, device)
     dtype = torch.bfloat16 if mode.startswith("bf16") else torch.float32
     generator = PathGenerator(
         networks.tokenizer, networks.model, max_context=MAX_CONTEXT[case.size], device=torch.device(device), dtype=dtype
@@ -148,6 +151,23 @@ def engine_run(case: Case, networks: Networks, mode: str, batch: int, history: A
         generator.generate(x, stamp, horizon=case.horizon, n_paths=case.n_paths, draw=draw, keep=keep, ends=ends)
 
     return run, batch * (BLOCK if anchored else 1)
+
+
+def predictor_run(case: Case, networks: Networks, batch: int, history: Any, device: str) -> tuple[Any, int]:
+    """The drop-in predictor on data frames, all of them in a call: what to call, and how many origins it forecasts."""
+    predictor = KronosPredictor(networks.model, networks.tokenizer, device, MAX_CONTEXT[case.size])
+    values, times = history
+    frame = pd.DataFrame(values, columns=list(CHANNELS))
+    clock = pd.Series(pd.to_datetime(times, unit="ms"))
+    starts = np.linspace(0, len(frame) - case.context - case.horizon - 1, batch).astype(int)
+    past = [slice(i, i + case.context) for i in starts]
+    future = [slice(one.stop, one.stop + case.horizon) for one in past]
+    series = ([frame[one] for one in past], [clock[one] for one in past], [clock[one] for one in future])
+
+    def run() -> None:
+        predictor.predict_batch(*series, case.horizon, sample_count=case.n_paths, verbose=False)
+
+    return run, batch
 
 
 def seconds(run: Callable[[], object], device: str) -> float:

@@ -176,8 +176,8 @@ class StoreConfig(Section):
     """Where runs and forecasts are kept."""
 
     root: Annotated[Place, AfterValidator(parse_root)] = "runs"
-    """A folder, or the URL of one: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``, ``hdfs://HOST:PORT/PATH``. A URL
-    holds only forecasts, shared between machines."""
+    """A folder, or the URL of one: ``s3://BUCKET/PREFIX`` or ``gs://BUCKET/PREFIX``. A URL holds only forecasts, shared
+    between machines."""
     local: Place | None = None
     """With a URL: the folder of runs, of the ledger of trials and of a copy of the forecasts; ``runs`` if left out."""
     ledger: Annotated[Place, AfterValidator(parse_shared_folder)] | None = None

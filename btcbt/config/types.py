@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from btcbt.config.frozen import frozen
 
-URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override"), "hdfs": ()}
+URL_OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("scheme", "endpoint_override")}
 """Supported URL schemes of stores, and the options allowed after ``?``."""
 _LONGEST_PART = 240
 """Systems allow names of 255 bytes; ours for unfinished files are longer than the file's."""
@@ -106,14 +106,13 @@ def parse_root(value: str) -> str:
         raise PydanticCustomError("url", "not a URL; write it as s3://BUCKET/PREFIX") from None
     known = URL_OPTIONS.get(parts.scheme)
     if known is None:
-        raise PydanticCustomError("url", "a folder, or a URL that starts with s3://, gs:// or hdfs://, is expected")
+        raise PydanticCustomError("url", "a folder, or a URL that starts with s3:// or gs://, is expected")
     if "@" in parts.netloc or {name for name, _ in options} - set(known) or parts.fragment:
-        allowed = f", and nothing but {', '.join(known)} after '?'" if known else ""
         raise PydanticCustomError(
             "url",
-            "a URL without user, password or key is expected{allowed}; credentials are taken from the environment "
-            "or a profile, as {scheme} tools do",
-            {"allowed": allowed, "scheme": parts.scheme},
+            "a URL without user, password or key is expected, and nothing but {allowed} after '?'; "
+            "credentials are taken from the environment or a profile, as {scheme} tools do",
+            {"allowed": ", ".join(known), "scheme": parts.scheme},
         )
     if not parts.netloc or ".." in parts.path.split("/"):
         raise PydanticCustomError("url", "a URL such as s3://BUCKET/PREFIX, without '..', is expected")

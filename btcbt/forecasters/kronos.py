@@ -16,6 +16,7 @@ from btcbt.models.kronos.checkpoints.files import weights_digest
 from btcbt.models.kronos.checkpoints.locate import find_location_prior, find_model, find_tokenizer, pair_ranges
 from btcbt.models.kronos.checkpoints.location_prior import LocationPrior
 from btcbt.models.kronos.inference.calendar import stamps
+from btcbt.models.kronos.inference.devices import resolve_device
 from btcbt.models.kronos.inference.generate import PathGenerator
 from btcbt.models.kronos.inference.location import (
     check_location,
@@ -23,9 +24,8 @@ from btcbt.models.kronos.inference.location import (
     move_prices,
     window_move,
 )
-from btcbt.models.kronos.inference.predictor import TOO_LARGE, find_extreme, resolve_device
 from btcbt.models.kronos.inference.sampling import Filter, KeyedDraw, on_device
-from btcbt.models.kronos.inference.scaling import Scaling
+from btcbt.models.kronos.inference.scaling import TOO_LARGE, Scaling, find_extreme
 from btcbt.models.kronos.network.model import CALENDAR, Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.models.kronos.shapes import MAX_CONTEXT, MODELS
@@ -43,7 +43,7 @@ from btcbt.records import (
     Window,
 )
 
-NUMERICS = 1
+NUMERICS = 2
 """Increased whenever the same weights, windows and seed give different paths than before."""
 
 _CPU_ORIGINS = 16  # larger batches do not fit the caches of the processor

@@ -21,7 +21,7 @@ from btcbt.models.kronos.checkpoints.files import (
     resolve_folder,
     weights_digest,
 )
-from btcbt.models.kronos.inference.predictor import resolve_device
+from btcbt.models.kronos.inference.devices import resolve_device
 from btcbt.records import DataRange
 
 _DEVICE_ORIGINS = 256

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from btcbt.config import ForecasterSection, UserForecasterConfig, UserPostprocessorConfig, WindowsConfig
-from btcbt.errors import BtcbtError, ForecasterError, at_key
+from btcbt.errors import BtcbtError, CheckpointError, ForecasterError, at_key
 from btcbt.forecasters.base import Forecaster, Postprocessor
 from btcbt.loading import Extension, Params, load_class, make_params
 from btcbt.messages import describe, user_code
@@ -118,6 +118,23 @@ def _load_user_defined(config: UserConfig) -> tuple[type[Forecaster], Params]:
             "or derive it from btcbt.forecasters.Postprocessor"
         )
     return cls, make_params(FORECASTERS, config.use, cls, config.params)
+
+
+def create_alike(create: Callable[[], Forecaster], identity: Mapping[str, object], name: str) -> Forecaster:
+    """Build a forecaster in a worker process, which imports this module and not the walk-forward.
+
+    Raises
+    ------
+    CheckpointError
+        If its identity is another one than in the process that started the worker.
+    """
+    forecaster = create()
+    if dict(forecaster.identity()) != identity:
+        raise CheckpointError(
+            f"forecaster '{name}': a worker reads other weights or source than the process that started it; "
+            "give all machines the same files under the same paths"
+        )
+    return forecaster
 
 
 def _create_user_defined(config: UserConfig, windows: WindowsConfig, seed: int, base: Forecaster | None) -> Forecaster:

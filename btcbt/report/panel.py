@@ -172,7 +172,7 @@ def account_table(run: PanelRun, *, every: bool = False) -> Table:
 def _foot(run: PanelRun) -> Text:
     seconds = run.manifest["seconds"]
     text = Text(f"{seconds['total']:.0f} s; runs of the single symbols lie beside this one\n")
-    text.append(f"{run.directory}", style="cyan")
+    text.append(str(run.directory / "report.html"), style="cyan")
     return text
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from btcbt.metrics.cross_section_scores import CROSS_SECTION
@@ -61,10 +61,14 @@ def effective_symbols(run: PanelRun, name: str, step: int) -> float:
 
 
 def of_row(table: pd.DataFrame, *row: object) -> Pooled:
-    """A row of `symbol_frame` or `pooled_frame`; NaN if it is absent."""
-    if row not in table.index:
-        return Pooled(*(math.nan,) * len(_KEYS))
-    return Pooled(*table.loc[[row], list(_KEYS)].to_numpy(dtype=np.float64)[0].tolist())
+    """A row of `symbol_frame`; NaN if it is absent."""
+    found = dict(each_row(table)).get(row)
+    return Pooled(*((math.nan,) * len(_KEYS) if found is None else map(found.__getitem__, _KEYS)))
+
+
+def each_row(table: pd.DataFrame) -> Iterator[tuple[Any, dict[Any, float]]]:
+    """Index and values of each row of a table of numbers."""
+    yield from zip(table.index.tolist(), table.to_dict("records"), strict=True)
 
 
 def pooled_frame(run: PanelRun) -> pd.DataFrame:

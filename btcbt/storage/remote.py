@@ -1,14 +1,13 @@
-"""Folders of files on a local disk, or on S3, Google Cloud Storage or HDFS through pyarrow.fs.
+"""Folders of files on a local disk, or on S3 or Google Cloud Storage through pyarrow.fs.
 
 A remote store needs few operations: list the files of a folder; read, write and delete a file. Object stores show
-objects only when complete; on HDFS a file is written under a temporary name and renamed.
+objects only when complete, so nothing is renamed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -136,22 +135,19 @@ class RemoteFolder:
         Path of the folder there.
     url : str
         Its name in messages.
-    renames : bool
-        Whether incomplete files are visible, so that they must be written under a temporary name.
     """
 
-    def __init__(self, system: FileSystem, path: str, url: str, *, renames: bool) -> None:
+    def __init__(self, system: FileSystem, path: str, url: str) -> None:
         self._system = system
         self._path = path
         self._url = url
-        self._renames = renames
 
     def __str__(self) -> str:
         return self._url
 
     def child(self, name: str) -> RemoteFolder:
         """A subfolder, which need not exist."""
-        return RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}", renames=self._renames)
+        return RemoteFolder(self._system, f"{self._path}/{name}", f"{self._url}/{name}")
 
     def folders(self) -> list[str]:
         """Sorted names of the subfolders; empty if it does not exist."""
@@ -181,18 +177,11 @@ class RemoteFolder:
         content : bytes-like
             Its content.
         """
-        with self._explained("written", name):
-            if not self._renames:
-                self._send(self._at(name), content)
-                return
-            self._system.create_dir(self._path, recursive=True)
-            temporary = self._at(f".{name}.{secrets.token_hex(4)}.tmp")
-            self._send(temporary, content)
-            try:
-                self._system.move(temporary, self._at(name))
-            except OSError:  # HDFS does not rename onto an existing file
-                self._system.delete_file(self._at(name))
-                self._system.move(temporary, self._at(name))
+        with (
+            self._explained("written", name),
+            self._system.open_output_stream(self._at(name), compression=None) as stream,
+        ):
+            stream.write(content)
 
     def delete(self, name: str) -> None:
         """Delete a file; ignored if already deleted."""
@@ -201,10 +190,6 @@ class RemoteFolder:
                 self._system.delete_file(self._at(name))
             except FileNotFoundError:
                 return
-
-    def _send(self, path: str, content: Any) -> None:
-        with self._system.open_output_stream(path, compression=None) as stream:
-            stream.write(content)
 
     def _list(self) -> list[Any]:
         from pyarrow.fs import FileSelector
@@ -236,7 +221,7 @@ def open_folder(place: str | Path) -> Folder:
 
 
 def open_remote(url: str) -> RemoteFolder:
-    """The folder at an ``s3://``, ``gs://`` or ``hdfs://`` URL.
+    """The folder at an ``s3://`` or ``gs://`` URL.
 
     Credentials are found as the service's own tools find them: environment variables, profiles, the machine's
     identity.
@@ -256,15 +241,7 @@ def open_remote(url: str) -> RemoteFolder:
     shown = f"{parts.scheme}://{path}"
     options = dict(parse_qsl(parts.query))
     try:
-        if parts.scheme == "s3":
-            system = _s3(parts.netloc, options)
-        elif parts.scheme == "gs":
-            system = _gcs(options)
-        else:
-            from pyarrow.fs import HadoopFileSystem
-
-            system = HadoopFileSystem.from_uri(f"hdfs://{parts.netloc}")
-            path = parts.path.rstrip("/")
+        system = _s3(parts.netloc, options) if parts.scheme == "s3" else _gcs(options)
         # A missing bucket lists like an empty folder.
         there = parts.scheme != "s3" or system.get_file_info(parts.netloc).type.name != "NotFound"
     except (OSError, ValueError) as error:  # Arrow raises either for an invalid URL or option
@@ -273,7 +250,7 @@ def open_remote(url: str) -> RemoteFolder:
         ) from None
     if not there:
         raise StoreError(f"store.root {shown}: bucket '{parts.netloc}' does not exist; create it or correct the name")
-    return RemoteFolder(system, path, shown, renames=parts.scheme == "hdfs")
+    return RemoteFolder(system, path, shown)
 
 
 def _s3(bucket: str, options: dict[str, str]) -> FileSystem:

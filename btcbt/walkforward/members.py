@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btcbt.config import STORE_FOLDER, RunConfig
-from btcbt.errors import CheckpointError
 from btcbt.forecasters import Forecaster
+from btcbt.forecasters.registry import create_alike
 from btcbt.records import ForecastBatch, IntArray
 from btcbt.storage.forecasts import (
     Digests,
@@ -96,7 +96,7 @@ class Member:
         name = hashlib.sha256(self.key.encode())
         name.update(self.windows.origins.tobytes())
         name.update(self.digests.tobytes())
-        return name.hexdigest(), partial(_build_alike, self.build, dict(self.forecaster.identity()), self.name)
+        return name.hexdigest(), partial(create_alike, self.build, dict(self.forecaster.identity()), self.name)
 
     @property
     def batch(self) -> int:
@@ -106,16 +106,6 @@ class Member:
     def batches(self) -> Iterator[ForecastBatch]:
         """Its stored forecasts in order of time, `batch` origins at once."""
         return self.store.read(self.plan, self.windows.origins, self.batch)
-
-
-def _build_alike(build: Callable[[], Forecaster], identity: Mapping[str, object], name: str) -> Forecaster:
-    forecaster = build()
-    if dict(forecaster.identity()) != identity:
-        raise CheckpointError(
-            f"forecaster '{name}': a worker reads other weights or source than the process that started it; "
-            "give all machines the same files under the same paths"
-        )
-    return forecaster
 
 
 def make_members(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from string import ascii_uppercase
@@ -15,11 +14,9 @@ import pandas as pd
 
 from btcbt.config import interval_ms, time_text
 from btcbt.errors import ConfigError, StoreError
-from btcbt.metrics.returns import drawdown, equity_returns, share_of_equity
 from btcbt.metrics.score import POOLED
-from btcbt.metrics.sharpe import compound, sharpe_difference_interval, sharpe_ratio
 from btcbt.metrics.versus import paired_differences
-from btcbt.records import YEAR_MS, FloatArray, IntArray
+from btcbt.records import FloatArray, IntArray
 from btcbt.report.cells import NONE
 from btcbt.report.compare import RunComparison
 from btcbt.report.figures import milliseconds, primary
@@ -27,11 +24,11 @@ from btcbt.report.panel_tables import main_forecaster
 from btcbt.storage.panel_runs import PanelRun, load_any_run
 from btcbt.storage.runs import Run
 from btcbt.trees import leaves
+from btcbt.workflows.compare_accounts import common_times, compared_accounts
 from btcbt.workflows.compare_panels import panel_notes, places, pooled_differences, ranking_differences
 
 SHOWN_OF_MANIFEST = ("code", "packages")
 """Parts of the manifest whose differences are listed after those of the experiments."""
-_NAN = float("nan")
 
 
 def compare(*runs: Run | PanelRun | str | Path, against: str | None = None) -> RunComparison:
@@ -73,13 +70,13 @@ def compare(*runs: Run | PanelRun | str | Path, against: str | None = None) -> R
 def _compare_singles(opened: Mapping[str, Run], against: str | None) -> RunComparison:
     losses = {letter: _losses(run) for letter, run in opened.items()}
     _require_same_candles(list(opened.values()))
-    origins = _common([milliseconds(frame.index) for frame in losses.values()])
+    origins = common_times([milliseconds(frame.index) for frame in losses.values()])
     if not len(origins):
         spans = "; ".join(f"{run.directory}: {_span(losses[letter])}" for letter, run in opened.items())
         raise ConfigError(f"the runs have no common origin ({spans}); compare runs of the same hours")
     shared = {letter: frame.loc[np.isin(milliseconds(frame.index), origins)] for letter, frame in losses.items()}
     table, method = _differences(opened, shared, origins, _rivals(opened, against))
-    hours, accounts, returns = _accounts(opened)
+    hours, accounts, returns = compared_accounts(opened)
     return RunComparison(
         opened,
         origins,
@@ -102,7 +99,8 @@ def _compare_panels(opened: Mapping[str, PanelRun], against: str | None) -> RunC
     for runs in each.values():
         _require_same_candles(list(runs.values()))
     common = {
-        symbol: _common([milliseconds(frame.index) for frame in frames.values()]) for symbol, frames in losses.items()
+        symbol: common_times([milliseconds(frame.index) for frame in frames.values()])
+        for symbol, frames in losses.items()
     }
     origins = np.unique(np.concatenate([np.empty(0, np.int64), *common.values()]))
     if not len(origins):
@@ -110,7 +108,7 @@ def _compare_panels(opened: Mapping[str, PanelRun], against: str | None) -> RunC
         raise ConfigError(f"the runs have no symbol with a common origin ({spans}); compare runs of the same hours")
     rivals = _rivals(opened, against)
     table, method = pooled_differences(opened, losses, common, origins, rivals)
-    hours, accounts, returns = _accounts(opened)
+    hours, accounts, returns = compared_accounts(opened)
     same = all(run.symbols == opened["A"].symbols for run in opened.values())
     rankings = ranking_differences(opened, origins, rivals) if same else pd.DataFrame()
     notes = [*_common_notes(opened, hours), *panel_notes(opened, symbols)]
@@ -189,10 +187,6 @@ def _require_same_candles(runs: Sequence[Run]) -> None:
             )
 
 
-def _common(times: Sequence[IntArray]) -> IntArray:
-    return reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), times)
-
-
 def _span(losses: pd.DataFrame) -> str:
     times = milliseconds(losses.index)
     return f"{time_text(int(times[0]))} .. {time_text(int(times[-1]))}" if len(times) else "none"
@@ -248,83 +242,6 @@ def _differences(
     for row, one in zip(rows, tests, strict=True):
         row |= {**one.numbers, "origins": one.found.n}
     return pd.DataFrame(rows), method
-
-
-def _accounts(
-    runs: Mapping[str, Run] | Mapping[str, PanelRun],
-) -> tuple[IntArray, pd.DataFrame, dict[tuple[str, str], FloatArray]]:
-    """Common hours, the table of `RunComparison.accounts`, and returns in these hours by run and account."""
-    trading = {letter: run for letter, run in runs.items() if run.manifest["strategies"]}
-    columns = [
-        "run",
-        "account",
-        "total_return",
-        "sharpe",
-        "max_drawdown",
-        "turnover",
-        "sharpe_difference",
-        "low",
-        "high",
-    ]
-    equities = {letter: run.equity() for letter, run in trading.items()}
-    hours = (
-        _common([milliseconds(frame.index) for frame in equities.values()])
-        if len(trading) > 1
-        else np.empty(0, np.int64)
-    )
-    if len(hours) < 2:
-        return hours[:0], pd.DataFrame(columns=columns), {}
-    rows: list[dict[str, Any]] = []
-    returns: dict[tuple[str, str], FloatArray] = {}
-    for letter, run in trading.items():
-        at = np.isin(milliseconds(equities[letter].index), hours)
-        cash = float(run.config.portfolio.initial_cash)
-        for name in map(str, equities[letter].columns):
-            equity = equities[letter][name].to_numpy(dtype=np.float64)
-            returns[letter, name] = equity_returns(equity, cash)[at]
-            traded = share_of_equity(_traded(run, name, milliseconds(equities[letter].index)), equity, cash)[at]
-            rows.append({"run": letter, "account": name} | _performance(returns[letter, name], traded, run))
-    base = next(iter(trading))
-    for row in rows:
-        row |= _beside(row, returns, base, trading)
-    return hours, pd.DataFrame(rows, columns=columns), returns
-
-
-def _traded(run: Run | PanelRun, account: str, times: IntArray) -> FloatArray:
-    """Value traded by candle, quote units."""
-    orders = run.orders()
-    orders = orders[orders["strategy"] == account]
-    total = np.zeros(len(times))
-    at = np.searchsorted(times, milliseconds(pd.DatetimeIndex(orders["time"])))
-    np.add.at(total, at, (orders["size"] * orders["price"]).to_numpy(dtype=np.float64))
-    return total
-
-
-def _performance(returns: FloatArray, traded: FloatArray, run: Run | PanelRun) -> dict[str, float]:
-    a_year = YEAR_MS / interval_ms(run.config.candles.interval)
-    return {
-        "total_return": compound(returns),
-        "sharpe": sharpe_ratio(returns) * math.sqrt(a_year),
-        "max_drawdown": float(drawdown(returns).max(initial=0.0)),
-        "turnover": float(traded.mean() * a_year),
-    }
-
-
-def _beside(
-    row: Mapping[str, Any],
-    returns: Mapping[tuple[str, str], FloatArray],
-    base: str,
-    runs: Mapping[str, Run | PanelRun],
-) -> dict[str, float]:
-    """Difference of an account's Sharpe ratio to that of its namesake in the first run, with its interval."""
-    ours, theirs = returns[row["run"], row["account"]], returns.get((base, row["account"]))
-    if row["run"] == base or theirs is None:
-        return {"sharpe_difference": _NAN, "low": _NAN, "high": _NAN}
-    annual = math.sqrt(YEAR_MS / interval_ms(runs[base].config.candles.interval))
-    block = max(run.config.windows.horizon for run in runs.values())
-    low, high = sharpe_difference_interval(ours, theirs, block)
-    difference = sharpe_ratio(ours) - sharpe_ratio(theirs)
-    return {"sharpe_difference": annual * difference, "low": annual * low, "high": annual * high}
 
 
 def _settings(runs: Mapping[str, Run] | Mapping[str, PanelRun]) -> pd.DataFrame:

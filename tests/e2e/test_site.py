@@ -45,6 +45,7 @@ def test_the_site_is_built_from_pages_code_and_notebooks_that_run(
         "refits",
         "tiny",
         "coins",
+        "coins-ETH",
     }
     for notebook in shown:
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

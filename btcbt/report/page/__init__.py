@@ -7,7 +7,7 @@ from pathlib import Path
 from btcbt.files import write_whole
 from btcbt.report.page.content import page_content
 from btcbt.report.page.panel import panel_content
-from btcbt.report.page.panel_payload import panel_payload
+from btcbt.report.page.panel_numbers import panel_payload
 from btcbt.report.page.payload import page_payload
 from btcbt.report.page.render import page_text
 from btcbt.storage.panel_runs import PanelRun

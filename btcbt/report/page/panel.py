@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,7 @@ from btcbt.report.page.content import (
     pivoted,
 )
 from btcbt.report.panel import account_table, head, labels, pooled_table, symbol_table, verdict
-from btcbt.report.panel_tables import cross_section_frame, symbol_frame
+from btcbt.report.panel_tables import cross_section_frame, each_row, symbol_frame
 from btcbt.storage.panel_runs import PanelRun
 
 MEASURE_NAMES = {"ic": "IC", "rank_ic": "RankIC", "spread_bps": "spread (bps)", "hit_rate": "hit rate (%)"}
@@ -73,7 +73,7 @@ def _every_symbol(run: PanelRun) -> Table:
             number(one["detectable_pct"], ".1f"),
             number(one["origins"], ",.0f"),
         ]
-        for (name, step, symbol), one in each.iterrows()
+        for (name, step, symbol), one in each_row(each)
     ]
     heads = ["symbol", "forecaster", "ahead", "%", "95 % interval", "p", "adj. p", "min", "origins"]
     caption = (
@@ -85,18 +85,18 @@ def _every_symbol(run: PanelRun) -> Table:
 
 def _rankings(run: PanelRun) -> Iterator[Table]:
     """Measures of the ranking against placebos, a table a step, the last step first."""
-    found = cross_section_frame(run)
+    found = dict(each_row(cross_section_frame(run)))
     heads = ["forecaster", "measure", "mean", "95 % interval", "chance", "p", "adj. p", "placebo p", "placebos"]
     for step in reversed(comparison_steps(run.config.windows.horizon)):
         rows = []
         for name in run.manifest["forecasters"]:
             for measure in MEASURES:
-                if (name, step, measure) in found.index:
-                    rows.append([name, *_ranked(measure, found.loc[(name, step, measure)])])
+                if (name, step, measure) in found:
+                    rows.append([name, *_ranked(measure, found[name, step, measure])])
         yield Table(f"Ranking of the symbols, {step} candles ahead", heads, rows, left=[0, 1])
 
 
-def _ranked(measure: str, one: pd.Series[float]) -> list[str]:
+def _ranked(measure: str, one: Mapping[Any, float]) -> list[str]:
     scale, form = {"spread_bps": (1.0, "+.1f"), "hit_rate": (100.0, ".1f")}.get(measure, (1.0, "+.3f"))
     mean, low, high, chance, least, most = (
         scale * float(one[key]) for key in ("mean", "low", "high", "chance", "placebo_low", "placebo_high")

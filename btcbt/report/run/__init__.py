@@ -187,7 +187,9 @@ def load_run(directory: str | Path) -> Run | PanelRun:
     StoreError
         If there is no whole run.
     """
+    found = load_any_run(directory)
+    if isinstance(found, stored.Run):
+        return Run.of(found)
     from btcbt.report.run.panel import panel_run
 
-    found = load_any_run(directory)
-    return Run.of(found) if isinstance(found, stored.Run) else panel_run(found)
+    return panel_run(found)

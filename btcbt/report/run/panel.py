@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from btcbt.errors import StoreError
-from btcbt.metrics.score import comparison_steps
 from btcbt.report.run import Run
 from btcbt.storage import panel_runs as stored
 from btcbt.storage.runs import require
@@ -163,6 +162,8 @@ class PanelPlots:
 
     def _step(self, step: int | None) -> int:
         """One of the steps that are compared."""
+        from btcbt.metrics.score import comparison_steps
+
         if not self.run.metrics.get("origins.scored"):
             raise StoreError(f"{self.run.directory}: no origin has a known outcome, so no forecast is scored")
         steps = comparison_steps(self.run.config.windows.horizon)

@@ -119,7 +119,7 @@ def test_fans_that_do_not_fit_lose_every_second_step_and_then_are_left_out(
     whole, none_said = payload.page_payload(traded)
     assert none_said == []
     size = sum(map(len, whole.values()))
-    monkeypatch.setattr(payload, "MOST_CHARACTERS", size - 200)
+    monkeypatch.setattr(payload, "MOST_CHARACTERS", size - 100)
     thin, said = payload.page_payload(traded)
     meta = meta_of(thin)
     steps = {one["name"]: fan["steps"] for one, fan in zip(meta["forecasters"], meta["fans"], strict=True)}

@@ -20,7 +20,7 @@ from btcbt.cli.main import app
 from btcbt.errors import ConfigError, StoreError
 from btcbt.metrics.inference import mean_test
 from btcbt.metrics.moving import moving_mean
-from btcbt.report.page import panel_payload, write_page
+from btcbt.report.page import panel_numbers, write_page
 from btcbt.report.page.fans import Closes, read_fans, read_quantiles
 from btcbt.report.panel import verdict
 from btcbt.report.run.panel import PanelRun
@@ -65,7 +65,7 @@ def test_a_full_page_shares_out_its_origins(panel: PanelRun, copied: PanelRun, m
     whole = [json.loads(blob(text, f"book-{k}"))["origins"] for k in range(3)]
     packed = {name: len(found) for name, found in re.findall(r'id="blob-([^"]+)">([^<]*)<', text)}
     fans = sum(size for name, size in packed.items() if name.startswith("quantiles"))
-    monkeypatch.setattr(panel_payload, "MOST_CHARACTERS", sum(packed.values()) - fans // 3)
+    monkeypatch.setattr(panel_numbers, "MOST_CHARACTERS", sum(packed.values()) - fans // 3)
     thin = write_page(copied).read_text(encoding="utf-8")
     said = re.search(r"one origin in (\d+), for the size", thin)
     assert said is not None
@@ -75,7 +75,7 @@ def test_a_full_page_shares_out_its_origins(panel: PanelRun, copied: PanelRun, m
         book = json.loads(blob(thin, f"book-{k}"))
         assert book["origins"] == whole[k][::every]
         assert len(blob(thin, f"quantiles0-{k}")) == 2 * 6 * 7 * len(book["origins"])
-    assert sum(len(found) for found in re.findall(r'id="blob-[^"]+">([^<]*)<', thin)) <= panel_payload.MOST_CHARACTERS
+    assert sum(len(found) for found in re.findall(r'id="blob-[^"]+">([^<]*)<', thin)) <= panel_numbers.MOST_CHARACTERS
 
 
 def test_quantiles_of_some_origins_are_those_of_all(panel: PanelRun) -> None:

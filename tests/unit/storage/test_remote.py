@@ -14,9 +14,9 @@ from btcbt.storage import remote as folders
 from btcbt.storage.remote import Folder, LocalFolder, RemoteFolder, open_folder
 
 
-def remote(path: Path, system: fs.FileSystem | None = None, *, renames: bool = True) -> RemoteFolder:
-    """A disk taken for a service, whose files appear before they are whole, as those of HDFS do."""
-    return RemoteFolder(system or fs.LocalFileSystem(), str(path), "hdfs://name/runs", renames=renames)
+def remote(path: Path, system: fs.FileSystem | None = None) -> RemoteFolder:
+    """A disk taken for a service."""
+    return RemoteFolder(system or fs.LocalFileSystem(), str(path), "s3://name/runs")
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -57,11 +57,11 @@ def test_a_local_folder_deletes_a_folder_with_all_in_it_and_no_link_s_target(tmp
 
 
 def test_a_remote_file_takes_the_place_of_another_and_leaves_no_temporary_one(tmp_path: Path) -> None:
-    folder = remote(tmp_path / "deep" / "down")
+    folder = remote(tmp_path)
     folder.write("note", b"old")
     folder.write("note", b"new")
     assert folder.read("note") == b"new"
-    assert [path.name for path in (tmp_path / "deep" / "down").iterdir()] == ["note"]
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
 
 class Wrapped:
@@ -75,19 +75,6 @@ class Wrapped:
         return getattr(self._inner, name)
 
 
-def test_where_nothing_is_renamed_onto_a_file_the_old_one_goes_first(tmp_path: Path) -> None:
-    def move(source: str, target: str) -> None:
-        if Path(target).exists():
-            raise OSError("rename: the destination exists")
-        Path(source).rename(target)
-
-    folder = remote(tmp_path, Wrapped(move=move))  # type: ignore[arg-type]
-    folder.write("note", b"old")
-    folder.write("note", b"new")
-    assert folder.read("note") == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["note"]
-
-
 def test_an_object_store_shows_an_object_when_it_is_whole_so_nothing_is_renamed(tmp_path: Path) -> None:
     opened: list[str] = []
 
@@ -95,7 +82,7 @@ def test_an_object_store_shows_an_object_when_it_is_whole_so_nothing_is_renamed(
         opened.append(path)
         return Path(path).open("wb")
 
-    remote(tmp_path, Wrapped(open_output_stream=open_output_stream), renames=False).write("note", b"x")  # type: ignore[arg-type]
+    remote(tmp_path, Wrapped(open_output_stream=open_output_stream)).write("note", b"x")  # type: ignore[arg-type]
     assert opened == [f"{tmp_path}/note"]
 
 
@@ -112,7 +99,7 @@ def test_what_a_service_refuses_is_said_in_one_line_with_the_file_s_url(
     folder = remote(tmp_path, Wrapped(**{operation: refuse}))  # type: ignore[arg-type]
     act = {"read": folder.read, "written": lambda name: folder.write(name, b""), "deleted": folder.delete}[done]
     with pytest.raises(
-        StoreError, match=rf"^hdfs://name/runs/note cannot be {done} \(AWS Error ACCESS_DENIED during"
+        StoreError, match=rf"^s3://name/runs/note cannot be {done} \(AWS Error ACCESS_DENIED during"
     ) as caught:
         act("note")
     assert len(str(caught.value)) < 300
@@ -157,14 +144,6 @@ def test_a_path_is_a_folder_of_this_machine(tmp_path: Path) -> None:
         assert str(open_folder(place)) == str(tmp_path)
 
 
-def test_a_service_that_does_not_answer_is_one_line() -> None:
-    with pytest.raises(
-        StoreError, match=r"^store.root hdfs://127.0.0.1:9/runs: not reachable \(.*\); check its name"
-    ) as caught:
-        open_folder("hdfs://127.0.0.1:9/runs")  # nobody listens there, and perhaps there is no Hadoop here either
-    assert len(str(caught.value)) < 400
-
-
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -173,13 +152,13 @@ def test_a_service_that_does_not_answer_is_one_line() -> None:
         ("s3://bucket/runs?secret_key=hunter2", "nothing but region, scheme, endpoint_override after '?'"),
         ("s3://bucket/runs?hunter2", "not a URL; write it as s3://BUCKET/PREFIX"),
         ("s3://bucket/runs#hunter2", "without user, password or key"),
-        ("hdfs://hunter2@name/runs", "without user, password or key"),
-        ("ftp://hunter2/runs", "starts with s3://, gs:// or hdfs://"),
+        ("ftp://hunter2/runs", "starts with s3:// or gs://"),
+        ("hdfs://hunter2/runs", "starts with s3:// or gs://"),
         ("s3:///hunter2", "a URL such as s3://BUCKET/PREFIX"),
         ("s3://bucket/../hunter2", "without '..'"),
         ("s3://[hunter2", "not a URL"),
-        ("hdfs://hunter2:abc/runs", "not a URL"),
-        ("hdfs://hunter2:70000/runs", "not a URL"),
+        ("s3://hunter2:abc/runs", "not a URL"),
+        ("s3://hunter2:70000/runs", "not a URL"),
         ("s3://bucket/hunter2?scheme=ftp", "scheme=http or scheme=https"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,60 +10,18 @@ import torch
 
 from btcbt.errors import CandleError, ConfigError
 from btcbt.models.kronos.inference.calendar import stamps
+from btcbt.models.kronos.inference.devices import resolve_device
 from btcbt.models.kronos.inference.generate import PathGenerator
 from btcbt.models.kronos.inference.location import check_location, move_prices, window_move
 from btcbt.models.kronos.inference.sampling import Draw, Filter, KeyedDraw, MultinomialDraw, on_device
-from btcbt.models.kronos.inference.scaling import Scaling
+from btcbt.models.kronos.inference.scaling import TOO_LARGE, Scaling, find_extreme
 from btcbt.models.kronos.network.model import Kronos
 from btcbt.models.kronos.network.tokenizer import KronosTokenizer
 from btcbt.randomness import uniforms
 from btcbt.records import CHANNELS, CLOSE, Float32Array, IntArray
 
-TOO_LARGE = "too large to be scaled in float32; expected below 1e+18: correct it, or count in larger units"
 _PRICES = list(CHANNELS[:4])
 Times = pd.Series | pd.DatetimeIndex
-
-
-def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the named device, or for None and ``auto`` the best one here.
-
-    Raises
-    ------
-    ConfigError
-        If the device is not available.
-    """
-    name = "auto" if device is None else str(device)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        resolved = torch.device(name)
-        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        usable = available.get(resolved.type, False)
-    except RuntimeError:
-        usable = False
-    if not usable:
-        raise ConfigError(f"device '{name}' is not available here; use 'auto' or 'cpu'")
-    return resolved
-
-
-class Extreme(NamedTuple):
-    """Position of a value that float32 cannot hold, or whose square it cannot hold: window, row and channel."""
-
-    window: int
-    row: int
-    channel: int
-
-
-def find_extreme(context: Float32Array, scaling: Scaling) -> Extreme | None:
-    """The largest value of a channel (B, T, 6) whose scaling (B, 6) overflowed; None if all are finite.
-
-    Such a value would make the forecast NaN, as a broken checkpoint does.
-    """
-    good = np.isfinite(scaling.std) & np.isfinite(context).all(axis=1)
-    if good.all():
-        return None
-    window, channel = np.argwhere(~good)[0]
-    return Extreme(int(window), int(np.abs(context[window, :, channel]).argmax()), int(channel))
 
 
 class KronosPredictor:

@@ -13,6 +13,7 @@ import numpy as np
 from btcbt.records import Float32Array
 
 _EPS = 1e-5
+TOO_LARGE = "too large to be scaled in float32; expected below 1e+18: correct it, or count in larger units"
 
 
 class Scaling(NamedTuple):
@@ -40,3 +41,23 @@ class Scaling(NamedTuple):
         extra = (None,) * (scaled.ndim - self.mean.ndim)
         index = (..., *extra, slice(None))
         return scaled * (self.std[index] + np.float32(_EPS)) + self.mean[index]
+
+
+class Extreme(NamedTuple):
+    """Position of a value that float32 cannot hold, or whose square it cannot hold: window, row and channel."""
+
+    window: int
+    row: int
+    channel: int
+
+
+def find_extreme(context: Float32Array, scaling: Scaling) -> Extreme | None:
+    """The largest value of a channel (B, T, 6) whose scaling (B, 6) overflowed; None if all are finite.
+
+    Such a value would make the forecast NaN, as a broken checkpoint does.
+    """
+    good = np.isfinite(scaling.std) & np.isfinite(context).all(axis=1)
+    if good.all():
+        return None
+    window, channel = np.argwhere(~good)[0]
+    return Extreme(int(window), int(np.abs(context[window, :, channel]).argmax()), int(channel))

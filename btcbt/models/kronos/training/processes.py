@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from btcbt.errors import ConfigError
-from btcbt.models.kronos.inference.predictor import resolve_device
+from btcbt.models.kronos.inference.devices import resolve_device
 
 
 def is_first() -> bool:

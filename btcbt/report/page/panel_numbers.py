@@ -17,7 +17,7 @@ from btcbt.report.page.books import Accounts, page_accounts, page_fills
 from btcbt.report.page.fans import LEVELS, PRECISION, Closes, pack_fans, read_quantiles
 from btcbt.report.page.payload import MANY, MOST_CHARACTERS, SHOWN, page_forecasters
 from btcbt.report.panel_figures import panel_colours, rankings_over_time
-from btcbt.report.panel_tables import main_forecaster, pooled_frame, symbol_frame
+from btcbt.report.panel_tables import each_row, main_forecaster, pooled_frame, symbol_frame
 from btcbt.storage.panel_runs import PanelRun
 
 MOST_QUANTILES = 12_000_000
@@ -77,8 +77,8 @@ def _forest(run: PanelRun) -> list[dict[str, Any]]:
     """Rows of the forest plot: symbol, or null for all of them, forecaster, step (0: the path), difference and ends."""
     if not run.metrics.get("origins.scored"):
         return []
-    rows = [((name, step, None), one) for (name, step), one in pooled_frame(run).iterrows()]
-    rows += [((name, step, symbol), one) for (name, step, symbol), one in symbol_frame(run).iterrows()]
+    rows = [((name, step, None), one) for (name, step), one in each_row(pooled_frame(run))]
+    rows += [((name, step, symbol), one) for (name, step, symbol), one in each_row(symbol_frame(run))]
     return [
         {
             "forecaster": name,
@@ -97,7 +97,8 @@ def _weights(run: PanelRun, accounts: Accounts) -> tuple[list[str], list[int], N
     targets, orders = run.targets(), run.orders()
     shown = [one["name"] for one in accounts.meta["accounts"] if one["shown"]]
     room = max(1, MOST_WEIGHTS // max(1, len(targets) * len(run.symbols)))
-    kept, fills = [], 0
+    kept: list[str] = []
+    fills = 0
     for name in dict.fromkeys([*shown, *accounts.names]):
         fills += int((orders["strategy"] == name).sum())
         if f"{name}/{run.symbols[0]}" in targets.columns and len(kept) < room and (fills <= MOST_FILLS or not kept):
