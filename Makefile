@@ -8,11 +8,7 @@ IMPORTED := arch, btcbt.forecasters.kronos, btcbt.report.figures, btcbt.walkforw
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-dev
 
-<<<<<<< HEAD
-.PHONY: install run test coverage format docs bench proof clean
-=======
-.PHONY: install run test coverage format bench proof matrix sbom clean
->>>>>>> matrix
+.PHONY: install run test coverage format docs bench proof matrix sbom clean
 
 install: $(LIGHT)
 
