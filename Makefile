@@ -8,7 +8,7 @@ IMPORTED := arch, btcbt.forecasters.kronos, btcbt.report.figures, btcbt.walkforw
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-dev
 
-.PHONY: install run test coverage format docs bench proof clean
+.PHONY: install run test coverage format docs bench proof matrix sbom clean
 
 install: $(LIGHT)
 
@@ -58,6 +58,16 @@ bench: install
 
 proof: $(FULL)
 	$(BIN)/python -m pytest -m proof -s
+
+matrix: $(FULL)
+	$(BIN)/python tests/matrix.py
+
+# The tool has an environment of its own, so that the list holds what a user installs and nothing else.
+sbom: $(LIGHT)
+	test -d build/sbom-tool || $(PYTHON) -m venv build/sbom-tool
+	build/sbom-tool/bin/python -m pip install --quiet --constraint constraints.txt cyclonedx-bom
+	build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache .coverage*
