@@ -279,7 +279,7 @@ class _Audit:
         }
         traders = components.traders(true.candles, tuple(forecasters))
         return {
-            "run": run_digest(true.study, true.raw.sha256, keys, traders, self.stages.funding),
+            "run": run_digest(true.study, true.raw.sha256, keys, traders, self.stages.funding, self.stages.others),
             "config": true.study.digest(),
             "candles": true.raw.sha256,
             "version": code_version(),

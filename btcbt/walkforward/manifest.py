@@ -12,7 +12,7 @@ import numpy as np
 from btcbt.config import RunConfig, time_text
 from btcbt.loading import source_sha256
 from btcbt.metrics.ensembles import estimator
-from btcbt.records import Float32Array, FundingRates
+from btcbt.records import Candles, Float32Array, FundingRates
 from btcbt.storage.forecasts import NUMERICAL_VERSION
 from btcbt.storage.verdicts import stamp, stored_verdict
 from btcbt.trees import tree_digest
@@ -32,6 +32,7 @@ def run_digest(
     forecasts: Mapping[str, str],
     traders: Sequence[Trader],
     funding: FundingRates | None = None,
+    others: Sequence[Candles] = (),
 ) -> str:
     """Digest of all inputs of a run, so that no run overwrites a different one.
 
@@ -47,7 +48,10 @@ def run_digest(
         Its strategies.
     funding : FundingRates, optional
         The series that its accounts pay.
+    others : sequence of Candles, optional
+        The histories of the other symbols of a panel, on which pooled forecasters are fitted.
     """
+    pooled = any(forecaster.pooled for forecaster in config.forecasters.values())
     content = {
         "config": config.digest(),
         "candles": candles_sha256,
@@ -56,6 +60,7 @@ def run_digest(
         "code": code_version(),
         "numerical_version": NUMERICAL_VERSION,
         **({} if funding is None else {"funding": funding.sha256}),
+        **({"others": [other.sha256 for other in others]} if pooled else {}),
     }
     return tree_digest(content)[:DIGEST_LENGTH]
 

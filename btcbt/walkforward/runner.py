@@ -113,7 +113,8 @@ def walk(study: RunConfig, stages: Stages, progress: Progress, *, force: bool) -
         with clock("decide"):
             targets = decide_targets(traders, members, windows, decided, config.portfolio, progress)
         keys = {name: member.key for name, member in members.items()}
-        target = config.store.folder / study.name / run_digest(study, candles.sha256, keys, traders, stages.funding)
+        digest = run_digest(study, candles.sha256, keys, traders, stages.funding, stages.others)
+        target = config.store.folder / study.name / digest
         again = force or any(member.computed for member in members.values())
         finished = None if again else stored_run(target, registered, members, targets)
         if finished is not None:

@@ -121,7 +121,7 @@ def look_ahead(study: RunConfig, *, stages: Stages | None = None, progress: Prog
             advance(1)
     funding = stages.with_funding(config.portfolio, windows).funding
     keys = {name: member.key for name, member in members.items()}
-    digest = run_digest(study, candles.sha256, keys, traders, funding)
+    digest = run_digest(study, candles.sha256, keys, traders, funding, stages.others)
     done = not refitted and (config.store.folder / config.name / digest / "manifest.json").is_file()
     return Outlook(
         name=config.name,
