@@ -10,18 +10,21 @@ from typing import Annotated
 
 import typer
 
-from btcbt.cli.terminal import console, guarded
+from btcbt.cli.terminal import LogJson, Quiet, console, guarded, watch
 
 
 def finetune_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the recipe.")],
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
     """Fit tokenizer and model, or resume an interrupted fit."""
-    errors, out = console(stderr=True), console()
+    errors, out = console(stderr=True, log_json=log_json), console()
+    progress = watch(errors, quiet=quiet)
     with guarded(errors, f"python -m btcbt finetune {recipe}", "the last checkpoint is kept"):
         from btcbt.workflows.finetune import is_first, loss_table, run_recipe
 
-        done = run_recipe(recipe, lambda line: errors.print(line, markup=False, highlight=False))
+        done = run_recipe(recipe, progress.note)
         if is_first():
             if done.losses:
                 out.print(loss_table(done.losses), markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from btcbt.cli.terminal import console, guarded
+from btcbt.cli.terminal import LogJson, console, guarded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,9 +46,10 @@ def predict_command(
     output: Annotated[
         Path | None, typer.Option(help="Folder to create; predictions/SYMBOL_INTERVAL_ORIGIN by default.")
     ] = None,
+    log_json: LogJson = False,
 ) -> None:
     """Forecast the next candles: CSV, JSON and a figure."""
-    out, errors = console(), console(stderr=True)
+    out, errors = console(), console(stderr=True, log_json=log_json)
     with guarded(errors, f"python -m btcbt predict {candles}", "no partial file is left"):
         from btcbt.workflows.predict import kronos_config, named_forecaster, predict
 

@@ -81,8 +81,8 @@ def writer(tokenizer, model):
     return recipe
 
 
-def run(file):
-    return CliRunner().invoke(app, ["finetune", str(file)])
+def run(file, *options):
+    return CliRunner().invoke(app, ["finetune", str(file), *options])
 
 
 def files(folder):
@@ -191,6 +191,13 @@ def test_a_finished_fit_is_not_repeated(write):
     assert done.exit_code == 0
     assert "this fit is already done" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in Path("whole/out/model").iterdir()} == before
+
+
+def test_progress_may_be_for_programs_or_left_out(write):
+    told = [json.loads(line) for line in run(write("fit"), "--log-json").stderr.splitlines()]
+    assert told
+    assert all(set(line) == {"note"} for line in told)
+    assert run(write("other"), "--quiet").stderr == ""
 
 
 def test_a_finished_stage_is_not_repeated(write):
