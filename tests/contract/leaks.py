@@ -15,7 +15,6 @@ from pydantic import Field
 from btcbt.candles import make_candles, read_candles
 from btcbt.forecasters.calibrated import Calibrated
 from btcbt.forecasters.random_walk import RandomWalk
-from btcbt.forecasters.reordered import Reordered
 from btcbt.portfolio import simulate
 from btcbt.records import CLOSE, HIGH, LOW, OPEN, VOLUME, Candles, DataRange, ForecastBatch, Window
 from btcbt.strategies import Params, Strategy
@@ -348,7 +347,7 @@ class SeesOutcome(Corrects):
 
 
 class TooEarly:
-    """The project's own postprocessors, wired to candles from after the origin."""
+    """A postprocessor of the project, wired to candles from after the origin."""
 
     def __init__(self, candles):
         super().__init__(RandomWalk(**walk()))
@@ -365,10 +364,6 @@ class TooEarly:
 
 class LearnsTooEarly(TooEarly, Calibrated):
     """A calibrator."""
-
-
-class OrdersTooEarly(TooEarly, Reordered):
-    """A template of errors."""
 
 
 class CorrectsTheWholeWalk(Corrects):

@@ -110,7 +110,6 @@ FORECASTERS = {
     "CachedByIndex": Leak("features of the whole history cached by row", "forecast", objects="process"),
     "SeesOutcome": Leak("a calibrator that sees the current outcome", "calibration"),
     "LearnsTooEarly": Leak("a calibrator wired to candles from after the origin", "calibration"),
-    "OrdersTooEarly": Leak("a template of errors wired to candles from after the origin", "calibration"),
     "CorrectsTheWholeWalk": Leak("a calibrator fitted on all origins of the walk", "calibration"),
 }
 STRATEGIES = {
