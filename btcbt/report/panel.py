@@ -14,13 +14,12 @@ from btcbt.metrics.cross_section_scores import CROSS_SECTION
 from btcbt.metrics.score import comparison_steps
 from btcbt.report.cells import NONE, number, plain_table
 from btcbt.report.panel_tables import (
-    Pooled,
     effective_symbols,
     main_forecaster,
-    of_row,
+    on_each_symbol,
     pooled,
-    symbol_frame,
 )
+from btcbt.report.versus import coloured
 from btcbt.storage.panel_runs import PanelRun
 
 
@@ -75,7 +74,7 @@ def pooled_table(run: PanelRun) -> Table:
         cells: list[str | Text] = []
         for step in steps:
             one = pooled(run, name, step)
-            cells += [_coloured(one), _p(one.adjusted_p), number(one.detectable, ".1f")]
+            cells += [coloured(one), _p(one.adjusted_p), number(one.detectable, ".1f")]
         table.add_row(name, *cells, number(effective_symbols(run, name, steps[-1]), ".1f"), style=_style(run, name))
     table.caption = (
         "%: loss relative to the opponent's on each symbol, mean of the symbols at each origin; p: two-sided, allows "
@@ -87,15 +86,14 @@ def pooled_table(run: PanelRun) -> Table:
 
 def symbol_table(run: PanelRun) -> Table:
     """The main forecaster beside the opponent at the last step, on each symbol and on all."""
-    name, step, each = main_forecaster(run), run.config.windows.horizon, symbol_frame(run)
+    name, step = main_forecaster(run), run.config.windows.horizon
     table = plain_table(f"{name} beside {run.manifest['opponent']} on each symbol, {step} candles ahead")
     for heading in ("symbol", "%", "95% interval", "p", "min"):
         table.add_column(heading, justify="left" if heading == "symbol" else "right", no_wrap=True)
-    for symbol in (*run.symbols, None):
-        one = pooled(run, name, step) if symbol is None else of_row(each, name, step, symbol)
-        cells = (_coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", _p(one.adjusted_p))
-        shown = "all" if symbol is None else symbol
-        table.add_row(shown, *cells, number(one.detectable, ".1f"), style="bold" if symbol is None else "")
+    rows = [*on_each_symbol(run, name, step).items(), ("all", pooled(run, name, step))]
+    for shown, one in rows:
+        cells = (coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", _p(one.adjusted_p))
+        table.add_row(shown, *cells, number(one.detectable, ".1f"), style="bold" if one is rows[-1][1] else "")
     table.caption = "p of a symbol: adjusted for the number of symbols"
     return table
 
@@ -178,10 +176,6 @@ def _foot(run: PanelRun) -> Text:
 
 def _style(run: PanelRun, name: str) -> str:
     return "bold" if name == main_forecaster(run) else ""
-
-
-def _coloured(one: Pooled) -> Text:
-    return Text(number(one.difference, "+.1f"), style="green" if one.better else "red" if one.worse else "")
 
 
 def _p(value: float) -> str:

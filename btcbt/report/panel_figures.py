@@ -27,8 +27,8 @@ from btcbt.report.figures import (
     short_name,
     style_axes,
 )
-from btcbt.report.panel_tables import Pooled, main_forecaster, of_row, pooled, symbol_frame
-from btcbt.report.versus import SIZE
+from btcbt.report.panel_tables import main_forecaster, on_each_symbol, pooled
+from btcbt.report.versus import SIZE, Difference
 from btcbt.storage.panel_runs import PanelRun
 
 
@@ -87,8 +87,7 @@ def draw_forest(axes: Axes, run: PanelRun, name: str, step: int) -> None:
 
     Filled marks are significant at 5 %: adjusted for the number of symbols, and the diamond for all comparisons.
     """
-    each, colour = symbol_frame(run), panel_colours(run)[name]
-    rows = [(symbol, of_row(each, name, step, symbol)) for symbol in run.symbols]
+    colour, rows = panel_colours(run)[name], list(on_each_symbol(run, name, step).items())
     for k, (_, one) in enumerate(rows):
         axes.plot([one.low, one.high], [k, k], color=colour, linewidth=1.6)
         axes.plot(one.difference, k, marker="s", markersize=7, color=colour, markerfacecolor=_fill(one, colour))
@@ -116,7 +115,7 @@ def draw_forest(axes: Axes, run: PanelRun, name: str, step: int) -> None:
             axes.annotate(text, (1.01, k), xycoords=axes.get_yaxis_transform(), fontsize=8, va="center", color=INK)
 
 
-def _fill(one: Pooled, colour: str) -> str:
+def _fill(one: Difference, colour: str) -> str:
     return colour if one.adjusted_p <= SIZE else "white"
 
 

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from btcbt.metrics.cross_section_scores import CROSS_SECTION
 from btcbt.metrics.pooled_versus import SYMBOL, SYMBOLS
 from btcbt.report.figures import BASELINES
-from btcbt.report.versus import SIZE
+from btcbt.report.versus import Difference
 from btcbt.storage.panel_runs import PanelRun
 
 LOSS, PATH = "crps_bps", "energy_bps"
 """The losses that are compared: of the close at a step, and of the whole path, which has step 0."""
-
-
-class Pooled(NamedTuple):
-    """The difference of one forecaster from the opponent over all symbols, or on one, in percent."""
-
-    difference: float
-    low: float
-    high: float
-    detectable: float
-    adjusted_p: float
-
-    @property
-    def better(self) -> bool:
-        """Whether it is better at `SIZE`, all comparisons together."""
-        return self.adjusted_p <= SIZE and self.difference < 0.0
-
-    @property
-    def worse(self) -> bool:
-        """Whether its own 95 % interval lies above zero."""
-        return self.low > 0.0
-
-
-_KEYS = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p")
 
 
 def main_forecaster(run: PanelRun) -> str:
@@ -49,10 +26,9 @@ def main_forecaster(run: PanelRun) -> str:
     return min(order, key=lambda name: simple[name], default=str(run.manifest["opponent"]))
 
 
-def pooled(run: PanelRun, name: str, step: int) -> Pooled:
+def pooled(run: PanelRun, name: str, step: int) -> Difference:
     """The difference of the close's CRPS at a step over all symbols; NaN where it is not known."""
-    prefix = f"forecast.{name}.{SYMBOLS}.{LOSS}.close.h{step}"
-    return Pooled(*(run.metrics.get(f"{prefix}.{key}", math.nan) for key in _KEYS))
+    return Difference.of(run.metrics, f"forecast.{name}.{SYMBOLS}.{LOSS}.close.h{step}.")
 
 
 def effective_symbols(run: PanelRun, name: str, step: int) -> float:
@@ -60,10 +36,10 @@ def effective_symbols(run: PanelRun, name: str, step: int) -> float:
     return run.metrics.get(f"forecast.{name}.{SYMBOLS}.{LOSS}.close.h{step}.effective_symbols", math.nan)
 
 
-def of_row(table: pd.DataFrame, *row: object) -> Pooled:
-    """A row of `symbol_frame`; NaN if it is absent."""
-    found = dict(each_row(table)).get(row)
-    return Pooled(*((math.nan,) * len(_KEYS) if found is None else map(found.__getitem__, _KEYS)))
+def on_each_symbol(run: PanelRun, name: str, step: int) -> dict[str, Difference]:
+    """The same on each symbol alone, from `symbol_frame`."""
+    rows = dict(each_row(symbol_frame(run)))
+    return {symbol: Difference.of(rows.get((name, step, symbol), {})) for symbol in run.symbols}
 
 
 def each_row(table: pd.DataFrame) -> Iterator[tuple[Any, dict[Any, float]]]:

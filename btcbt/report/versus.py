@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +26,7 @@ PATH = "energy_bps"
 
 
 class Difference(NamedTuple):
-    """What is known of one forecaster at one place, in percent of the opponent's loss."""
+    """What is known of one forecaster at one place, or of one step over symbols, in percent of the opponent's loss."""
 
     difference: float
     low: float
@@ -34,6 +34,12 @@ class Difference(NamedTuple):
     detectable: float
     adjusted_p: float
     path_noise: float
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float], prefix: str = "") -> Self:
+        """From numbers under keys of a metric's statistics; NaN where one is not known."""
+        names = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p", "path_noise")
+        return cls(*(numbers.get(prefix + name, math.nan) for name in names))
 
     @property
     def better(self) -> bool:
@@ -73,16 +79,11 @@ def estimators(run: Run) -> list[Text]:
 def _places(run: Run, name: str) -> dict[str, Difference]:
     """By place in the keys: ``crps_bps.close.h1``, ..., ``energy_bps``."""
     steps = comparison_steps(run.config.windows.horizon)
-    return {at: _difference(run.metrics, f"forecast.{name}.{OPPONENT}.{at}") for at in [*map(_at, steps), PATH]}
+    return {at: Difference.of(run.metrics, f"forecast.{name}.{OPPONENT}.{at}.") for at in [*map(_at, steps), PATH]}
 
 
 def _at(step: int) -> str:
     return f"crps_bps.close.h{step}"
-
-
-def _difference(metrics: Mapping[str, float], prefix: str) -> Difference:
-    names = ("difference_pct", "low_pct", "high_pct", "detectable_pct", "adjusted_p", "path_noise")
-    return Difference(*(metrics.get(f"{prefix}.{name}", math.nan) for name in names))
 
 
 def _verdict(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Text:
@@ -154,7 +155,7 @@ def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
     for name, places in table.items():
         cells: list[str | Text] = []
         for at, one in places.items():
-            cells += [_coloured(one), _p(one.adjusted_p)]
+            cells += [coloured(one), _p(one.adjusted_p)]
             if at != PATH:
                 cells.append(number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
         shown.add_row(name, *cells, style="bold" if name == primary(run) else "")
@@ -173,7 +174,8 @@ def _caption(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> str:
     )
 
 
-def _coloured(one: Difference) -> Text:
+def coloured(one: Difference) -> Text:
+    """The difference in percent: green where it is better, red where it is worse."""
     style = "green" if one.better else "red" if one.worse else ""
     return Text(number(one.difference, "+.1f"), style=style)
 
