@@ -35,3 +35,10 @@ def signed(text: str, value: float) -> Text:
 def number(value: float, form: str, unit: str = "") -> str:
     """A number in a format, with its unit; `NONE` if it is not finite."""
     return f"{value:{form}}{unit}" if math.isfinite(value) else NONE
+
+
+def p_value(value: float) -> str:
+    """A p-value in three decimals, without the leading zero."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"

@@ -12,7 +12,7 @@ from rich.text import Text
 from btcbt.config import BUY_AND_HOLD
 from btcbt.metrics.cross_section_scores import CROSS_SECTION
 from btcbt.metrics.score import comparison_steps
-from btcbt.report.cells import NONE, number, plain_table
+from btcbt.report.cells import NONE, number, p_value, plain_table
 from btcbt.report.panel_tables import (
     effective_symbols,
     main_forecaster,
@@ -43,7 +43,7 @@ def verdict(run: PanelRun) -> Text:
     by = f"{abs(one.difference):.1f} % {'below' if one.difference < 0 else 'above'} that of {opponent}"
     return Text(
         f"{edge} {where}: the CRPS of {name} is {by} (95 % interval {one.low:+.1f} .. {one.high:+.1f} %, adjusted p "
-        f"{_p(one.adjusted_p)}); {one.detectable:.1f} % would have shown (80 % power), and the symbols are worth "
+        f"{p_value(one.adjusted_p)}); {one.detectable:.1f} % would have shown (80 % power), and the symbols are worth "
         f"{worth} independent ones.",
         style="bold",
     )
@@ -74,7 +74,7 @@ def pooled_table(run: PanelRun) -> Table:
         cells: list[str | Text] = []
         for step in steps:
             one = pooled(run, name, step)
-            cells += [coloured(one), _p(one.adjusted_p), number(one.detectable, ".1f")]
+            cells += [coloured(one), p_value(one.adjusted_p), number(one.detectable, ".1f")]
         table.add_row(name, *cells, number(effective_symbols(run, name, steps[-1]), ".1f"), style=_style(run, name))
     table.caption = (
         "%: loss relative to the opponent's on each symbol, mean of the symbols at each origin; p: two-sided, allows "
@@ -92,7 +92,7 @@ def symbol_table(run: PanelRun) -> Table:
         table.add_column(heading, justify="left" if heading == "symbol" else "right", no_wrap=True)
     rows = [*on_each_symbol(run, name, step).items(), ("all", pooled(run, name, step))]
     for shown, one in rows:
-        cells = (coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", _p(one.adjusted_p))
+        cells = (coloured(one), f"{number(one.low, '+.1f')} .. {number(one.high, '+.1f')}", p_value(one.adjusted_p))
         table.add_row(shown, *cells, number(one.detectable, ".1f"), style="bold" if one is rows[-1][1] else "")
     table.caption = "p of a symbol: adjusted for the number of symbols"
     return table
@@ -112,7 +112,7 @@ def ranking_table(run: PanelRun) -> Table:
         cells = []
         for step in steps:
             get = _getter(run.metrics, f"forecast.{name}.{CROSS_SECTION}.rank_ic.h{step}")
-            cells += [number(get("mean"), "+.3f"), _p(get("placebo_p"))]
+            cells += [number(get("mean"), "+.3f"), p_value(get("placebo_p"))]
         spread, hits = (
             run.metrics.get(f"forecast.{name}.{CROSS_SECTION}.{measure}.h{steps[-1]}.mean", math.nan)
             for measure in ("spread_bps", "hit_rate")
@@ -176,12 +176,6 @@ def _foot(run: PanelRun) -> Text:
 
 def _style(run: PanelRun, name: str) -> str:
     return "bold" if name == main_forecaster(run) else ""
-
-
-def _p(value: float) -> str:
-    if not math.isfinite(value):
-        return NONE
-    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
 
 
 def _getter(metrics: Mapping[str, float], prefix: str) -> Callable[[str], float]:

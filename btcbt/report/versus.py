@@ -13,7 +13,7 @@ from btcbt.config import time_text
 from btcbt.metrics.score import comparison_steps
 from btcbt.metrics.versus import MUCH_NOISE, OPPONENT
 from btcbt.metrics.when import MONTH
-from btcbt.report.cells import NONE, number, plain_table
+from btcbt.report.cells import number, p_value, plain_table
 from btcbt.report.figures import primary
 from btcbt.storage.runs import Run
 
@@ -155,7 +155,7 @@ def _table(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Table:
     for name, places in table.items():
         cells: list[str | Text] = []
         for at, one in places.items():
-            cells += [coloured(one), _p(one.adjusted_p)]
+            cells += [coloured(one), p_value(one.adjusted_p)]
             if at != PATH:
                 cells.append(number(one.detectable, ".1f" if one.detectable < 9.95 else ".0f"))
         shown.add_row(name, *cells, style="bold" if name == primary(run) else "")
@@ -198,8 +198,8 @@ def _timing(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator
     if math.isfinite(get["fluctuation_p"]):
         since = time_text(int(get["fluctuation_start"]))[:10]
         yield Text(
-            f"Given the newest known difference and volatility: p {_p(get['conditional_p'])}; largest in a window of "
-            f"30 % of the origins, from {since}: p {_p(get['fluctuation_p'])} (neither is adjusted)."
+            f"Given the newest known difference and volatility: p {p_value(get['conditional_p'])}; largest in a window "
+            f"of 30 % of the origins, from {since}: p {p_value(get['fluctuation_p'])} (neither is adjusted)."
         )
 
 
@@ -228,9 +228,3 @@ def _noise(run: Run, table: Mapping[str, Mapping[str, Difference]]) -> Iterator[
             f"({min(noisy[name, at], 1.0):.0%}) of {name} {_when(run, at)}: raise n_paths.",
             style="yellow",
         )
-
-
-def _p(value: float) -> str:
-    if not math.isfinite(value):
-        return NONE
-    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.00"
